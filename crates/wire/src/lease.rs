@@ -1,0 +1,117 @@
+//! Leases: requests held by one MID until a time, with an epoch.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{Bytes64, ConfigDigest, MidState};
+
+/// A MID asks for work. It names the last batch it received, so that an answer that got lost is delivered again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRequest {
+    pub version: u32,
+    /// Random, new at every start of the MID.
+    pub incarnation: String,
+    /// Most requests that it can take now.
+    pub capacity: u32,
+    /// How long to wait when there is nothing, in milliseconds; the instance caps it at 25 s.
+    pub wait_ms: u64,
+    /// Number of the last batch received by this incarnation; 0 before the first.
+    pub received_batch: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseReply {
+    pub version: u32,
+    pub state: MidState,
+    /// Number of this batch; unchanged when `leases` is empty.
+    pub batch: u64,
+    /// [`LeaseGrant`]s, each parsed for itself.
+    pub leases: Vec<Box<RawValue>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseGrant {
+    pub request_id: String,
+    pub epoch: i64,
+    /// How long the lease lasts, counted from when the MID asked, in milliseconds.
+    pub lease_ms: u64,
+    /// How long the caller still waits, counted from when the MID asked, in milliseconds. Expired: never sent.
+    pub expires_ms: u64,
+    /// What the call must run under.
+    pub config: ConfigDigest,
+    pub call: ApiCall,
+}
+
+/// One API call. Policy on the MID decides whether it is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiCall {
+    pub method: String,
+    /// Path and query below the connection's base URL: begins with `/`, holds no fragment.
+    pub path: String,
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    #[serde(default)]
+    pub body: Bytes64,
+    #[serde(default)]
+    pub replay: ReplayRule,
+}
+
+/// Whether a call may be sent a second time after a 401 or a lost connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplayRule {
+    /// GET, HEAD and OPTIONS only.
+    #[default]
+    ByMethod,
+    /// The caller says that a repetition does no harm.
+    Safe,
+}
+
+/// Sent at start, every few seconds, and when a resolver's health changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heartbeat {
+    pub version: u32,
+    pub incarnation: String,
+    /// Version of the MID Server's program.
+    pub program_version: String,
+    pub capacity: u32,
+    pub running: u32,
+    pub draining: bool,
+    pub resolvers: Vec<ResolverStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResolverStatus {
+    pub name: String,
+    /// `jar`, `cyberark_sdk`, ...
+    pub kind: String,
+    pub health: ResolverHealth,
+    /// Why it is not healthy, in one sentence; never a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResolverHealth {
+    Ready,
+    /// Answers may fail for now; requests are still sent here when no healthy MID exists.
+    Degraded,
+    /// Cannot serve: JAR missing, wrong class, AIM client absent. No request is sent here.
+    Unusable,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeartbeatReply {
+    pub version: u32,
+    pub state: MidState,
+    /// When to send the next one, in milliseconds.
+    pub next_ms: u64,
+}

@@ -1,0 +1,55 @@
+//! The messages between instance and MID Server. JSON over HTTPS, versioned; golden files are in `tests/golden`.
+//!
+//! All structs refuse unknown fields: a MID that does not understand a request refuses that request and lives on, so
+//! requests are parsed one by one ([`LeaseReply::leases`] holds raw JSON).
+
+mod bytes64;
+mod config;
+mod enroll;
+mod lease;
+mod outcome;
+
+pub use bytes64::Bytes64;
+pub use config::{
+    ClientAuth, ConfigDigest, ConfigDocument, ConnectionConfig, CredentialConfig, GrantType, ProfileConfig,
+};
+pub use enroll::{
+    EnrollReply, EnrollRequest, EnrollToken, InvalidEnrollToken, MidState, SignedState, TokenError, TokenReply,
+    state_signing_input,
+};
+pub use lease::{
+    ApiCall, Heartbeat, HeartbeatReply, LeaseGrant, LeaseReply, LeaseRequest, ReplayRule, ResolverHealth,
+    ResolverStatus,
+};
+pub use outcome::{ApiReply, Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest};
+
+/// The version of this protocol. A peer that names another one is told so.
+pub const VERSION: u32 = 1;
+
+/// Paths on the instance.
+pub mod paths {
+    /// `POST` [`super::EnrollRequest`] -> [`super::EnrollReply`]; authenticated by the one-time token inside.
+    pub const ENROLL: &str = "/mid/v1/enroll";
+    /// `POST` form (RFC 6749 4.4 with RFC 7523 client assertion) -> [`super::TokenReply`] or [`super::TokenError`].
+    pub const TOKEN: &str = "/mid/v1/token";
+    /// `POST` [`super::Heartbeat`] -> [`super::HeartbeatReply`].
+    pub const HEARTBEAT: &str = "/mid/v1/heartbeat";
+    /// `POST` [`super::LeaseRequest`] -> [`super::LeaseReply`]; held open for at most `wait_ms`.
+    pub const LEASE: &str = "/mid/v1/lease";
+    /// `GET` + `/{digest}` -> the bytes of a [`super::ConfigDocument`].
+    pub const CONFIG: &str = "/mid/v1/config";
+    /// `POST` [`super::OutcomesRequest`] -> [`super::OutcomesReply`].
+    pub const OUTCOMES: &str = "/mid/v1/outcomes";
+    /// `POST` `{"version":1,"incarnation":"..","request_ids":[[id, epoch],..]}` -> 204: leases handed back on drain.
+    pub const RELEASE: &str = "/mid/v1/release";
+}
+
+/// Leases that a draining MID hands back: it has not sent a byte of them.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseRequest {
+    pub version: u32,
+    pub incarnation: String,
+    /// Request identifier and epoch.
+    pub leases: Vec<(String, i64)>,
+}
