@@ -1,0 +1,187 @@
+//! The protocol on the wire, frozen: each message as the JSON that peers of this version exchange. A difference here
+//! is a change of the protocol, so it needs a new version or must be understood by the old one.
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use midward_core::{Failure, Hop, Trace};
+use midward_wire::{
+    ApiCall, ApiReply, Bytes64, ClientAuth, ConfigDigest, ConfigDocument, ConnectionConfig, CredentialConfig,
+    EnrollReply, EnrollRequest, GrantType, Heartbeat, HeartbeatReply, LeaseGrant, LeaseReply, LeaseRequest, MidState,
+    Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest, ProfileConfig, ReleaseRequest, ReplayRule,
+    ResolverHealth, ResolverStatus, SignedState, TokenError, VERSION,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+fn golden(name: &str) -> serde_json::Value {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.json"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Writes as the golden file says, reads it back to the same value, and refuses a field that is not in it.
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, value: &T) {
+    let expected = golden(name);
+    assert_eq!(serde_json::to_value(value).unwrap(), expected, "{name} is written differently");
+    assert_eq!(&serde_json::from_value::<T>(expected.clone()).unwrap(), value, "{name} is read differently");
+    let mut widened = expected;
+    widened.as_object_mut().unwrap().insert("surprise".into(), true.into());
+    assert!(serde_json::from_value::<T>(widened).is_err(), "{name} accepts an unknown field");
+}
+
+fn grant() -> LeaseGrant {
+    LeaseGrant {
+        request_id: "018bcfe5680000000000000000000001".into(),
+        epoch: 1,
+        lease_ms: 60_000,
+        expires_ms: 30_000,
+        config: ConfigDigest::of(b"{}"),
+        call: ApiCall {
+            method: "POST".into(),
+            path: "/v1/contacts?limit=1".into(),
+            headers: vec![("content-type".into(), "application/json".into())],
+            body: Bytes64(b"{}".to_vec()),
+            replay: ReplayRule::Safe,
+        },
+    }
+}
+
+fn failure() -> Failure {
+    Failure::permanent(Hop::Policy, "policy_no_rule", "no rule allows this call", "Ask the owner of the MID Server.")
+        .with_reference("r-1")
+}
+
+#[test]
+fn enrollment() {
+    check(
+        "enroll-request",
+        &EnrollRequest { version: VERSION, secret: "one-time".into(), name: "mid-1".into(), public_key: "AAAA".into() },
+    );
+    check(
+        "enroll-reply",
+        &EnrollReply { version: VERSION, mid_id: "0a".into(), name: "mid-1".into(), state: MidState::Enrolled },
+    );
+}
+
+#[test]
+fn a_token_error_carries_a_signed_state_and_tolerates_more() {
+    let error = TokenError {
+        error: "invalid_client".into(),
+        error_description: None,
+        state: Some(SignedState { state: MidState::Invalidated, signature: "c2ln".into() }),
+    };
+    assert_eq!(serde_json::to_value(&error).unwrap(), golden("token-error"));
+    // RFC 6749 5.2 lets a server add members, so this one is read leniently.
+    let widened = r#"{"error":"invalid_client","error_uri":"https://example.com"}"#;
+    assert_eq!(serde_json::from_str::<TokenError>(widened).unwrap().state, None);
+}
+
+#[test]
+fn leases() {
+    check(
+        "lease-request",
+        &LeaseRequest { version: VERSION, incarnation: "7f".into(), capacity: 64, wait_ms: 25_000, received_batch: 3 },
+    );
+    check("lease-grant", &grant());
+    let reply = LeaseReply {
+        version: VERSION,
+        state: MidState::Validated,
+        batch: 4,
+        leases: vec![serde_json::value::to_raw_value(&grant()).unwrap()],
+    };
+    assert_eq!(serde_json::to_value(&reply).unwrap(), golden("lease-reply"));
+    check(
+        "release-request",
+        &ReleaseRequest { version: VERSION, incarnation: "7f".into(), leases: vec![("0b".into(), 2)] },
+    );
+}
+
+#[test]
+fn one_bad_grant_does_not_spoil_its_batch() {
+    let reply = r#"{"version":1,"state":"validated","batch":2,"leases":[{"from":"the future"},{"request_id":"x"}]}"#;
+    let reply: LeaseReply = serde_json::from_str(reply).unwrap();
+    assert_eq!(reply.leases.len(), 2);
+    assert!(reply.leases.iter().all(|raw| serde_json::from_str::<LeaseGrant>(raw.get()).is_err()));
+}
+
+#[test]
+fn heartbeats() {
+    check(
+        "heartbeat",
+        &Heartbeat {
+            version: VERSION,
+            incarnation: "7f".into(),
+            program_version: "0.1.0".into(),
+            capacity: 64,
+            running: 2,
+            draining: false,
+            resolvers: vec![ResolverStatus {
+                name: "cyberark".into(),
+                kind: "jar".into(),
+                health: ResolverHealth::Unusable,
+                reason: Some("the JAR is missing".into()),
+            }],
+        },
+    );
+    check("heartbeat-reply", &HeartbeatReply { version: VERSION, state: MidState::Paused, next_ms: 5_000 });
+}
+
+#[test]
+fn outcomes() {
+    let mut trace = Trace::default();
+    trace.push(Hop::Api, "POST answered 201", std::time::Duration::from_micros(1_500));
+    let reply = ApiReply {
+        status: 201,
+        headers: vec![("content-type".into(), "text/plain".into())],
+        body: Bytes64(b"made".to_vec()),
+    };
+    let report = |outcome, trace| OutcomeReport { request_id: "0b".into(), epoch: 1, outcome, trace };
+    check(
+        "outcomes-request",
+        &OutcomesRequest {
+            version: VERSION,
+            incarnation: "7f".into(),
+            outcomes: vec![
+                report(Outcome::Replied { reply }, trace),
+                report(Outcome::Failed { failure: failure() }, Trace::default()),
+                report(Outcome::Unknown { failure: failure() }, Trace::default()),
+            ],
+        },
+    );
+    check(
+        "outcomes-reply",
+        &OutcomesReply { version: VERSION, verdicts: vec![OutcomeVerdict::Accepted, OutcomeVerdict::Refused] },
+    );
+}
+
+#[test]
+fn configuration() {
+    check(
+        "config-document",
+        &ConfigDocument {
+            version: VERSION,
+            connection: ConnectionConfig {
+                alias: "crm".into(),
+                base_url: "https://crm.internal.example:8443/api".into(),
+                timeout_ms: 30_000,
+            },
+            credential: CredentialConfig {
+                name: "crm-oauth".into(),
+                credential_id: "Finance:crm-client".into(),
+                resolver: "cyberark".into(),
+            },
+            profile: ProfileConfig {
+                name: "crm-read".into(),
+                grant_type: GrantType::ClientCredentials,
+                token_url: "https://login.internal.example/oauth/token".into(),
+                client_auth: ClientAuth::ClientSecretBasic,
+                scopes: vec!["contacts.read".into()],
+                audience: Some("crm".into()),
+                resource: vec!["urn:crm".into()],
+                extra_parameters: [("tenant".to_owned(), "a".to_owned())].into(),
+                issuer: None,
+            },
+        },
+    );
+}
