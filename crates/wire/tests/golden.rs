@@ -23,10 +23,10 @@ fn golden(name: &str) -> serde_json::Value {
 /// Writes as the golden file says, reads it back to the same value, and refuses a field that is not in it.
 fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, value: &T) {
     let expected = golden(name);
-    assert_eq!(serde_json::to_value(value).unwrap(), expected, "{name} is written differently");
-    assert_eq!(&serde_json::from_value::<T>(expected.clone()).unwrap(), value, "{name} is read differently");
+    assert_eq!(serde_json::to_value(value).expect("JSON"), expected, "{name} is written differently");
+    assert_eq!(&serde_json::from_value::<T>(expected.clone()).expect("JSON"), value, "{name} is read differently");
     let mut widened = expected;
-    widened.as_object_mut().unwrap().insert("surprise".into(), true.into());
+    widened.as_object_mut().expect("JSON").insert("surprise".into(), true.into());
     assert!(serde_json::from_value::<T>(widened).is_err(), "{name} accepts an unknown field");
 }
 
