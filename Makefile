@@ -70,7 +70,7 @@ bench-%:
 
 docs:
 	@$(SETUP) mdbook
-	mdbook build docs --dest-dir ../build/docs
+	mdbook build docs --dest-dir $(CURDIR)/build/docs
 	@echo "the manual: build/docs/index.html"
 
 # The JAR host, our copies of the classes that resolver JARs expect, the sample resolver, and the tests' JARs.
