@@ -13,8 +13,8 @@
 .SUFFIXES:
 .PHONY: help demo test bench lint fmt docs clean jar-host release tests clippy deny-check
 
-# A Node.js of our own is there only when the system's is too old.
-export PATH := $(CURDIR)/build/tools/node/bin:$(PATH)
+# A Node.js of our own is there only when the system's is too old; cargo's tools may not be in a bare machine's PATH.
+export PATH := $(CURDIR)/build/tools/node/bin:$(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export CARGO_TERM_PROGRESS_WHEN ?= never
 
 SETUP := scripts/setup.sh

@@ -59,7 +59,7 @@ need_java() {
 
 need_node() {
     if ! has node || ! node_is_new_enough node; then
-        has npm || debian "fetches oidc-provider, the tests' authorization server, and a newer Node.js" nodejs npm
+        has npm || debian "runs oidc-provider, the tests' authorization server" nodejs npm
         node_is_new_enough node || local_node
     fi
     has npm || debian "fetches oidc-provider, the tests' authorization server" npm
