@@ -64,18 +64,19 @@ bench: bench-all
 bench-%:
 	@$(SETUP) cc java
 	@$(MAKE) --no-print-directory jar-host release
-	cargo build --locked --release -p midward-demo --bin midward-bench
-	@mkdir -p bench/results
-	target/release/midward-bench $* --results bench/results
+	cargo build --locked --release -p midward-bench
+	target/release/midward-bench $(filter-out all,$*)
 
 docs:
 	@$(SETUP) mdbook
 	mdbook build docs --dest-dir $(CURDIR)/build/docs
 	@echo "the manual: build/docs/index.html"
 
-# The JAR host, our copies of the classes that resolver JARs expect, the sample resolver, and the tests' JARs.
+# The JAR host, our copies of the classes that resolver JARs expect, and the sample resolver; then a stand-in for
+# CyberArk's JavaPasswordSDK.jar, for tests and demo only.
 jar-host:
-	jar-host/build.sh $(JARS)
+	@jar-host/build.sh $(JARS)
+	@jar-host/build.sh $(JARS) fake-sdk
 
 # What is shipped (midward, midward-mid) and what the demo needs beside it.
 release:

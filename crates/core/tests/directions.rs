@@ -29,10 +29,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("midward-fakes", &["midward-core"]),
     ("midward-demo", &["midward-core", "midward-net", "midward-fakes"]),
+    ("midward-bench", &["midward-core", "midward-net", "midward-fakes", "midward-demo"]),
 ];
 
 /// For tests only: what a crate's own tests may use on top of [`ALLOWED`]. Nobody else sees the fakes.
-const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[("midward-cli", &["midward-fakes"])];
+const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[("midward-cli", &["midward-fakes", "midward-demo"])];
 
 /// Crates that do IO, or bring a runtime: not for these.
 const WITHOUT_IO: &[&str] = &["midward-core", "midward-wire"];
