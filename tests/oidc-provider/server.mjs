@@ -1,0 +1,152 @@
+// Starts the real oidc-provider on a free loopback port: the third party's authorization server in the tests.
+//
+//   node server.mjs CONFIG.json
+//
+// CONFIG.json:
+//   {
+//     "clients": [{"client_id": "..", "client_secret": "..",
+//                  "token_endpoint_auth_method": "client_secret_basic" | "client_secret_post"}],
+//     "access_token_ttl": 300,                                   seconds; default 300
+//     "resource_servers": {"https://api.example": {"scope": "read write", "access_token_ttl": 60}},
+//     "default_resource": "https://api.example"                  optional
+//   }
+// Access tokens for a resource server are JWTs (RFC 9068), signed with a key that is made at each start.
+//
+// Standard output: {"issuer": "http://127.0.0.1:PORT", "port": PORT} on one line, once it listens.
+// Standard input, one JSON object a line, each answered by one line on standard output:
+//   {"set_secret": {"client_id": "..", "client_secret": ".."}}   the old secret stops working at once
+//   {"set_token_ttl": 5}                                         for tokens made from now on, seconds
+//   {"token_requests": true}                                     -> {"token_requests": N} since the start
+// It ends when standard input closes, so that a test that dies leaves no process behind.
+
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { createInterface } from 'node:readline';
+
+import { exportJWK, generateKeyPair } from 'jose';
+import Provider, { errors } from 'oidc-provider';
+
+if (Number(process.versions.node.split('.')[0]) < 20) {
+  throw new Error(`Node.js ${process.versions.node} is too old for oidc-provider: run the tests by \`make test\``);
+}
+
+const config = JSON.parse(readFileSync(process.argv[2], 'utf8'));
+const clients = new Map(config.clients.map((client) => [client.client_id, describeClient(client)]));
+const resourceServers = new Map(Object.entries(config.resource_servers ?? {}));
+let tokenTtl = config.access_token_ttl ?? 300;
+let tokenTtlForAll = false;
+let tokenRequests = 0;
+
+const server = createServer();
+await new Promise((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve));
+const { port } = server.address();
+const issuer = `http://127.0.0.1:${port}`;
+const provider = new Provider(issuer, {
+  adapter: MemoryAdapter,
+  jwks: { keys: [await signingKey('RS256'), await signingKey('ES256')] },
+  clientAuthMethods: ['client_secret_basic', 'client_secret_post'],
+  responseTypes: [],
+  scopes: scopesOfAllResourceServers(),
+  ttl: { ClientCredentials: (_ctx, token) => token.resourceServer?.accessTokenTTL ?? tokenTtl },
+  features: {
+    clientCredentials: { enabled: true },
+    devInteractions: { enabled: false },
+    introspection: { enabled: true, allowedPolicy: () => true },
+    revocation: { enabled: true, allowedPolicy: () => true },
+    resourceIndicators: {
+      enabled: true,
+      defaultResource: () => config.default_resource,
+      getResourceServerInfo: describeResourceServer,
+      useGrantedResource: () => true,
+    },
+  },
+});
+const handle = provider.callback();
+server.on('request', (request, response) => {
+  if (request.method === 'POST' && request.url === '/token') tokenRequests += 1;
+  handle(request, response);
+});
+reply({ issuer, port });
+
+const lines = createInterface({ input: process.stdin });
+lines.on('line', (line) => reply(obey(line)));
+lines.on('close', () => process.exit(0));
+
+function obey(line) {
+  let order;
+  try {
+    order = JSON.parse(line);
+  } catch {
+    return { error: 'not JSON' };
+  }
+  if (order.set_secret) {
+    const { client_id: id, client_secret: secret } = order.set_secret;
+    if (!clients.has(id)) return { error: 'no such client' };
+    clients.set(id, { ...clients.get(id), client_secret: secret });
+    return { done: 'set_secret' };
+  }
+  if (order.set_token_ttl) {
+    tokenTtl = order.set_token_ttl;
+    tokenTtlForAll = true;
+    return { done: 'set_token_ttl' };
+  }
+  if (order.token_requests) return { token_requests: tokenRequests };
+  return { error: 'unknown order' };
+}
+
+function reply(value) {
+  process.stdout.write(`${JSON.stringify(value)}\n`);
+}
+
+function describeClient({ client_id, client_secret, token_endpoint_auth_method = 'client_secret_basic', scope }) {
+  return {
+    client_id,
+    client_secret,
+    token_endpoint_auth_method,
+    ...(scope ? { scope } : {}),
+    grant_types: ['client_credentials'],
+    redirect_uris: [],
+    response_types: [],
+  };
+}
+
+function describeResourceServer(_ctx, resource) {
+  const known = resourceServers.get(resource);
+  if (!known) throw new errors.InvalidTarget();
+  return {
+    scope: known.scope ?? '',
+    audience: resource,
+    accessTokenTTL: tokenTtlForAll ? tokenTtl : (known.access_token_ttl ?? tokenTtl),
+    accessTokenFormat: 'jwt',
+    jwt: { sign: { alg: known.alg ?? 'RS256' } },
+  };
+}
+
+function scopesOfAllResourceServers() {
+  return [...new Set([...resourceServers.values()].flatMap(({ scope = '' }) => scope.split(' ').filter(Boolean)))];
+}
+
+async function signingKey(alg) {
+  const { privateKey } = await generateKeyPair(alg, { extractable: true });
+  return { ...(await exportJWK(privateKey)), alg, use: 'sig', kid: `test-${alg}` };
+}
+
+// Clients come from the adapter rather than from the static list, so that a secret can be changed while it runs.
+// Everything else lives as long as the process.
+function MemoryAdapter(model) {
+  const stored = (MemoryAdapter.models ??= new Map());
+  if (!stored.has(model)) stored.set(model, new Map());
+  const entries = stored.get(model);
+  const byKey = (key, value) => [...entries.values()].find((entry) => entry[key] === value);
+  return {
+    find: async (id) => (model === 'Client' ? clients.get(id) : entries.get(id)),
+    findByUid: async (uid) => byKey('uid', uid),
+    findByUserCode: async (userCode) => byKey('userCode', userCode),
+    upsert: async (id, payload) => void entries.set(id, payload),
+    consume: async (id) => void Object.assign(entries.get(id) ?? {}, { consumed: Math.floor(Date.now() / 1000) }),
+    destroy: async (id) => void entries.delete(id),
+    revokeByGrantId: async (grantId) => {
+      for (const [id, entry] of entries) if (entry.grantId === grantId) entries.delete(id);
+    },
+  };
+}
