@@ -1,0 +1,70 @@
+//! The first token through the JAR, beside the sum of its hops measured alone.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use midward_core::{BootTime, Clock, SystemClock};
+use midward_demo::stack::{APP_ID, OBJECT, Programs, SAFE};
+
+use crate::dispatch::{median, millis};
+use crate::load::closed_loop;
+use crate::report::Figure;
+use crate::stack::Bench;
+
+const ROUNDS: usize = 15;
+
+pub async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> {
+    let bench = Bench::start(programs).await?;
+    let through = bench.through()?;
+    // The JVM is warm; what is cold is the token.
+    closed_loop(&through, 1, Duration::from_millis(500)).await?;
+    let (mut cold, mut alone) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let client = aim_client_alone(&bench, programs)?;
+        let token = token_request_alone(&bench).await?;
+        let warm = closed_loop(&through, 1, Duration::from_millis(20)).await?.percentile(50);
+        alone.push(millis(client + token + warm));
+        flush(&bench).await?;
+        let before = bench.server.request_count();
+        cold.push(millis(closed_loop(&through, 1, Duration::from_nanos(1)).await?.percentile(50)));
+        ensure!(bench.server.request_count() == before + 1, "a cold call asked for no token");
+    }
+    let (cold, alone) = (median(cold), median(alone));
+    Ok(vec![
+        Figure::lower("cold call over the sum of its hops alone", "ratio", cold / alone, 1.2),
+        Figure::lower("cold call, JAR and token request", "ms", cold, alone * 1.2).beside("hops alone", alone),
+    ])
+}
+
+/// The AIM client's command line, started as the JAR starts it.
+fn aim_client_alone(bench: &Bench, programs: &Programs) -> anyhow::Result<Duration> {
+    let started = SystemClock.boot();
+    let output = Command::new(&programs.clipasswordsdk)
+        .args(["GetPassword", "-p", &format!("AppDescs.AppID={APP_ID}")])
+        .args(["-p", &format!("Query=Safe={SAFE};Folder=root;Object={OBJECT}")])
+        .args(["-p", &format!("ConnectionParms.Port={}", bench.stack.vault.port())])
+        .args(["-o", "PassProps.UserName,Password", "-d", "|"])
+        .output()?;
+    ensure!(output.status.success(), "the AIM client failed");
+    Ok(since(started))
+}
+
+/// The token request on a connection of its own, as the MID sends it.
+async fn token_request_alone(bench: &Bench) -> anyhow::Result<Duration> {
+    let started = SystemClock.boot();
+    let status = bench.token_request_alone().await.context("token request")?;
+    ensure!(status == 200, "the token endpoint answered {status}");
+    Ok(since(started))
+}
+
+async fn flush(bench: &Bench) -> anyhow::Result<()> {
+    let config = bench.stack.path("mid.toml");
+    let output = bench.stack.mid_command(&["token", "--all", "--flush", "--config", &config]).await?;
+    ensure!(output.status.success(), "flush: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn since(started: BootTime) -> Duration {
+    SystemClock.boot().saturating_since(started)
+}

@@ -1,0 +1,84 @@
+//! `make bench`: Midward's figures on this machine alone, beside the plain call that it stands in for.
+#![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
+
+mod cold;
+mod dispatch;
+mod footprint;
+mod load;
+mod report;
+mod stack;
+mod usage;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use midward_demo::stack::Programs;
+
+use crate::report::Figure;
+
+/// Measures and writes `bench/results/NAME.json`.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Which benchmark; all when none is named.
+    #[arg(value_enum)]
+    names: Vec<Name>,
+    /// The repository.
+    #[arg(long, default_value = ".")]
+    repository: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Name {
+    /// Requests per second and added latency through instance, queue, MID Server and API.
+    Dispatch,
+    /// The first token through the JAR, beside its hops alone.
+    Cold,
+    /// Memory of the MID Server and its start to the first lease.
+    Footprint,
+}
+
+impl Name {
+    const ALL: [Self; 3] = [Self::Dispatch, Self::Cold, Self::Footprint];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dispatch => "dispatch",
+            Self::Cold => "cold",
+            Self::Footprint => "footprint",
+        }
+    }
+
+    async fn measure(self, programs: &Programs) -> anyhow::Result<Vec<Figure>> {
+        match self {
+            Self::Dispatch => dispatch::measure(programs).await,
+            Self::Cold => cold::measure(programs).await,
+            Self::Footprint => footprint::measure(programs).await,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("the benchmark failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let own = std::env::current_exe()?;
+    let target = own.parent().context("a program has a folder")?;
+    let repository = std::path::absolute(&arguments.repository)?;
+    let programs = Programs::find(target, &repository)?;
+    let names = if arguments.names.is_empty() { Name::ALL.to_vec() } else { arguments.names.clone() };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    for name in names {
+        let figures = runtime.block_on(name.measure(&programs)).with_context(|| name.as_str())?;
+        println!("{}", report::publish(&repository, name.as_str(), &figures)?);
+    }
+    Ok(())
+}

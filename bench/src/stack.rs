@@ -1,0 +1,68 @@
+//! The stack that is measured: the real programs, a warm token unless said otherwise.
+
+use std::time::Duration;
+
+use midward_demo::stack::{Issuer, Programs, Setup, Stack};
+use midward_fakes::authorization_server::{AuthorizationServer, AuthorizationServerConfig, OAuthClient};
+use midward_fakes::target_api::{TargetApi, TargetApiConfig};
+
+use crate::load::Target;
+
+const RESOURCE: &str = "https://bench.example/api";
+const CLIENT_ID: &str = "bench-client";
+const SECRET: &str = "bench-secret";
+
+pub struct Bench {
+    // Dropped in this order: programs first, their folder last.
+    pub stack: Stack,
+    pub server: AuthorizationServer,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    pub async fn start(programs: &Programs) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let server = AuthorizationServer::start(AuthorizationServerConfig {
+            clients: vec![OAuthClient::new(CLIENT_ID, SECRET)],
+            lifetime: Duration::from_secs(3600),
+            ..AuthorizationServerConfig::default()
+        })?;
+        let issuer =
+            Issuer { issuer: server.url(), token_url: server.token_url(), jwks_url: server.jwks_url() };
+        let api = TargetApi::start(TargetApiConfig::new(&issuer.issuer, &issuer.jwks_url, RESOURCE))?;
+        let setup = Setup::new(issuer, RESOURCE, CLIENT_ID, SECRET);
+        let stack = Stack::start(programs.clone(), setup, api, folder.path()).await?;
+        Ok(Self { stack, server, _folder: folder })
+    }
+
+    /// A call through instance and MID Server.
+    pub fn through(&self) -> anyhow::Result<Target> {
+        Ok(Target {
+            address: self.stack.call_addr,
+            path: "/api/v1/connections/crm/call/hello".to_owned(),
+            authorization: Some(self.stack.authorization()?),
+        })
+    }
+
+    /// The same call straight to the API, with a token of its own.
+    pub fn direct(&self) -> anyhow::Result<Target> {
+        let token = self.server.issue(CLIENT_ID, "read", RESOURCE)?;
+        Ok(Target {
+            address: self.stack.api.addr(),
+            path: "/api/hello".to_owned(),
+            authorization: Some(format!("Bearer {token}")),
+        })
+    }
+
+    /// A token request of its own on a connection of its own, as the MID Server sends it; returns the status.
+    pub async fn token_request_alone(&self) -> anyhow::Result<u16> {
+        let form = format!(
+            "grant_type=client_credentials&scope=read&resource={}&client_id={CLIENT_ID}&client_secret={SECRET}",
+            RESOURCE.replace(':', "%3A").replace('/', "%2F")
+        );
+        let request = http::Request::post(self.server.token_url())
+            .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(bytes::Bytes::from(form))?;
+        Ok(midward_fakes::client::send(request, None).await?.status().as_u16())
+    }
+}
