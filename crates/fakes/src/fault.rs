@@ -1,6 +1,6 @@
 //! Faults that any HTTP fake can be told to show.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
