@@ -238,10 +238,7 @@ mod tests {
         faults.order(HttpFault::Gzip, Some(2));
         faults.order(HttpFault::Hang, None);
         let taken: Vec<_> = (0..4).map(|_| faults.take(|_| true)).collect();
-        assert_eq!(
-            taken,
-            [Some(HttpFault::Gzip), Some(HttpFault::Gzip), Some(HttpFault::Hang), Some(HttpFault::Hang)]
-        );
+        assert_eq!(taken, [Some(HttpFault::Gzip), Some(HttpFault::Gzip), Some(HttpFault::Hang), Some(HttpFault::Hang)]);
         faults.clear();
         assert_eq!(faults.take(|_| true), None);
     }

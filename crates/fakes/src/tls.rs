@@ -127,7 +127,8 @@ impl Tls {
             Self::Server(ca) => (ca, false),
             Self::Mutual(ca) => (ca, true),
         };
-        let (certificate, key) = ca.issue("localhost", &["localhost", "127.0.0.1"], ExtendedKeyUsagePurpose::ServerAuth)?;
+        let (certificate, key) =
+            ca.issue("localhost", &["localhost", "127.0.0.1"], ExtendedKeyUsagePurpose::ServerAuth)?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?;

@@ -39,17 +39,13 @@ pub(super) async fn answer(
             Err(_) => not_found(),
         },
         (_, ["api", "bytes", count]) => match count.parse::<usize>() {
-            Ok(count) if count <= BYTES_LIMIT => {
-                respond(StatusCode::OK, "application/octet-stream", vec![b'x'; count])
-            }
+            Ok(count) if count <= BYTES_LIMIT => respond(StatusCode::OK, "application/octet-stream", vec![b'x'; count]),
             _ => not_found(),
         },
         (&Method::POST, ["api", "counter"]) => {
             json(StatusCode::OK, &json!({ "count": counter.fetch_add(1, Ordering::SeqCst) + 1 }))
         }
-        (&Method::GET, ["api", "counter"]) => {
-            json(StatusCode::OK, &json!({ "count": counter.load(Ordering::SeqCst) }))
-        }
+        (&Method::GET, ["api", "counter"]) => json(StatusCode::OK, &json!({ "count": counter.load(Ordering::SeqCst) })),
         (_, ["api", "redirect"]) => {
             let mut response = text(StatusCode::FOUND, "elsewhere\n");
             response.headers_mut().insert(LOCATION, HeaderValue::from_static("/api/hello"));

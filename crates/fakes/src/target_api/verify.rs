@@ -65,12 +65,7 @@ struct Claims {
 
 impl Verifier {
     pub(super) fn new(config: TargetApiConfig) -> Self {
-        Self {
-            config,
-            keys: Mutex::new(None),
-            good: Mutex::new(HashMap::new()),
-            revoked_until: Mutex::new(i64::MIN),
-        }
+        Self { config, keys: Mutex::new(None), good: Mutex::new(HashMap::new()), revoked_until: Mutex::new(i64::MIN) }
     }
 
     pub(super) fn revoke_all_before(&self, time: WallTime) {

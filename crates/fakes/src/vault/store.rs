@@ -145,7 +145,9 @@ pub(super) fn get_password(config: &VaultConfig, request: &Fields) -> Answer {
     let Some(application) = config.applications.iter().find(|known| known.app_id == app_id) else {
         return refused(
             "APPAP008E",
-            format!("Problem occurred while trying to use user in the Vault. Reason: ITATS982E User {app_id} is not defined."),
+            format!(
+                "Problem occurred while trying to use user in the Vault. Reason: ITATS982E User {app_id} is not defined."
+            ),
         );
     };
     let client = request.value("client").unwrap_or("");
@@ -180,7 +182,8 @@ pub(super) fn get_password(config: &VaultConfig, request: &Fields) -> Answer {
 }
 
 fn safe_of(query: &str) -> &str {
-    let safe = query.split(';').filter_map(|part| part.split_once('=')).find(|(key, _)| key.eq_ignore_ascii_case("safe"));
+    let safe =
+        query.split(';').filter_map(|part| part.split_once('=')).find(|(key, _)| key.eq_ignore_ascii_case("safe"));
     safe.map_or("", |(_, value)| value)
 }
 
