@@ -14,7 +14,7 @@ use crate::stack::Bench;
 
 const ROUNDS: usize = 15;
 
-pub async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> {
+pub(crate) async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> {
     let bench = Bench::start(programs).await?;
     let through = bench.through()?;
     // The JVM is warm; what is cold is the token.

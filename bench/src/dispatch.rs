@@ -12,7 +12,7 @@ use crate::usage::cpu_time;
 const CALLERS: usize = 64;
 const ROUNDS: usize = 3;
 
-pub async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> {
+pub(crate) async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> {
     let bench = Bench::start(programs).await?;
     let (through, direct) = (bench.through()?, bench.direct()?);
     closed_loop(&through, CALLERS, Duration::from_secs(2)).await?;
@@ -58,11 +58,11 @@ fn per_100_000(cpu: Duration, measured: &Measured) -> f64 {
     cpu.as_secs_f64() * 100_000.0 / measured.calls as f64
 }
 
-pub fn millis(span: Duration) -> f64 {
+pub(crate) fn millis(span: Duration) -> f64 {
     span.as_secs_f64() * 1000.0
 }
 
-pub fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -15,7 +15,7 @@ use crate::usage::resident_kib;
 
 const STARTS: usize = 5;
 
-pub async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> {
+pub(crate) async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> {
     let mut bench = Bench::start(programs).await?;
     let through = bench.through()?;
     closed_loop(&through, 64, Duration::from_secs(3)).await?;

@@ -15,37 +15,37 @@ use tokio::net::TcpStream;
 
 /// One call, made again and again.
 #[derive(Clone, Debug)]
-pub struct Target {
-    pub address: SocketAddr,
-    pub path: String,
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    pub(crate) path: String,
     /// Value of the Authorization header.
-    pub authorization: Option<String>,
+    pub(crate) authorization: Option<String>,
 }
 
 /// What was measured.
 #[derive(Debug)]
-pub struct Measured {
-    pub calls: usize,
-    pub took: Duration,
+pub(crate) struct Measured {
+    pub(crate) calls: usize,
+    pub(crate) took: Duration,
     /// Sorted, one per call.
     latencies: Vec<Duration>,
 }
 
 impl Measured {
     #[expect(clippy::cast_precision_loss, reason = "counts of calls are far below 2^52")]
-    pub fn per_second(&self) -> f64 {
+    pub(crate) fn per_second(&self) -> f64 {
         self.calls as f64 / self.took.as_secs_f64()
     }
 
     /// The latency that `percent` of all calls did not exceed.
-    pub fn percentile(&self, percent: usize) -> Duration {
+    pub(crate) fn percentile(&self, percent: usize) -> Duration {
         let index = (self.latencies.len() * percent / 100).min(self.latencies.len().saturating_sub(1));
         self.latencies.get(index).copied().unwrap_or_default()
     }
 }
 
 /// `callers` callers, each with one connection, call for as long as `span`.
-pub async fn closed_loop(target: &Target, callers: usize, span: Duration) -> anyhow::Result<Measured> {
+pub(crate) async fn closed_loop(target: &Target, callers: usize, span: Duration) -> anyhow::Result<Measured> {
     let start = SystemClock.boot();
     let end = start + span;
     let mut tasks = Vec::with_capacity(callers);
@@ -64,7 +64,7 @@ pub async fn closed_loop(target: &Target, callers: usize, span: Duration) -> any
 
 /// `rate` calls per second for as long as `span`, each sent at its time whatever became of the others. Latency
 /// counts from the time that the call was due.
-pub async fn fixed_rate(target: &Target, rate: u32, span: Duration) -> anyhow::Result<Measured> {
+pub(crate) async fn fixed_rate(target: &Target, rate: u32, span: Duration) -> anyhow::Result<Measured> {
     const CONNECTIONS: u32 = 8;
     let start = SystemClock.boot();
     let gap = Duration::from_secs(1) / rate;

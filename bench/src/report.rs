@@ -7,39 +7,39 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 #[derive(Debug, Serialize)]
-pub struct Figure {
-    pub name: String,
-    pub unit: &'static str,
-    pub value: f64,
+pub(crate) struct Figure {
+    pub(crate) name: String,
+    pub(crate) unit: &'static str,
+    pub(crate) value: f64,
     /// What the figure should reach.
-    pub goal: f64,
-    pub better: Better,
+    pub(crate) goal: f64,
+    pub(crate) better: Better,
     /// The same figure of other programs in the same run.
-    pub beside: BTreeMap<String, f64>,
+    pub(crate) beside: BTreeMap<String, f64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Better {
+pub(crate) enum Better {
     Higher,
     Lower,
 }
 
 impl Figure {
-    pub fn higher(name: &str, unit: &'static str, value: f64, goal: f64) -> Self {
+    pub(crate) fn higher(name: &str, unit: &'static str, value: f64, goal: f64) -> Self {
         Self { name: name.to_owned(), unit, value, goal, better: Better::Higher, beside: BTreeMap::new() }
     }
 
-    pub fn lower(name: &str, unit: &'static str, value: f64, goal: f64) -> Self {
+    pub(crate) fn lower(name: &str, unit: &'static str, value: f64, goal: f64) -> Self {
         Self { better: Better::Lower, ..Self::higher(name, unit, value, goal) }
     }
 
-    pub fn beside(mut self, peer: &str, value: f64) -> Self {
+    pub(crate) fn beside(mut self, peer: &str, value: f64) -> Self {
         self.beside.insert(peer.to_owned(), value);
         self
     }
 
-    pub fn reached(&self) -> bool {
+    pub(crate) fn reached(&self) -> bool {
         match self.better {
             Better::Higher => self.value >= self.goal,
             Better::Lower => self.value <= self.goal,
@@ -55,7 +55,7 @@ struct Report<'a> {
 }
 
 /// Writes `bench/results/NAME.json` below `root` and returns the same as a table.
-pub fn publish(root: &Path, name: &str, figures: &[Figure]) -> anyhow::Result<String> {
+pub(crate) fn publish(root: &Path, name: &str, figures: &[Figure]) -> anyhow::Result<String> {
     let report = Report { machine: machine()?, commit: commit(root)?, figures };
     let folder = root.join("bench/results");
     std::fs::create_dir_all(&folder)?;
@@ -95,7 +95,8 @@ fn machine() -> anyhow::Result<String> {
 }
 
 fn commit(root: &Path) -> anyhow::Result<String> {
-    let output = std::process::Command::new("git").arg("-C").arg(root).args(["rev-parse", "--short", "HEAD"]).output()?;
+    let output =
+        std::process::Command::new("git").arg("-C").arg(root).args(["rev-parse", "--short", "HEAD"]).output()?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 

@@ -12,23 +12,22 @@ const RESOURCE: &str = "https://bench.example/api";
 const CLIENT_ID: &str = "bench-client";
 const SECRET: &str = "bench-secret";
 
-pub struct Bench {
+pub(crate) struct Bench {
     // Dropped in this order: programs first, their folder last.
-    pub stack: Stack,
-    pub server: AuthorizationServer,
+    pub(crate) stack: Stack,
+    pub(crate) server: AuthorizationServer,
     _folder: tempfile::TempDir,
 }
 
 impl Bench {
-    pub async fn start(programs: &Programs) -> anyhow::Result<Self> {
+    pub(crate) async fn start(programs: &Programs) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let server = AuthorizationServer::start(AuthorizationServerConfig {
             clients: vec![OAuthClient::new(CLIENT_ID, SECRET)],
             lifetime: Duration::from_secs(3600),
             ..AuthorizationServerConfig::default()
         })?;
-        let issuer =
-            Issuer { issuer: server.url(), token_url: server.token_url(), jwks_url: server.jwks_url() };
+        let issuer = Issuer { issuer: server.url(), token_url: server.token_url(), jwks_url: server.jwks_url() };
         let api = TargetApi::start(TargetApiConfig::new(&issuer.issuer, &issuer.jwks_url, RESOURCE))?;
         let setup = Setup::new(issuer, RESOURCE, CLIENT_ID, SECRET);
         let stack = Stack::start(programs.clone(), setup, api, folder.path()).await?;
@@ -36,7 +35,7 @@ impl Bench {
     }
 
     /// A call through instance and MID Server.
-    pub fn through(&self) -> anyhow::Result<Target> {
+    pub(crate) fn through(&self) -> anyhow::Result<Target> {
         Ok(Target {
             address: self.stack.call_addr,
             path: "/api/v1/connections/crm/call/hello".to_owned(),
@@ -45,7 +44,7 @@ impl Bench {
     }
 
     /// The same call straight to the API, with a token of its own.
-    pub fn direct(&self) -> anyhow::Result<Target> {
+    pub(crate) fn direct(&self) -> anyhow::Result<Target> {
         let token = self.server.issue(CLIENT_ID, "read", RESOURCE)?;
         Ok(Target {
             address: self.stack.api.addr(),
@@ -55,7 +54,7 @@ impl Bench {
     }
 
     /// A token request of its own on a connection of its own, as the MID Server sends it; returns the status.
-    pub async fn token_request_alone(&self) -> anyhow::Result<u16> {
+    pub(crate) async fn token_request_alone(&self) -> anyhow::Result<u16> {
         let form = format!(
             "grant_type=client_credentials&scope=read&resource={}&client_id={CLIENT_ID}&client_secret={SECRET}",
             RESOURCE.replace(':', "%3A").replace('/', "%2F")

@@ -41,7 +41,8 @@ async fn neither_the_secret_nor_the_token_is_found_where_it_must_not_be() -> any
 
     let mut setup = Setup::new(issuer, RESOURCE, CLIENT_ID, SECRET);
     setup.public_url = Some(format!("http://{}", to_instance.addr()));
-    setup.environment = vec![("RUST_LOG".to_owned(), "trace".to_owned()), ("SSLKEYLOGFILE".to_owned(), file(folder.path(), "keys"))];
+    setup.environment =
+        vec![("RUST_LOG".to_owned(), "trace".to_owned()), ("SSLKEYLOGFILE".to_owned(), file(folder.path(), "keys"))];
     let (api_addr, tapped_api) = (api.addr().to_string(), to_api.addr().to_string());
     let mut stack = Stack::prepare(programs()?, setup, api, folder.path()).await?;
     to_instance.set_upstream(stack.api_addr);

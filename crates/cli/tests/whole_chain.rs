@@ -26,8 +26,7 @@ async fn a_call_passes_every_hop_and_the_second_uses_the_cached_token() -> anyho
 
 #[tokio::test]
 async fn client_secret_post_and_the_instance_over_tls() -> anyhow::Result<()> {
-    let options =
-        Options { method: "client_secret_post", adjust: |setup| setup.tls = true, ..Options::default() };
+    let options = Options { method: "client_secret_post", adjust: |setup| setup.tls = true, ..Options::default() };
     let mut chain = Chain::start(options).await?;
     assert_eq!(chain.call(&["crm", "GET", "/hello"]).await?["status"], 200);
     assert_eq!(chain.oidc.token_requests().await?, 1);
@@ -48,7 +47,8 @@ async fn cyberarks_own_jar_through_the_built_in_resolver() -> anyhow::Result<()>
 #[tokio::test]
 async fn a_customers_legacy_jar_compiled_from_source() -> anyhow::Result<()> {
     let mut chain = Chain::prepare(Options::default()).await?;
-    let customer = jar::compile(chain.folder.path(), "com.snc.discovery.CredentialResolver", jar::LEGACY_RESOLVER, None)?;
+    let customer =
+        jar::compile(chain.folder.path(), "com.snc.discovery.CredentialResolver", jar::LEGACY_RESOLVER, None)?;
     let mid_toml = chain.stack.mid_toml();
     let sample = chain.stack.programs.sample_jar();
     let mid_toml = mid_toml.replace(&*sample.to_string_lossy(), &customer.to_string_lossy()).replace(

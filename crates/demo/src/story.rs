@@ -17,13 +17,18 @@ const ROTATED: &str = "demo/secret:rotated+at=3%am&fine";
 const TOKEN_LIFETIME: Duration = Duration::from_secs(6);
 
 /// Tells the whole story; stays up at its end unless `once`.
-pub async fn tell(programs: Programs, once: bool) -> anyhow::Result<()> {
-    println!("Midward on this machine's loopback: instance, MID Server, resolver JAR, AIM client, vault, authorization\nserver, API. Everything but CyberArk's vault and the third party is the real product.\n");
+pub(crate) async fn tell(programs: Programs, once: bool) -> anyhow::Result<()> {
+    println!(
+        "Midward on this machine's loopback: instance, MID Server, resolver JAR, AIM client, vault, authorization\nserver, API. Everything but CyberArk's vault and the third party is the real product.\n"
+    );
     let folder = tempfile::Builder::new().prefix("midward-demo-").tempdir()?;
     let started = SystemClock.boot();
     let server = start_authorization_server()?;
     let mut stack = start_stack(programs, &server, folder.path()).await?;
-    say_since("Everything is up: the MID Server enrolled with a one-time token and an administrator's consent", started);
+    say_since(
+        "Everything is up: the MID Server enrolled with a one-time token and an administrator's consent",
+        started,
+    );
 
     first_call(&stack).await.context("first call")?;
     second_call(&stack, &server).await.context("second call")?;
@@ -60,8 +65,7 @@ async fn start_stack(
     server: &AuthorizationServer,
     folder: &std::path::Path,
 ) -> anyhow::Result<Stack> {
-    let issuer =
-        Issuer { issuer: server.url(), token_url: server.token_url(), jwks_url: server.jwks_url() };
+    let issuer = Issuer { issuer: server.url(), token_url: server.token_url(), jwks_url: server.jwks_url() };
     let api = TargetApi::start(TargetApiConfig::new(&issuer.issuer, &issuer.jwks_url, RESOURCE))?;
     let mut setup = Setup::new(issuer, RESOURCE, CLIENT_ID, SECRET);
     setup.tls = true;

@@ -54,8 +54,7 @@ impl Chain {
         let folder = tempfile::tempdir()?;
         let client = OidcClient { id: CLIENT_ID, secret: CLIENT_SECRET, method: options.method };
         let oidc = OidcProvider::start(folder.path(), &[client], RESOURCE, options.token_lifetime).await?;
-        let issuer =
-            Issuer { issuer: oidc.issuer.clone(), token_url: oidc.token_url(), jwks_url: oidc.jwks_url() };
+        let issuer = Issuer { issuer: oidc.issuer.clone(), token_url: oidc.token_url(), jwks_url: oidc.jwks_url() };
         let api = TargetApi::start(TargetApiConfig::new(&issuer.issuer, &issuer.jwks_url, RESOURCE))?;
         let mut setup = Setup::new(issuer, RESOURCE, CLIENT_ID, CLIENT_SECRET);
         options.method.clone_into(&mut setup.client_auth);
