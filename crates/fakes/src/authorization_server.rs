@@ -82,7 +82,7 @@ impl Default for AuthorizationServerConfig {
             port: 0,
             tls: Tls::Plain,
             clients: Vec::new(),
-            lifetime: Duration::from_secs(300),
+            lifetime: Duration::from_mins(5),
             default_audience: "https://api.example".to_owned(),
             algorithm: SigningAlgorithm::default(),
             basic_decoding: BasicDecoding::default(),

@@ -52,7 +52,7 @@ pub fn encodings(needle: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         ("XML, numeric quotes", xml(&text, "&#39;", "&#34;")),
         ("UTF-16LE", text.encode_utf16().flat_map(u16::to_le_bytes).collect()),
         ("UTF-16BE", text.encode_utf16().flat_map(u16::to_be_bytes).collect()),
-        ("Debug", text.escape_debug().to_string().into_bytes()),
+        ("Debug", debug(&text)),
         ("reversed", needle.iter().rev().copied().collect()),
     ];
     let mut distinct: Vec<(&'static str, Vec<u8>)> = Vec::with_capacity(all.len());
@@ -105,6 +105,12 @@ fn json(text: &str) -> Vec<u8> {
     quoted.as_bytes()[1..quoted.len() - 1].to_vec()
 }
 
+/// What `{:?}` writes between its quotes.
+fn debug(text: &str) -> Vec<u8> {
+    let quoted = format!("{text:?}");
+    quoted.as_bytes()[1..quoted.len() - 1].to_vec()
+}
+
 fn xml(text: &str, apostrophe: &str, quote: &str) -> Vec<u8> {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -120,7 +126,7 @@ mod tests {
     use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
     /// Has something for every encoding to change; at least one digit differs between the two base64 alphabets.
-    const SECRET: &str = "s3cr\"et/<'&>+%\\ \n??>>~~\u{fc}";
+    const SECRET: &str = "s3cr\"et/<'&>+%\\ \n??>>~~\u{1b}\u{fc}";
 
     #[test]
     fn every_encoding_is_found_when_planted() {

@@ -161,8 +161,11 @@ fn the_program_itself_misbehaves_to_order() {
     for mode in [CliFault::Hang, CliFault::ForkKeepsPipe] {
         vault.set_fault(VaultFault::Cli { mode }, Some(1));
         let before = vault.request_count();
-        let mut child =
-            command(&vault, "Midward", &query, "Password").stdout(Stdio::piped()).spawn().expect("the program runs");
+        let mut child = command(&vault, "Midward", &query, "Password")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
         if mode == CliFault::ForkKeepsPipe {
             assert!(child.wait().expect("it ends").success());
             // The secret is there, although the pipe does not end.

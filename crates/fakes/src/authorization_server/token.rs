@@ -125,17 +125,14 @@ impl State {
         }
         let kept = lock(&self.last_token).clone().filter(|_| fault == Some(&OAuthFault::SameToken));
         let kept = kept.and_then(|token| self.live_claims(&token).map(|claims| (token, claims)));
-        let (token, expires_in) = match kept {
-            Some((token, claims)) => {
-                let left = claims["exp"].as_i64().unwrap_or(0) - self.config.clock.wall().unix_seconds();
-                (token, left.max(0).to_string())
-            }
-            None => {
-                let issued = self
-                    .issue(&shown.client_id, scope, &audience)
-                    .map_err(|_| refusal(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "signing failed"))?;
-                (issued, lock(&self.lifetime).as_secs().to_string())
-            }
+        let (token, expires_in) = if let Some((token, claims)) = kept {
+            let left = claims["exp"].as_i64().unwrap_or(0) - self.config.clock.wall().unix_seconds();
+            (token, left.max(0).to_string())
+        } else {
+            let issued = self
+                .issue(&shown.client_id, scope, &audience)
+                .map_err(|_| refusal(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "signing failed"))?;
+            (issued, lock(&self.lifetime).as_secs().to_string())
         };
         *lock(&self.last_token) = Some(token.clone());
         Ok(reply(&token, &expires_in, scope, fault))
@@ -196,31 +193,28 @@ impl State {
     pub(super) async fn introspect(&self, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
         let (parts, body) = request.into_parts();
         let form = parse_form(&read_body(body).await?);
-        Ok(match self.authenticate(&parts.headers, &form) {
-            Err(error) => json(error.status, &json!({ "error": error.error })),
-            Ok(_) => {
-                let token = form.iter().find(|(name, _)| name == "token").map_or("", |(_, value)| value);
-                let mut claims = self.live_claims(token).unwrap_or_else(|| json!({}));
-                let active = claims.as_object().is_some_and(|claims| !claims.is_empty());
-                claims["active"] = Value::Bool(active);
-                json(StatusCode::OK, &claims)
-            }
-        })
+        if let Err(error) = self.authenticate(&parts.headers, &form) {
+            return Ok(json(error.status, &json!({ "error": error.error })));
+        }
+        let token = form.iter().find(|(name, _)| name == "token").map_or("", |(_, value)| value);
+        let claims = self.live_claims(token);
+        let active = claims.is_some();
+        let mut answer = claims.unwrap_or_else(|| json!({}));
+        answer["active"] = Value::Bool(active);
+        Ok(json(StatusCode::OK, &answer))
     }
 
     /// RFC 7009: 200 also for a token that is unknown.
     pub(super) async fn revoke(&self, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
         let (parts, body) = request.into_parts();
         let form = parse_form(&read_body(body).await?);
-        Ok(match self.authenticate(&parts.headers, &form) {
-            Err(error) => json(error.status, &json!({ "error": error.error })),
-            Ok(_) => {
-                if let Some((_, token)) = form.iter().find(|(name, _)| name == "token") {
-                    lock(&self.revoked).push(token.clone());
-                }
-                json(StatusCode::OK, &json!({}))
-            }
-        })
+        if let Err(error) = self.authenticate(&parts.headers, &form) {
+            return Ok(json(error.status, &json!({ "error": error.error })));
+        }
+        if let Some((_, token)) = form.iter().find(|(name, _)| name == "token") {
+            lock(&self.revoked).push(token.clone());
+        }
+        Ok(json(StatusCode::OK, &json!({})))
     }
 }
 
@@ -229,20 +223,17 @@ fn reply(token: &str, expires_in: &str, scope: &str, fault: Option<&OAuthFault>)
         Some(OAuthFault::TokenType { json }) => json.as_str(),
         _ => "\"Bearer\"",
     };
-    let mut reply = format!("{{\"access_token\":\"{token}\",\"token_type\":{token_type}");
-    match fault {
-        Some(OAuthFault::WithoutExpiresIn) => {}
-        Some(OAuthFault::ExpiresIn { json }) => reply += &format!(",\"expires_in\":{json}"),
-        _ => reply += &format!(",\"expires_in\":{expires_in}"),
-    }
+    let expires_in = match fault {
+        Some(OAuthFault::WithoutExpiresIn) => String::new(),
+        Some(OAuthFault::ExpiresIn { json }) => format!(",\"expires_in\":{json}"),
+        _ => format!(",\"expires_in\":{expires_in}"),
+    };
     let granted = match fault {
         Some(OAuthFault::Scope { scope }) => scope,
         _ => scope,
     };
-    if !granted.is_empty() {
-        reply += &format!(",\"scope\":{}", json!(granted));
-    }
-    reply + "}"
+    let scope = if granted.is_empty() { String::new() } else { format!(",\"scope\":{}", json!(granted)) };
+    format!("{{\"access_token\":\"{token}\",\"token_type\":{token_type}{expires_in}{scope}}}")
 }
 
 fn parse_form(body: &[u8]) -> Vec<(String, String)> {

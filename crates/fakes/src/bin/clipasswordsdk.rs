@@ -13,8 +13,8 @@ use midward_fakes::vault::line::{Answer, DEFAULT_PORT, Fields, PORT_VARIABLE, as
 /// The argument with which the program starts itself as a child that only holds its pipes open.
 const HOLD_PIPE: &str = "--hold-pipe";
 /// The longest that a misbehaving program lives, so that a failed test leaves nothing behind for ever.
-const LONGEST_LIFE: Duration = Duration::from_secs(600);
-const HOLD_TIME: Duration = Duration::from_secs(60);
+const LONGEST_LIFE: Duration = Duration::from_mins(10);
+const HOLD_TIME: Duration = Duration::from_mins(1);
 const HUGE: usize = 64 * 1024 * 1024;
 
 fn main() -> ExitCode {

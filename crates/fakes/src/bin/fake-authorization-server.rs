@@ -14,7 +14,7 @@ use midward_fakes::tls::{Ca, Tls};
 /// A stand-in for an OAuth 2.0 authorization server. For development only.
 #[derive(Parser)]
 struct Arguments {
-    /// The clients as JSON: [{"client_id": "..", "client_secrets": [".."], "scopes": [".."]}].
+    /// The clients: a JSON list of objects with `client_id`, `client_secrets` (a list) and, optionally, `scopes`.
     #[arg(long)]
     clients: PathBuf,
     /// 0 takes a free port.
