@@ -45,7 +45,7 @@ async fn neither_the_secret_nor_the_token_is_found_where_it_must_not_be() -> any
         vec![("RUST_LOG".to_owned(), "trace".to_owned()), ("SSLKEYLOGFILE".to_owned(), file(folder.path(), "keys"))];
     let (api_addr, tapped_api) = (api.addr().to_string(), to_api.addr().to_string());
     let mut stack = Stack::prepare(programs()?, setup, api, folder.path()).await?;
-    to_instance.set_upstream(stack.api_addr);
+    to_instance.set_target(stack.api_addr);
     for name in ["policy.toml", "connections.yaml"] {
         let text = std::fs::read_to_string(folder.path().join(name))?.replace(&api_addr, &tapped_api);
         stack.write(name, &text)?;
@@ -58,9 +58,9 @@ async fn neither_the_secret_nor_the_token_is_found_where_it_must_not_be() -> any
     exercise(&stack, &server, &mut told).await?;
 
     // What really left towards the third parties: proves that the needles are the right ones.
-    let tokens = bearer_tokens(&to_api.recorded());
+    let tokens = bearer_tokens(&to_api.tapped().sent);
     ensure!(tokens.len() >= 2, "the API saw {} tokens", tokens.len());
-    ensure!(!scan(&to_server.recorded(), &[SECRET.as_bytes()]).is_empty(), "the authorization server saw no secret");
+    ensure!(!scan(&to_server.tapped().sent, &[SECRET.as_bytes()]).is_empty(), "the authorization server saw no secret");
 
     let mut needles: Vec<&[u8]> = vec![SECRET.as_bytes()];
     needles.extend(tokens.iter().map(Vec::as_slice));
@@ -77,8 +77,10 @@ async fn neither_the_secret_nor_the_token_is_found_where_it_must_not_be() -> any
     ensure!(memory.len() > 1024 * 1024, "the MID Server's memory could not be read");
     check("the MID Server's memory", &memory, &[SECRET.as_bytes()])?;
 
-    check("what reached the instance", &to_instance.recorded(), &needles)?;
-    ensure!(to_instance.recorded().len() > 10_000, "the tap saw no traffic");
+    let tapped = to_instance.tapped();
+    check("what the MID Server sent to the instance", &tapped.sent, &needles)?;
+    check("what the instance sent to the MID Server", &tapped.received, &needles)?;
+    ensure!(tapped.sent.len() > 10_000, "the tap saw no traffic");
     for text in &told {
         check("what the callers were told", text, &needles)?;
     }

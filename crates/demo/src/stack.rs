@@ -333,12 +333,20 @@ port = {port}
     pub fn policy_toml(&self) -> String {
         let mut text = String::from("version = 1\n");
         for resolver in ["cyberark", "cyberark-sdk"] {
-            let _ = write!(
-                text,
-                r#"
+            let name = format!("crm-{resolver}");
+            text += &self.policy_rule(&name, OBJECT, resolver, &self.setup.issuer.token_url, &self.api.url());
+        }
+        text
+    }
+
+    /// One rule of the policy.
+    pub fn policy_rule(&self, name: &str, credential_id: &str, resolver: &str, token_url: &str, api: &str) -> String {
+        let resource = &self.setup.resource;
+        format!(
+            r#"
 [[rule]]
-name = "crm-{resolver}"
-credential_id = "{OBJECT}"
+name = "{name}"
+credential_id = "{credential_id}"
 resolver = "{resolver}"
 token_urls = ["{token_url}"]
 client_auth = ["client_secret_basic", "client_secret_post"]
@@ -348,13 +356,8 @@ api_origins = ["{api}"]
 methods = ["GET", "HEAD", "POST"]
 allow_addresses = ["127.0.0.0/8"]
 allow_plain_http = true
-"#,
-                token_url = self.setup.issuer.token_url,
-                resource = self.setup.resource,
-                api = self.api.url(),
-            );
-        }
-        text
+"#
+        )
     }
 
     pub fn connections_yaml(&self) -> String {

@@ -22,17 +22,30 @@ pub struct Tapped {
 pub struct Tap {
     sent: Arc<Mutex<Vec<u8>>>,
     received: Arc<Mutex<Vec<u8>>>,
+    target: Arc<Mutex<Option<SocketAddr>>>,
     listening: Listening,
 }
 
 impl Tap {
     /// Listens on a free loopback port and passes each connection on to `target`.
     pub fn start(target: SocketAddr) -> io::Result<Self> {
+        let tap = Self::unconnected()?;
+        tap.set_target(target);
+        Ok(tap)
+    }
+
+    /// Listens before its target exists: for a server that must be told the tap's address as its own. Connections are
+    /// closed until [`Self::set_target`].
+    pub fn unconnected() -> io::Result<Self> {
+        let target = Arc::<Mutex<Option<SocketAddr>>>::default();
         let (sent, received) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::<Mutex<Vec<u8>>>::default());
         let (up, down) = (Arc::clone(&sent), Arc::clone(&received));
+        let current = Arc::clone(&target);
         let listening = Listening::start(0, move |client: TcpStream| {
             let (up, down) = (Arc::clone(&up), Arc::clone(&down));
+            let target = *lock(&current);
             async move {
+                let Some(target) = target else { return };
                 // A target that refuses shows as a closed connection; how a direction ended is its ends' to report.
                 if let Ok(server) = TcpStream::connect(target).await {
                     let (from_client, to_client) = client.into_split();
@@ -42,7 +55,12 @@ impl Tap {
                 }
             }
         })?;
-        Ok(Self { sent, received, listening })
+        Ok(Self { sent, received, target, listening })
+    }
+
+    /// Where connections go from now on.
+    pub fn set_target(&self, target: SocketAddr) {
+        *lock(&self.target) = Some(target);
     }
 
     pub fn addr(&self) -> SocketAddr {
