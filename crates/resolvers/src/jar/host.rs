@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal};
-use tokio::io::unix::AsyncFd;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::process::Child;
@@ -110,7 +109,8 @@ impl Host {
         });
         let (first, ready) = oneshot::channel();
         let (kill, killed) = watch::channel(None);
-        tokio::spawn(drive(child, from_host, Arc::clone(&shared), first, killed));
+        let exited = watch_exit(pid).map_err(StartError::Io)?;
+        tokio::spawn(drive(child, from_host, Arc::clone(&shared), first, killed, exited));
         let (to_host, mut outgoing) = mpsc::channel::<Zeroizing<Vec<u8>>>(64);
         tokio::spawn(async move {
             while let Some(bytes) = outgoing.recv().await {
@@ -206,19 +206,20 @@ async fn drive(
     shared: Arc<Shared>,
     first: oneshot::Sender<Frame>,
     mut killed: watch::Receiver<Option<End>>,
+    mut exited: oneshot::Receiver<()>,
 ) {
     let mut first = Some(first);
     let reason = tokio::select! {
         broken = read_frames(&mut from_host, &shared, &mut first) => broken.then_some(End::Broken),
-        () = exited(shared.pid) => None,
+        _ = &mut exited => None,
         end = async { killed.wait_for(Option::is_some).await.map_or(Some(End::Dropped), |end| end.clone()) } => end,
     };
     if reason.is_none() {
         let _ = tokio::time::timeout(LAST_WORDS, read_frames(&mut from_host, &shared, &mut first)).await;
-    }
-    // An end of the pipe without an end of the process gets a moment, so that the exit status is the host's own.
-    if reason.is_none() {
-        let _ = tokio::time::timeout(LAST_WORDS, exited(shared.pid)).await;
+        // An end of the pipe without an end of the process gets a moment, so that the exit status is the host's own.
+        if !exited.is_terminated() {
+            let _ = tokio::time::timeout(LAST_WORDS, &mut exited).await;
+        }
     }
     // The child is not reaped yet, so its id still names its group. Gone already is fine.
     let _ = rustix::process::kill_process_group(shared.pid, Signal::KILL);
@@ -272,16 +273,17 @@ async fn read_frames(pipe: &mut pipe::Receiver, shared: &Shared, first: &mut Opt
     }
 }
 
-/// Waits until the process has ended, without reaping it.
-async fn exited(pid: Pid) {
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK);
-    let Ok(Ok(pidfd)) = pidfd.map(AsyncFd::register) else {
-        // No such descriptor: the end of the pipe tells as well.
-        return std::future::pending().await;
-    };
-    if pidfd.readable().await.is_err() {
-        std::future::pending().await
-    }
+/// Tells when the process has ended, without reaping it: as long as it is a zombie, its id names no other group. One
+/// small thread per JVM, which lives as long as that does.
+fn watch_exit(pid: Pid) -> io::Result<oneshot::Receiver<()>> {
+    let (sender, ended) = oneshot::channel();
+    std::thread::Builder::new().name("jvm-watch".to_owned()).stack_size(64 * 1024).spawn(move || {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while matches!(rustix::process::waitid(WaitId::Pid(pid), options), Err(rustix::io::Errno::INTR)) {}
+        // Nobody listens any more once the host was ended for another reason.
+        let _ = sender.send(());
+    })?;
+    Ok(ended)
 }
 
 /// Reads what the JAR prints, so that it never blocks, and keeps nothing of it: it may be the secret.

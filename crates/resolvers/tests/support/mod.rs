@@ -11,11 +11,11 @@ use std::time::Duration;
 use midward_core::{Failure, MaterialField, SystemClock, SystemRandom};
 use midward_resolvers::{Lookup, Resolution, Resolver, ResolverConfig, ResolverContext, build};
 
-pub struct Jars(PathBuf);
+pub(crate) struct Jars(PathBuf);
 
 impl Jars {
     /// Builds whatever is older than its source, one test process at a time.
-    pub fn build() -> Self {
+    pub(crate) fn build() -> Self {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("jars");
         std::fs::create_dir_all(&folder).expect("folder");
         let lock = std::fs::File::create(folder.join("lock")).expect("lock file");
@@ -31,35 +31,35 @@ impl Jars {
         Self(folder)
     }
 
-    pub fn tests(&self) -> PathBuf {
+    pub(crate) fn tests(&self) -> PathBuf {
         self.0.join("test-resolvers.jar")
     }
 
-    pub fn sample(&self) -> PathBuf {
+    pub(crate) fn sample(&self) -> PathBuf {
         self.0.join("sample/credential-resolver.jar")
     }
 
-    pub fn sdk(&self) -> PathBuf {
+    pub(crate) fn sdk(&self) -> PathBuf {
         self.0.join("JavaPasswordSDK.jar")
     }
 
     /// Our own JARs: what the MID calls its JAR host folder.
-    pub fn host_dir(&self) -> PathBuf {
+    pub(crate) fn host_dir(&self) -> PathBuf {
         self.0.clone()
     }
 }
 
-pub struct Bench {
-    pub jars: Jars,
-    pub folder: tempfile::TempDir,
+pub(crate) struct Bench {
+    pub(crate) jars: Jars,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { jars: Jars::build(), folder: tempfile::tempdir().expect("folder") }
     }
 
-    pub fn context(&self) -> ResolverContext {
+    pub(crate) fn context(&self) -> ResolverContext {
         ResolverContext {
             mid_name: "mid-1".to_owned(),
             jar_host_dir: self.jars.host_dir(),
@@ -72,28 +72,28 @@ impl Bench {
     }
 
     /// A resolver from its section of a configuration file.
-    pub fn resolver(&self, toml: &str) -> Arc<dyn Resolver> {
+    pub(crate) fn resolver(&self, toml: &str) -> Arc<dyn Resolver> {
         let config: ResolverConfig = toml::from_str(toml).expect("configuration");
         build("vault", &config, &self.context())
     }
 
     /// A resolver of the test JAR's class `jars.Jars$CLASS`.
-    pub fn class(&self, class: &str, more: &str) -> Arc<dyn Resolver> {
+    pub(crate) fn class(&self, class: &str, more: &str) -> Arc<dyn Resolver> {
         let jar = self.jars.tests();
         self.resolver(&format!("kind = 'jar'\njar = '{}'\nclass = 'jars.Jars${class}'\n{more}", jar.display()))
     }
 }
 
-pub fn lookup(credential_id: &str) -> Lookup {
+pub(crate) fn lookup(credential_id: &str) -> Lookup {
     Lookup { credential_id: credential_id.to_owned(), address: None, fresh: false }
 }
 
-pub async fn resolve(resolver: &dyn Resolver, credential_id: &str) -> Result<Resolution, Failure> {
+pub(crate) async fn resolve(resolver: &dyn Resolver, credential_id: &str) -> Result<Resolution, Failure> {
     resolver.resolve(&lookup(credential_id), Duration::from_secs(20)).await.map_err(|error| *error.0)
 }
 
 /// Client id and secret.
-pub fn pair(resolution: &Resolution) -> (String, String) {
+pub(crate) fn pair(resolution: &Resolution) -> (String, String) {
     let text = |field| {
         let value = resolution.material.field(field).and_then(|value| value.expose_str());
         value.unwrap_or_default().to_owned()
@@ -101,11 +101,11 @@ pub fn pair(resolution: &Resolution) -> (String, String) {
     (text(MaterialField::ClientId), text(MaterialField::ClientSecret))
 }
 
-pub async fn resolved(resolver: &dyn Resolver, credential_id: &str) -> (String, String) {
+pub(crate) async fn resolved(resolver: &dyn Resolver, credential_id: &str) -> (String, String) {
     pair(&resolve(resolver, credential_id).await.expect("resolved"))
 }
 
-pub async fn failed(resolver: &dyn Resolver, credential_id: &str) -> Failure {
+pub(crate) async fn failed(resolver: &dyn Resolver, credential_id: &str) -> Failure {
     let failure = resolve(resolver, credential_id).await.expect_err("an error");
     assert!(!format!("{failure:?}").contains("hunter2"), "a JAR's own text left: {failure:?}");
     failure
