@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, PROXY_AUTHORIZATION};
-use http::{HeaderMap, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::capture_connection;
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::config::Proxy;
@@ -23,7 +23,7 @@ use crate::{AddressGuard, ProtocolFault, ProxyFault, SendError, SendErrorKind, W
 /// Guards that have connections of their own at one time; the one not used for longest goes first.
 const MAX_POOLS: usize = 64;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-const MAX_IDLE_PER_HOST: usize = 64;
+const MAX_IDLE_PER_HOST: usize = 256;
 /// Most bytes of a response's head.
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_HEADERS: usize = 128;
@@ -85,21 +85,21 @@ impl WayOut {
         let pool = self.pool(&options.guard);
         let captured = capture_connection(&mut request);
         let exchange = async {
-            let response = pool.client.request(request).await.map_err(|error| request_error(&error))?;
+            let response = pool.client.request(request).await.map_err(|error| request_error(&error, &captured))?;
             check_head(&response, to_proxy)?;
             collect(response, options.max_body).await
         };
         match tokio::time::timeout(options.deadline, exchange).await {
             Ok(result) => result,
-            // hyper-util fills this in before it hands the request to the connection.
-            Err(_) if captured.connection_metadata().is_none() => Err(SendErrorKind::Timeout.unsent()),
+            Err(_) if has_no_connection(&captured) => Err(SendErrorKind::Timeout.unsent()),
             Err(_) => Err(SendErrorKind::Timeout.maybe_sent()),
         }
     }
 
     /// Whether the proxy itself reads the request.
     fn prepare(&self, request: &mut Request<Full<Bytes>>, guard: &AddressGuard) -> Result<bool, SendError> {
-        let plain = is_plain_http(request.uri()).ok_or(SendErrorKind::BadRequest.unsent())?;
+        let plain = is_plain_http(request.uri()).filter(|_| request.method() != Method::CONNECT);
+        let plain = plain.ok_or(SendErrorKind::BadRequest.unsent())?;
         // Also when a pooled connection would do: the refusal must not depend on the pool.
         if let Some(address) = request.uri().host().and_then(dial::literal) {
             guard.check(address).map_err(|class| SendErrorKind::Refused(class).unsent())?;
@@ -161,11 +161,16 @@ fn is_plain_http(uri: &Uri) -> Option<bool> {
     }
 }
 
-/// What hyper tells about the request: a failed connect, or a message that came back from the connection's queue
-/// (`is_canceled`: the connection ended before it took the message), is unsent. Everything else may have left.
-fn request_error(error: &hyper_util::client::legacy::Error) -> SendError {
+/// hyper-util fills the metadata in before it hands a request to a connection.
+fn has_no_connection(captured: &CaptureConnection) -> bool {
+    captured.connection_metadata().is_none()
+}
+
+/// A request that no connection was found for, or that came back from its connection's queue (`is_canceled`: hyper says
+/// so only of a message that it had not begun to write), is unsent. Everything else may have left.
+fn request_error(error: &hyper_util::client::legacy::Error, captured: &CaptureConnection) -> SendError {
     let known = error::root_kind(error);
-    if error.is_connect() {
+    if error.is_connect() || has_no_connection(captured) {
         return known.unwrap_or(SendErrorKind::Closed).unsent();
     }
     let hyper = std::error::Error::source(error).and_then(|source| source.downcast_ref::<hyper::Error>());

@@ -412,6 +412,9 @@ async fn what_is_no_http_url_is_not_sent() {
         let error = send(url).await.expect_err(url);
         assert_eq!(error, SendError { kind: SendErrorKind::BadRequest, maybe_sent: false }, "{url}");
     }
+    let connect = Request::connect("http://127.0.0.1:1/").body(Bytes::new()).expect("a request");
+    let error = WayOut::plain_default().expect("a way").send(connect, &options()).await.expect_err("a tunnel");
+    assert_eq!(error, SendError { kind: SendErrorKind::BadRequest, maybe_sent: false });
     // A label of 64 characters is no name: nothing is asked for.
     let error = send(format!("http://{}.invalid/", "a".repeat(64))).await.expect_err("no such name");
     assert_eq!(error, SendError { kind: SendErrorKind::Dns, maybe_sent: false });

@@ -6,6 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use midward_core::{Failure, Hop, Random};
 
+/// Most bytes of an explanation: what it quotes was chosen by the instance.
+const MAX_EXPLANATION: usize = 16 * 1024;
+
 /// A call that the policy does not allow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -18,7 +21,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(code: &'static str, explanation: String, random: &dyn Random) -> Self {
+    pub(super) fn new(code: &'static str, mut explanation: String, random: &dyn Random) -> Self {
+        explanation.truncate(explanation.floor_char_boundary(MAX_EXPLANATION));
         let mut bytes = [0; 5];
         random.fill(&mut bytes);
         let mut reference = String::with_capacity(10);

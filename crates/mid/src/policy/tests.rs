@@ -192,6 +192,10 @@ fn refusals_are_remembered_up_to_a_bound() {
     config.credential.resolver = "vault".into();
     let first = store.decide(&ask(&config, &call)).expect_err("refused");
     assert_eq!(store.explain(&first.reference), Some(first.clone()));
+    config.profile.scopes = vec!["\u{e4}".repeat(100_000)];
+    let long = store.decide(&ask(&config, &call)).expect_err("refused");
+    assert!(long.explanation.len() <= 16 * 1024);
+    config.profile.scopes.clear();
     for _ in 0..1000 {
         store.decide(&ask(&config, &call)).expect_err("refused");
     }
