@@ -1,1 +1,5 @@
 //! x
+
+pub mod api;
+pub mod policy;
+pub mod transport;

@@ -1,2 +1,17 @@
 //! Ways out: outbound HTTP/1.1 with a private CA, an authenticated proxy, and a guard on the address that is dialled.
 //! Nothing is taken from the environment, no redirect is followed, no body is unbounded.
+
+mod config;
+mod connect;
+mod dial;
+mod error;
+mod guard;
+mod proxy;
+mod tls;
+mod way;
+
+pub use config::{ProxyConfig, WayConfig, WayError};
+pub use error::{ProtocolFault, ProxyFault, SendError, SendErrorKind, TlsFault};
+pub use guard::{AddressClass, AddressGuard};
+pub use ipnet::IpNet;
+pub use way::{SendOptions, WayOut};
