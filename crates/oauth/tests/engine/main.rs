@@ -1,4 +1,8 @@
 //! The token engine against a server and a vault with faults to order, in virtual time.
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the failure")]
 
+mod lifetimes;
+mod others_got_wrong;
+mod rotation;
 mod single_flight;
 mod support;
