@@ -1,1 +1,26 @@
-//! x
+//! The MID Server: takes leases from its instance, decides by its own policy, gets tokens with secrets that only the
+//! vault knows, makes the calls and brings the outcomes back. It connects outward only.
+
+pub mod admin;
+mod audit;
+mod capacity;
+mod config;
+mod config_cache;
+mod enroll;
+mod execute;
+mod heartbeat;
+mod http;
+mod lease_loop;
+mod lifecycle;
+mod link;
+mod outcomes;
+mod runtime;
+mod state;
+
+pub use audit::{Audit, AuditEntry};
+pub use config::{LogFormat, MidConfig};
+pub use enroll::{decode_token, enroll};
+pub use http::{InstanceHttp, InstanceWay, Unreachable};
+pub use lifecycle::{harden, run};
+pub use runtime::Mid;
+pub use state::{Enrollment, StateDir};
