@@ -110,8 +110,14 @@ pub struct TokenReport {
     pub scopes: Vec<String>,
     /// Connections whose requests use it.
     pub connections: Vec<String>,
-    /// What the cache holds, in words.
+    /// `missing`, `fetching`, `valid`, `refreshing`, `failed`, ...
     pub state: String,
+    /// Why there is a token or why not, with ages and times.
+    pub explanation: String,
+    /// Milliseconds.
+    pub expires_in_ms: Option<u64>,
+    /// The first digits of a keyed hash: changes when the secret does.
+    pub secret_version: Option<String>,
 }
 
 /// Answers the questions.

@@ -34,6 +34,8 @@ pub enum AuditEntry {
         credential_id: String,
         code: String,
         explanation: String,
+        /// A whole rule that would allow it, for its reader to judge.
+        suggestion: String,
     },
     /// A call that policy allowed.
     Call {
@@ -179,6 +181,7 @@ mod tests {
             credential_id: "safe:id".into(),
             code: "policy_refused".into(),
             explanation: "add a rule".into(),
+            suggestion: "[[rule]]".into(),
         }
     }
 

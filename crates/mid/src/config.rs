@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use midward_core::{Failure, Hop, check_name};
 use midward_net::WayConfig;
-type ResolverConfig = toml::Table;
+use midward_resolvers::ResolverConfig;
 use serde::Deserialize;
 
 /// The whole file. Relative paths are relative to the file's folder and made absolute by [`MidConfig::load`].
@@ -142,6 +142,9 @@ impl MidConfig {
         for path in [&mut config.mid.state_dir, &mut config.policy.file] {
             *path = base_dir.join(&*path);
         }
+        for resolver in config.resolvers.values_mut() {
+            make_absolute(resolver, base_dir);
+        }
         for path in [&mut config.jar_host.dir, &mut config.jar_host.java, &mut config.admin.socket] {
             *path = path.as_ref().map(|p| base_dir.join(p));
         }
@@ -153,7 +156,8 @@ impl MidConfig {
         self.admin.socket.clone().unwrap_or_else(|| self.mid.state_dir.join("admin.sock"))
     }
 
-    fn check(&self) -> Result<(), Failure> {
+    /// Checks values. [`MidConfig::load`] does it; whoever changes a value afterwards does it again.
+    pub fn check(&self) -> Result<(), Failure> {
         for name in std::iter::once(&self.mid.name).chain(self.resolvers.keys()) {
             check_name(name).map_err(|error| invalid("config_invalid", error.to_string(), "Choose another name."))?;
         }
@@ -165,6 +169,17 @@ impl MidConfig {
             ));
         }
         Ok(())
+    }
+}
+
+fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
+    let (jar, lib_dir, java) = match resolver {
+        ResolverConfig::Jar(jar) => (&mut jar.jar, &mut jar.lib_dir, &mut jar.java),
+        ResolverConfig::CyberArkSdk(sdk) => (&mut sdk.jar, &mut sdk.lib_dir, &mut sdk.java),
+    };
+    *jar = base_dir.join(&*jar);
+    for path in [lib_dir, java] {
+        *path = path.as_ref().map(|p| base_dir.join(p));
     }
 }
 

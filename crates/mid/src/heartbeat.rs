@@ -122,6 +122,12 @@ impl Heart {
     }
 }
 
+impl std::fmt::Debug for Heart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Heart").field("incarnation", &self.incarnation).finish_non_exhaustive()
+    }
+}
+
 fn status(name: &str, resolver: &dyn Resolver) -> ResolverStatus {
     let (health, reason) = match resolver.report() {
         ResolverReport::Ready => (ResolverHealth::Ready, None),

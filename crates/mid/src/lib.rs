@@ -2,10 +2,12 @@
 //! vault knows, makes the calls and brings the outcomes back. It connects outward only.
 
 pub mod admin;
+mod api;
 mod audit;
 mod capacity;
 mod config;
 mod config_cache;
+mod engine;
 mod enroll;
 mod execute;
 mod heartbeat;
@@ -13,9 +15,14 @@ mod http;
 mod lease_loop;
 mod lifecycle;
 mod link;
+mod operate;
 mod outcomes;
+pub mod policy;
 mod runtime;
+mod service;
+mod source;
 mod state;
+mod transport;
 
 pub use audit::{Audit, AuditEntry};
 pub use config::{LogFormat, MidConfig};
@@ -23,4 +30,5 @@ pub use enroll::{decode_token, enroll};
 pub use http::{InstanceHttp, InstanceWay, Unreachable};
 pub use lifecycle::{harden, run};
 pub use runtime::Mid;
+pub use service::{Reload, TRAMPOLINE_COMMAND, build_mid, check_policy, instance_way, not_enrolled};
 pub use state::{Enrollment, StateDir};

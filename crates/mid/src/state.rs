@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 const INSTANCE_FILE: &str = "instance.json";
 const CA_FILE: &str = "instance-ca.pem";
+const STAGED_CA_FILE: &str = "enroll-ca.pem";
 const KEY_FILE: &str = "mid-key.p8";
 
 /// The result of an enrollment.
@@ -77,6 +78,12 @@ impl StateDir {
     /// The file of the instance's CA, when the enrollment brought one.
     pub fn ca_file(&self) -> Option<PathBuf> {
         Some(self.0.join(CA_FILE)).filter(|path| path.exists())
+    }
+
+    /// Writes a CA that is needed before there is an enrollment, and tells where.
+    pub fn stage_ca(&self, pem: &str) -> Result<PathBuf, Failure> {
+        self.write(STAGED_CA_FILE, pem.as_bytes())?;
+        Ok(self.0.join(STAGED_CA_FILE))
     }
 
     /// The MID's own key: Ed25519, PKCS #8.

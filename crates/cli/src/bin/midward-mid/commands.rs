@@ -5,7 +5,7 @@ use std::path::Path;
 
 use midward_core::{Failure, Hop};
 use midward_mid::admin::{AdminReply, AdminRequest, TokenReport, ask};
-use midward_mid::{AuditEntry, InstanceWay, MidConfig, Service, StateDir, instance_way};
+use midward_mid::{AuditEntry, InstanceWay, MidConfig, StateDir, instance_way};
 use serde_json::json;
 
 use crate::args::{EnrollArguments, PolicyCommand, ResolveArguments, RunArguments, TokenArguments};
@@ -29,9 +29,8 @@ pub async fn run(path: &Path, arguments: &RunArguments) -> Result<(), Failure> {
     }
     config.check()?;
     logging::start(config.log.format, config.log.filter.as_deref());
-    let service = Service::build(config).await?;
-    let (mid, reload) = service.into_mid();
-    midward_mid::run(mid, reload).await
+    let (mid, reload) = midward_mid::build_mid(&config).await?;
+    midward_mid::run(mid, move || reload.reload()).await
 }
 
 pub async fn enroll(path: &Path, arguments: &EnrollArguments, format: Format) -> Result<(), Failure> {
@@ -160,7 +159,7 @@ fn token_lines(token: &TokenReport) -> Vec<String> {
         format!("{} by {} from {}", token.credential_id, token.resolver, token.token_url),
         format!("  used by  {}", token.connections.join(", ")),
         format!("  scopes   {scopes}"),
-        format!("  state    {}", token.state),
+        format!("  state    {}: {}", token.state, token.explanation),
     ]
 }
 

@@ -16,7 +16,7 @@ use crate::args::{Arguments, Command};
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     // Before anything else: the trampoline of a JAR's process must not do what this program does at start.
-    if arguments.next().is_some_and(|first| first == "jar-host-exec") {
+    if arguments.next().is_some_and(|first| first == midward_mid::TRAMPOLINE_COMMAND) {
         return midward_resolvers::jar::trampoline::run(arguments);
     }
     if let Err(failure) = refuse_secrets() {
