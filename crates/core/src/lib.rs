@@ -4,17 +4,23 @@
 //! reached through a trait), and nothing here knows an async runtime.
 
 mod backoff;
+mod circuit;
 mod clock;
 mod failure;
 mod id;
 mod material;
 mod random;
 mod secret;
+mod token;
 
 pub use backoff::Backoff;
+pub use circuit::{Admission, Circuit, CircuitRules};
 pub use clock::{BootTime, Clock, ManualClock, SystemClock, WallTime};
 pub use failure::{Failure, Hop, HopTiming, Persistence, Trace};
 pub use id::{InvalidName, check_name, new_id};
 pub use material::{ClientMaterial, Fingerprint, FingerprintKey, MaterialField};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use secret::{AccessToken, Secret};
+pub use token::{
+    Arrival, Demand, InvalidTransition, Minted, Retry, Tick, TokenLife, TokenRules, TokenTimes, Trouble, WallLead,
+};

@@ -1,6 +1,7 @@
 //! Secrets and tokens: wiped on drop, never printed, never serialised.
 
 use std::fmt;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -53,8 +54,9 @@ impl From<&str> for Secret {
 }
 
 /// An OAuth 2.0 access token. Guaranteed to be a legal `b64token` header value (RFC 6750 2.1 widened to visible ASCII).
+/// Clones share one buffer, which is wiped when the last of them is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct AccessToken(Secret);
+pub struct AccessToken(Arc<Secret>);
 
 impl AccessToken {
     /// Longest token that is accepted, in bytes.
@@ -65,7 +67,7 @@ impl AccessToken {
     pub fn new(value: Secret) -> Option<Self> {
         let bytes = value.expose();
         let legal = !bytes.is_empty() && bytes.len() <= Self::MAX_LEN && bytes.iter().all(u8::is_ascii_graphic);
-        legal.then_some(Self(value))
+        legal.then(|| Self(Arc::new(value)))
     }
 
     pub fn expose(&self) -> &str {

@@ -1,1 +1,31 @@
-//! x
+//! OAuth 2.0 as a client: the token request and its reply (pure), and the token cache.
+//!
+//! Invariants: no expired token leaves the cache; one fetch runs at a time for each key, on a task of its own; no lock
+//! is held across IO; the secret lives for one token request; nothing that a server wrote freely is shown to anybody.
+
+mod cache;
+mod entry;
+mod explain;
+mod failures;
+mod fetch;
+mod form;
+mod json;
+mod key;
+mod reply;
+mod request;
+mod retry_after;
+mod schedule;
+
+pub use cache::{TokenCache, TokenCacheConfig, TokenCounts, TokenHandle};
+pub use entry::{Granted, Origin};
+pub use explain::TokenStatus;
+pub use fetch::{
+    BoxFuture, ClientCredentialsFetcher, FetchContext, FetchFailure, Fetched, FetchedToken, Material, MaterialSource,
+    Progress, SharedCircuit, TokenFetcher, TokenTransport, TransportFailure, TransportFailureKind,
+};
+pub use key::{ClientKey, CredentialRef, TokenKey};
+pub use reply::{Expected, ReplyClass, ReplyError, TokenHttpReply, TokenReply, parse as parse_reply};
+pub use request::{
+    ClientAuth, GrantType, RequestError, TokenHttpRequest, TokenRequestSpec, build as build_request,
+    check as check_request,
+};

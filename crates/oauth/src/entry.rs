@@ -1,0 +1,452 @@
+//! One cached token: the pure life cycle behind a short lock, a snapshot of it that is read without one, and the one
+//! fetch that may run.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use midward_core::{
+    AccessToken, Arrival, BootTime, Clock, Demand, Failure, Hop, Minted, Random, Tick, TokenLife, TokenRules, Trace,
+    WallLead,
+};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::failures;
+use crate::fetch::{FetchContext, FetchFailure, Fetched, FetchedToken, Progress, SharedCircuit, TokenFetcher};
+use crate::key::TokenKey;
+use crate::schedule::Schedule;
+
+/// What all entries of a cache share.
+pub(crate) struct Shared {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) rules: TokenRules,
+    /// Longest time for a whole fetch, vault included.
+    pub(crate) fetch_limit: Duration,
+    pub(crate) schedule: Arc<Schedule>,
+    pub(crate) runtime: Handle,
+    pub(crate) counters: Counters,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) fetches: AtomicU64,
+    pub(crate) mints: AtomicU64,
+    pub(crate) failures: AtomicU64,
+    pub(crate) waits: AtomicU64,
+    pub(crate) refusals: AtomicU64,
+    pub(crate) rejections: AtomicU64,
+}
+
+/// A token with the story of how it came.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) fetched: FetchedToken,
+    pub(crate) trace: Trace,
+    pub(crate) expires: BootTime,
+}
+
+type FlightResult = Result<Arc<Held>, Arc<Failure>>;
+
+pub(crate) struct Entry {
+    pub(crate) key: TokenKey,
+    pub(crate) circuit: Arc<SharedCircuit>,
+    pub(crate) hits: AtomicU64,
+    shared: Arc<Shared>,
+    snapshot: ArcSwapOption<Snapshot>,
+    /// Nanoseconds of the boot clock.
+    last_used: AtomicU64,
+    wall_checked: AtomicU64,
+    state: Mutex<State>,
+}
+
+/// What a caller needs to know to use the token without the lock.
+struct Snapshot {
+    held: Arc<Held>,
+    /// Ask the life cycle from here on. Nanoseconds of the boot clock.
+    quiet_until: u64,
+}
+
+struct State {
+    life: TokenLife<Arc<Held>>,
+    flight: Option<Flight>,
+    fetcher: Arc<dyn TokenFetcher>,
+    alarm_at: Option<BootTime>,
+    last_trace: Trace,
+    /// The fetch to start as soon as the lock is released.
+    launch: Option<Launch>,
+}
+
+struct Launch {
+    fetcher: Arc<dyn TokenFetcher>,
+    context: FetchContext,
+    landing: Landing,
+}
+
+#[derive(Clone)]
+struct Flight {
+    result: watch::Receiver<Option<FlightResult>>,
+    publish: watch::Sender<Option<FlightResult>>,
+    progress: Arc<Progress>,
+}
+
+/// Where a token came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Cached,
+    /// This call's demand started the fetch.
+    Fetched,
+    /// Another call's demand had started it.
+    Waited,
+}
+
+/// A token that may be used now.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    pub token: AccessToken,
+    pub origin: Origin,
+    held: Arc<Held>,
+}
+
+impl Granted {
+    /// The steps of the fetch, or that the token came from the cache.
+    pub fn trace(&self) -> Trace {
+        if self.origin == Origin::Cached {
+            let mut trace = Trace::default();
+            trace.push(Hop::Mid, "token from cache", Duration::ZERO);
+            return trace;
+        }
+        self.held.trace.clone()
+    }
+
+    /// What was granted.
+    pub fn scopes(&self) -> &std::collections::BTreeSet<String> {
+        &self.held.fetched.scopes
+    }
+
+    /// The token's end.
+    pub fn expires(&self) -> BootTime {
+        self.held.expires
+    }
+}
+
+/// What [`Entry::look`] reports.
+pub(crate) struct Look {
+    pub(crate) life: TokenLife<Arc<Held>>,
+    pub(crate) last_trace: Trace,
+    pub(crate) last_used: BootTime,
+}
+
+impl Entry {
+    pub(crate) fn new(
+        key: TokenKey,
+        shared: Arc<Shared>,
+        circuit: Arc<SharedCircuit>,
+        fetcher: Arc<dyn TokenFetcher>,
+    ) -> Self {
+        let now = nanos(shared.clock.boot());
+        Self {
+            key,
+            circuit,
+            hits: AtomicU64::new(0),
+            shared,
+            snapshot: ArcSwapOption::empty(),
+            last_used: AtomicU64::new(now),
+            wall_checked: AtomicU64::new(now),
+            state: Mutex::new(State {
+                life: TokenLife::new(),
+                flight: None,
+                fetcher,
+                alarm_at: None,
+                last_trace: Trace::default(),
+                launch: None,
+            }),
+        }
+    }
+
+    pub(crate) fn replace_fetcher(&self, fetcher: Arc<dyn TokenFetcher>) {
+        self.lock().fetcher = fetcher;
+    }
+
+    /// The warm path: one clock, one snapshot, no lock.
+    pub(crate) fn cached(&self) -> Option<Granted> {
+        const WALL_EVERY: u64 = 1_000_000_000;
+        let now = nanos(self.shared.clock.boot());
+        let snapshot = self.snapshot.load();
+        let snapshot = snapshot.as_ref()?;
+        // Once a second the life cycle compares the clocks.
+        if now >= snapshot.quiet_until || now.wrapping_sub(self.wall_checked.load(Ordering::Relaxed)) >= WALL_EVERY {
+            return None;
+        }
+        self.last_used.store(now, Ordering::Relaxed);
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        Some(granted(&snapshot.held, Origin::Cached))
+    }
+
+    pub(crate) async fn token(self: &Arc<Self>, deadline: Duration) -> Result<Granted, Failure> {
+        if let Some(granted) = self.cached() {
+            return Ok(granted);
+        }
+        let (mut flight, origin) = {
+            let mut state = self.lock();
+            let now = self.shared.clock.boot();
+            self.last_used.store(nanos(now), Ordering::Relaxed);
+            self.wall_checked.store(nanos(now), Ordering::Relaxed);
+            let lead = WallLead::of(now, self.shared.clock.wall());
+            let mut life = std::mem::take(&mut state.life);
+            if !self.circuit.is_open() {
+                life = life.unblocked(&self.shared.rules);
+            }
+            let (life, demand) = life.demand(now, lead, &self.shared.rules);
+            state.life = life;
+            let decided = match demand {
+                Demand::Use(held) => Err(Ok(granted(&held, Origin::Cached))),
+                Demand::UseAndFetch(held) => {
+                    self.start(&mut state);
+                    Err(Ok(granted(&held, Origin::Cached)))
+                }
+                Demand::Refuse(failure) => {
+                    self.shared.counters.refusals.fetch_add(1, Ordering::Relaxed);
+                    Err(Err(Failure::clone(&failure)))
+                }
+                Demand::Fetch => {
+                    self.start(&mut state);
+                    Ok(Origin::Fetched)
+                }
+                Demand::Join => Ok(Origin::Waited),
+                Demand::JoinAt(at) => {
+                    self.schedule_at(&mut state, at);
+                    Ok(Origin::Waited)
+                }
+            };
+            self.settle(&mut state);
+            let decided = decided.map(|origin| (state.flight(), origin));
+            self.release(state);
+            match decided {
+                Err(Ok(granted)) => {
+                    self.hits.fetch_add(1, Ordering::Relaxed);
+                    return Ok(granted);
+                }
+                Err(Err(failure)) => return Err(failure),
+                Ok(joined) => joined,
+            }
+        };
+        self.shared.counters.waits.fetch_add(1, Ordering::Relaxed);
+        let progress = Arc::clone(&flight.progress);
+        let arrived = tokio::time::timeout(deadline, flight.result.wait_for(Option::is_some)).await;
+        match arrived {
+            Ok(Ok(result)) => match &*result {
+                Some(Ok(held)) => Ok(granted(held, origin)),
+                Some(Err(failure)) => Err(Failure::clone(failure)),
+                None => Err(failures::fetch_died()),
+            },
+            Ok(Err(_closed)) => Err(failures::fetch_died()),
+            Err(_elapsed) => Err(failures::waited_too_long(progress.hop(), deadline)),
+        }
+    }
+
+    /// Drops the token if it is still this one. Tells whether it was.
+    pub(crate) fn reject(&self, token: &AccessToken) -> bool {
+        let mut state = self.lock();
+        let now = self.shared.clock.boot();
+        let is_held = state.life.held(now).is_some_and(|(held, _)| held.fetched.token == *token);
+        if is_held {
+            state.life = std::mem::take(&mut state.life).rejected(&self.shared.rules);
+            self.settle(&mut state);
+            self.shared.counters.rejections.fetch_add(1, Ordering::Relaxed);
+        }
+        is_held
+    }
+
+    pub(crate) fn flush(&self) {
+        let mut state = self.lock();
+        state.life = std::mem::take(&mut state.life).flushed(self.shared.clock.boot());
+        self.settle(&mut state);
+        self.circuit.close();
+    }
+
+    /// The scheduler reached a time that this entry asked for.
+    pub(crate) fn alarm(self: &Arc<Self>, at: BootTime, now: BootTime) {
+        let mut state = self.lock();
+        if state.alarm_at != Some(at) {
+            return;
+        }
+        state.alarm_at = None;
+        self.tick(&mut state, now);
+        self.release(state);
+    }
+
+    pub(crate) fn look(&self) -> Look {
+        let state = self.lock();
+        Look {
+            life: state.life.clone(),
+            last_trace: state.last_trace.clone(),
+            last_used: BootTime::from_duration(Duration::from_nanos(self.last_used.load(Ordering::Relaxed))),
+        }
+    }
+
+    fn tick(self: &Arc<Self>, state: &mut State, now: BootTime) {
+        let last_used = BootTime::from_duration(Duration::from_nanos(self.last_used.load(Ordering::Relaxed)));
+        let lead = WallLead::of(now, self.shared.clock.wall());
+        let (life, tick) = std::mem::take(&mut state.life).tick(now, lead, last_used, &self.shared.rules);
+        state.life = life;
+        match tick {
+            Tick::Fetch => self.start(state),
+            Tick::WakeAt(at) => self.schedule_at(state, at),
+            Tick::Idle => {}
+        }
+        self.settle(state);
+    }
+
+    fn start(self: &Arc<Self>, state: &mut State) {
+        let progress = state.flight().progress;
+        self.shared.counters.fetches.fetch_add(1, Ordering::Relaxed);
+        state.launch = Some(Launch {
+            fetcher: Arc::clone(&state.fetcher),
+            context: FetchContext { circuit: Arc::clone(&self.circuit), progress },
+            landing: Landing { entry: Arc::clone(self), landed: false },
+        });
+    }
+
+    /// Releases the lock, and then starts the fetch that was asked for, on a task of its own: a caller who leaves does
+    /// not end it. Never under the lock: a runtime that shuts down drops the task at once, and that takes the lock.
+    fn release(&self, mut state: MutexGuard<'_, State>) {
+        let launch = state.launch.take();
+        drop(state);
+        let Some(Launch { fetcher, context, mut landing }) = launch else { return };
+        let limit = self.shared.fetch_limit;
+        self.shared.runtime.spawn(async move {
+            let progress = Arc::clone(&context.progress);
+            let fetched = match tokio::time::timeout(limit, fetcher.fetch(context)).await {
+                Ok(fetched) => fetched,
+                Err(_elapsed) => failed(failures::fetch_too_long(progress.hop(), limit)),
+            };
+            landing.land(fetched);
+        });
+    }
+
+    fn land(self: &Arc<Self>, fetched: Fetched) {
+        let mut state = self.lock();
+        let now = self.shared.clock.boot();
+        let rules = &self.shared.rules;
+        let random = &*self.shared.random;
+        let counters = &self.shared.counters;
+        let trace = fetched.trace;
+        state.last_trace = trace.clone();
+        let mut life = std::mem::take(&mut state.life);
+        let mut failure = None;
+        let mut result: Option<FlightResult> = None;
+        match fetched.result {
+            Ok(Minted { token, requested, lifetime, lead }) => {
+                let held = Arc::new(Held { fetched: token, trace, expires: requested + lifetime });
+                let minted = Minted { token: Arc::clone(&held), requested, lifetime, lead };
+                life = match life.succeeded(now, minted, random, rules) {
+                    Ok((next, Arrival::TooLate)) => {
+                        failure = Some(FetchFailure::new(failures::too_late()));
+                        next
+                    }
+                    Ok((next, Arrival::Kept | Arrival::ServedOnce)) => {
+                        counters.mints.fetch_add(1, Ordering::Relaxed);
+                        result = Some(Ok(held));
+                        next
+                    }
+                    Err(invalid) => not_fetching(invalid),
+                };
+            }
+            Err(failed) => failure = Some(failed),
+        }
+        if let Some(FetchFailure { failure, retry }) = failure {
+            counters.failures.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                credential_id = self.key.client.credential_id,
+                token_url = self.key.client.token_url,
+                code = failure.code,
+                hop = failure.hop.name(),
+                transient = failures::is_transient(&failure),
+                "no token"
+            );
+            result = Some(Err(Arc::clone(&failure)));
+            life = life.failed(now, failure, retry, random, rules).unwrap_or_else(not_fetching);
+        }
+        state.life = life;
+        let flight = state.flight.take();
+        self.tick(&mut state, now);
+        self.release(state);
+        if let (Some(flight), Some(result)) = (flight, result) {
+            flight.publish.send_replace(Some(result));
+        }
+    }
+
+    /// Publishes what callers may use without the lock.
+    fn settle(&self, state: &mut State) {
+        let now = self.shared.clock.boot();
+        let snapshot = state.life.quiet_until().and_then(|until| {
+            let (held, _) = state.life.held(now)?;
+            Some(Arc::new(Snapshot { held: Arc::clone(held), quiet_until: nanos(until) }))
+        });
+        self.snapshot.store(snapshot);
+    }
+
+    fn schedule_at(self: &Arc<Self>, state: &mut State, at: BootTime) {
+        if state.alarm_at != Some(at) {
+            state.alarm_at = Some(at);
+            self.shared.schedule.wake(self, at);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The flight that waiters join; made by the first of them when the fetch begins later.
+    fn flight(&mut self) -> Flight {
+        self.flight
+            .get_or_insert_with(|| {
+                let (publish, result) = watch::channel(None);
+                Flight { result, publish, progress: Arc::new(Progress::default()) }
+            })
+            .clone()
+    }
+}
+
+/// Ends the flight whatever becomes of its task: a panic or a runtime that shuts down must not leave anybody waiting.
+struct Landing {
+    entry: Arc<Entry>,
+    landed: bool,
+}
+
+impl Landing {
+    fn land(&mut self, fetched: Fetched) {
+        self.landed = true;
+        self.entry.land(fetched);
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        if !self.landed {
+            self.entry.land(failed(failures::fetch_died()));
+        }
+    }
+}
+
+fn failed(failure: Failure) -> Fetched {
+    Fetched { result: Err(FetchFailure::new(failure)), trace: Trace::default() }
+}
+
+fn not_fetching(invalid: midward_core::InvalidTransition<Arc<Held>>) -> TokenLife<Arc<Held>> {
+    tracing::error!(state = invalid.0.name(), "a token fetch ended that was not begun");
+    *invalid.0
+}
+
+fn granted(held: &Arc<Held>, origin: Origin) -> Granted {
+    Granted { token: held.fetched.token.clone(), origin, held: Arc::clone(held) }
+}
+
+fn nanos(time: BootTime) -> u64 {
+    u64::try_from(time.as_duration().as_nanos()).unwrap_or(u64::MAX)
+}

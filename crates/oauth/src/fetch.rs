@@ -1,0 +1,337 @@
+//! One fetch: secret from the resolver, token from the authorization server, and what to make of a refusal.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use midward_core::{
+    AccessToken, Admission, Circuit, CircuitRules, ClientMaterial, Clock, Failure, Fingerprint, FingerprintKey, Hop,
+    Minted, Persistence, Retry, Trace, WallLead,
+};
+
+use crate::failures;
+use crate::reply::{self, Expected, ReplyClass, ReplyError, TokenHttpReply, TokenReply};
+use crate::request::{self, TokenHttpRequest, TokenRequestSpec};
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a vault returned. Wiped when dropped, which is as soon as the token request is built.
+#[derive(Debug)]
+pub struct Material {
+    pub material: ClientMaterial,
+    /// The vault is changing the secret right now: a refusal may go away by itself.
+    pub changing: bool,
+    /// The steps inside: JAR, vault.
+    pub trace: Trace,
+}
+
+/// Where the secret of one credential comes from. Has a deadline of its own.
+pub trait MaterialSource: Send + Sync + 'static {
+    /// `fresh`: read past every cache.
+    fn read(&self, fresh: bool) -> BoxFuture<'_, Result<Material, Failure>>;
+}
+
+/// Sends token requests.
+pub trait TokenTransport: Send + Sync + 'static {
+    /// Sends `request` by POST without following redirects, and reads at most [`TokenHttpReply::MAX_BODY`] bytes.
+    fn post(
+        &self,
+        request: TokenHttpRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'_, Result<TokenHttpReply, TransportFailure>>;
+}
+
+/// Why there is no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportFailureKind {
+    /// Name not found, connection refused or lost.
+    Unreachable,
+    /// No complete answer in time.
+    TimedOut,
+    /// The server's certificate was refused, or there is no common TLS version.
+    Tls,
+    /// The answer is not HTTP as it must be, or is longer than the limit.
+    BadReply,
+    /// The address or URL may not be dialled by this MID Server's own rules.
+    Refused,
+}
+
+/// `detail` is the transport's own text, in one sentence without a full stop; never text of the server's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct TransportFailure {
+    pub kind: TransportFailureKind,
+    pub detail: String,
+}
+
+/// A token as it was fetched.
+#[derive(Clone, Debug)]
+pub struct FetchedToken {
+    pub token: AccessToken,
+    pub scopes: BTreeSet<String>,
+    /// The version of the secret that it was minted with.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+/// How a fetch ended.
+#[derive(Debug)]
+pub struct Fetched {
+    pub result: Result<Minted<FetchedToken>, FetchFailure>,
+    pub trace: Trace,
+}
+
+#[derive(Clone, Debug)]
+pub struct FetchFailure {
+    pub failure: Arc<Failure>,
+    pub retry: Retry,
+}
+
+impl FetchFailure {
+    /// Takes the way to go on from the failure's own persistence.
+    pub fn new(failure: Failure) -> Self {
+        let retry = match failure.persistence {
+            Persistence::Transient => Retry::Backoff,
+            Persistence::Permanent => Retry::OnDemand,
+        };
+        Self { failure: Arc::new(failure), retry }
+    }
+}
+
+/// The circuit that all profiles of one credential at one server share.
+#[derive(Debug, Default)]
+pub struct SharedCircuit(Mutex<Circuit>);
+
+impl SharedCircuit {
+    /// Closes it: for an operator.
+    pub fn close(&self) {
+        self.change(|_| (Circuit::Closed, ()));
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.change(|circuit| {
+            let open = circuit.is_open();
+            (circuit, open)
+        })
+    }
+
+    fn change<R>(&self, with: impl FnOnce(Circuit) -> (Circuit, R)) -> R {
+        let mut circuit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (next, result) = with(std::mem::take(&mut *circuit));
+        *circuit = next;
+        result
+    }
+}
+
+/// Which hop a running fetch waits on; for those whose own deadline ends first.
+#[derive(Debug, Default)]
+pub struct Progress(AtomicU8);
+
+impl Progress {
+    pub fn hop(&self) -> Hop {
+        if self.0.load(Ordering::Relaxed) == 0 { Hop::Vault } else { Hop::AuthorizationServer }
+    }
+
+    fn at_server(&self) {
+        self.0.store(1, Ordering::Relaxed);
+    }
+
+    fn at_vault(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// What a fetch is given by the cache.
+#[derive(Clone, Debug, Default)]
+pub struct FetchContext {
+    pub circuit: Arc<SharedCircuit>,
+    pub progress: Arc<Progress>,
+}
+
+/// Fetches one token. The cache sees to it that one fetch runs at a time for each key.
+pub trait TokenFetcher: Send + Sync + 'static {
+    fn fetch(&self, context: FetchContext) -> BoxFuture<'_, Fetched>;
+}
+
+/// The client credentials grant: reads the secret, sends it, reads the reply.
+pub struct ClientCredentialsFetcher {
+    pub spec: TokenRequestSpec,
+    pub expected: Expected,
+    pub source: Arc<dyn MaterialSource>,
+    pub transport: Arc<dyn TokenTransport>,
+    pub clock: Arc<dyn Clock>,
+    pub fingerprint_key: FingerprintKey,
+    pub circuit_rules: CircuitRules,
+}
+
+impl ClientCredentialsFetcher {
+    /// The token request takes at most this long, all in all.
+    pub const DEADLINE: Duration = Duration::from_secs(10);
+
+    async fn run(&self, context: &FetchContext, trace: &mut Trace) -> Result<Minted<FetchedToken>, FetchFailure> {
+        let circuit = &*context.circuit;
+        let now = self.clock.boot();
+        let admission = circuit.change(|state| state.admit(now, &self.circuit_rules));
+        let (fresh, refused) = match admission {
+            Admission::Go => (false, None),
+            Admission::Trial => (true, None),
+            Admission::Reread { refused } => (true, Some(refused)),
+            Admission::Refuse { failure, .. } => {
+                trace.push(Hop::Mid, "circuit open: nothing was sent", Duration::ZERO);
+                return Err(self.probe(failure, circuit));
+            }
+        };
+        let first = self.read(fresh, context, trace).await?;
+        let print = first.material.fingerprint(&self.fingerprint_key);
+        let trial = fresh && refused.is_none();
+        if !trial
+            && let Some(failure) = circuit.change(|state| {
+                let failure = state.refused(print);
+                (state, failure)
+            })
+        {
+            trace.push(Hop::Mid, "the vault still returns the refused secret: nothing was sent", Duration::ZERO);
+            return Err(self.probe(failure, circuit));
+        }
+
+        let (print, error, changing) = match self.send(first, print, context, trace).await? {
+            Ok(minted) => {
+                circuit.close();
+                return Ok(minted);
+            }
+            Err(refusal) => refusal,
+        };
+        if fresh {
+            return Err(self.refuse(print, &error, changing, circuit));
+        }
+        // The secret may just have been rotated: read it past every cache, and try once more if it is another one.
+        let again = match self.read(true, context, trace).await {
+            Ok(again) => again,
+            Err(failure) => {
+                // Not sent again either way: until the vault answers, this secret counts as refused.
+                self.refuse(print, &error, changing, circuit);
+                return Err(failure);
+            }
+        };
+        let new = again.material.fingerprint(&self.fingerprint_key);
+        if new == print {
+            return Err(self.refuse(print, &error, changing || again.changing, circuit));
+        }
+        match self.send(again, new, context, trace).await? {
+            Ok(minted) => {
+                circuit.close();
+                Ok(minted)
+            }
+            Err((print, error, changing)) => Err(self.refuse(print, &error, changing, circuit)),
+        }
+    }
+
+    async fn read(&self, fresh: bool, context: &FetchContext, trace: &mut Trace) -> Result<Material, FetchFailure> {
+        context.progress.at_vault();
+        let asked = self.clock.boot();
+        let read = self.source.read(fresh).await;
+        let took = self.clock.boot().saturating_since(asked);
+        match read {
+            Ok(mut material) => {
+                if material.trace.0.is_empty() {
+                    trace.push(Hop::Vault, "secret read", took);
+                }
+                trace.0.append(&mut material.trace.0);
+                Ok(material)
+            }
+            Err(failure) => {
+                trace.push(failure.hop, failure.code.as_str(), took);
+                Err(FetchFailure::new(failure))
+            }
+        }
+    }
+
+    /// The outer error ends the fetch; the inner one is a refusal of the client, after which the secret is read again.
+    async fn send(
+        &self,
+        material: Material,
+        print: Fingerprint,
+        context: &FetchContext,
+        trace: &mut Trace,
+    ) -> Result<Result<Minted<FetchedToken>, (Fingerprint, ReplyError, bool)>, FetchFailure> {
+        let changing = material.changing;
+        let request = request::build(&self.spec, &material.material)
+            .map_err(|error| FetchFailure::new(failures::of_request(&error)))?;
+        drop(material);
+        context.progress.at_server();
+        let requested = self.clock.boot();
+        let lead = WallLead::of(requested, self.clock.wall());
+        let posted = tokio::time::timeout(Self::DEADLINE, self.transport.post(request, Self::DEADLINE)).await;
+        let took = self.clock.boot().saturating_since(requested);
+        let reply = match posted {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(failure)) => {
+                let failure = failures::of_transport(&failure);
+                trace.push(Hop::AuthorizationServer, failure.code.as_str(), took);
+                return Err(FetchFailure::new(failure));
+            }
+            Err(_elapsed) => {
+                let failure = failures::token_endpoint_timed_out(Self::DEADLINE);
+                trace.push(Hop::AuthorizationServer, failure.code.as_str(), took);
+                return Err(FetchFailure::new(failure));
+            }
+        };
+        let error = match reply::parse(&reply, &self.expected, self.clock.wall()) {
+            Ok(TokenReply { token, lifetime, scopes }) => {
+                trace.push(Hop::AuthorizationServer, "token granted", took);
+                let token = FetchedToken { token, scopes, fingerprint: Some(print) };
+                return Ok(Ok(Minted { token, requested, lifetime, lead }));
+            }
+            Err(error) => error,
+        };
+        trace.push(Hop::AuthorizationServer, format!("answered {}: {}", error.status, error.code), took);
+        tracing::warn!(
+            status = error.status,
+            code = error.code,
+            body_len = reply.body.len(),
+            content_type = failures::content_type(&reply.headers),
+            "token request refused"
+        );
+        if error.class == ReplyClass::InvalidClient {
+            return Ok(Err((print, error, changing)));
+        }
+        let retry = match (error.class, error.retry_after) {
+            (ReplyClass::Permanent, _) => Retry::OnDemand,
+            (_, Some(wait)) => Retry::After(wait),
+            (_, None) => Retry::Backoff,
+        };
+        Err(FetchFailure { failure: Arc::new(failures::of_reply(&error)), retry })
+    }
+
+    /// The server refuses a secret that the vault still returns.
+    fn refuse(&self, print: Fingerprint, error: &ReplyError, changing: bool, circuit: &SharedCircuit) -> FetchFailure {
+        if changing {
+            return FetchFailure::new(failures::secret_changing());
+        }
+        let failure = Arc::new(failures::of_reply(error));
+        let now = self.clock.boot();
+        circuit.change(|state| (state.opened(now, print, Arc::clone(&failure), &self.circuit_rules), ()));
+        self.probe(failure, circuit)
+    }
+
+    fn probe(&self, failure: Arc<Failure>, circuit: &SharedCircuit) -> FetchFailure {
+        let at = circuit.change(|state| {
+            let at = state.retry_at();
+            (state, at)
+        });
+        let after = at.map_or(Duration::ZERO, |at| at.saturating_since(self.clock.boot()));
+        FetchFailure { failure, retry: Retry::Probe(after) }
+    }
+}
+
+impl TokenFetcher for ClientCredentialsFetcher {
+    fn fetch(&self, context: FetchContext) -> BoxFuture<'_, Fetched> {
+        Box::pin(async move {
+            let mut trace = Trace::default();
+            let result = self.run(&context, &mut trace).await;
+            Fetched { result, trace }
+        })
+    }
+}

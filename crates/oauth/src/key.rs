@@ -1,0 +1,65 @@
+//! What makes two tokens the same token.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::request::{ClientAuth, GrantType, TokenRequestSpec};
+
+/// Everything that shapes a token, and nothing else. Two connections with equal keys share one token; anything that
+/// differs keeps them apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TokenKey {
+    pub client: ClientKey,
+    pub grant: GrantType,
+    /// In no order (RFC 6749 3.3).
+    pub scopes: BTreeSet<String>,
+    pub audience: Option<String>,
+    /// In no order (RFC 8707 2).
+    pub resource: BTreeSet<String>,
+    pub extra_parameters: BTreeMap<String, String>,
+    /// The key or certificate that the token is bound to (RFC 8705, RFC 9449).
+    pub binding: Option<String>,
+}
+
+/// One credential at one authorization server: what shares a circuit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientKey {
+    pub instance: String,
+    pub credential_id: String,
+    /// Host that the look-up in the vault is for.
+    pub address: Option<String>,
+    /// Name of the resolver.
+    pub resolver: String,
+    pub token_url: String,
+    pub client_auth: ClientAuth,
+}
+
+/// Where a credential comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CredentialRef {
+    pub instance: String,
+    pub credential_id: String,
+    pub address: Option<String>,
+    pub resolver: String,
+}
+
+impl TokenKey {
+    pub fn new(credential: CredentialRef, spec: &TokenRequestSpec) -> Self {
+        let CredentialRef { instance, credential_id, address, resolver } = credential;
+        Self {
+            client: ClientKey {
+                instance,
+                credential_id,
+                address,
+                resolver,
+                token_url: spec.token_url.as_str().to_owned(),
+                client_auth: spec.client_auth,
+            },
+            grant: spec.grant,
+            scopes: spec.scopes.iter().cloned().collect(),
+            audience: spec.audience.clone(),
+            resource: spec.resource.iter().cloned().collect(),
+            extra_parameters: spec.extra_parameters.clone(),
+            binding: None,
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The token request (RFC 6749 4.4.2), without IO.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::HeaderValue;
+use midward_core::{ClientMaterial, MaterialField, Secret};
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::form;
+
+/// How a token is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GrantType {
+    /// RFC 6749 4.4.
+    ClientCredentials,
+}
+
+impl GrantType {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClientCredentials => "client_credentials",
+        }
+    }
+}
+
+/// How the client proves itself at the token endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ClientAuth {
+    /// HTTP Basic; id and secret are form-encoded first (RFC 6749 2.3.1).
+    ClientSecretBasic,
+    /// HTTP Basic with id and secret as they are, for servers that do not decode.
+    ClientSecretBasicRaw,
+    /// Both in the body.
+    ClientSecretPost,
+}
+
+impl ClientAuth {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClientSecretBasic => "client_secret_basic",
+            Self::ClientSecretBasicRaw => "client_secret_basic_raw",
+            Self::ClientSecretPost => "client_secret_post",
+        }
+    }
+}
+
+/// What is asked of which server, without the secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRequestSpec {
+    pub token_url: Url,
+    pub grant: GrantType,
+    pub client_auth: ClientAuth,
+    pub scopes: Vec<String>,
+    pub audience: Option<String>,
+    /// RFC 8707; repeatable.
+    pub resource: Vec<String>,
+    pub extra_parameters: BTreeMap<String, String>,
+}
+
+/// The request, ready to be sent by POST. Holds the secret: `Debug` is redacted, buffers are wiped when dropped.
+pub struct TokenHttpRequest {
+    pub url: Url,
+    /// The value of `Authorization`, for the methods that use it.
+    pub authorization: Option<Secret>,
+    pub body: Secret,
+}
+
+impl TokenHttpRequest {
+    /// The headers beside `Authorization`. Identity coding: a compressed reply has no known size.
+    pub const HEADERS: [(&'static str, &'static str); 3] = [
+        ("accept", "application/json"),
+        ("accept-encoding", "identity"),
+        ("content-type", "application/x-www-form-urlencoded"),
+    ];
+
+    /// All headers, `Authorization` marked as sensitive. Its buffer is shared with the map and wiped with it.
+    pub fn header_map(&self) -> http::HeaderMap {
+        let mut headers = http::HeaderMap::with_capacity(4);
+        for (name, value) in Self::HEADERS {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        if let Some(value) = &self.authorization {
+            let shared = Bytes::from_owner(Zeroizing::new(value.expose().to_vec()));
+            // Base64 behind `Basic ` is always a legal header value.
+            if let Ok(mut value) = HeaderValue::from_maybe_shared(shared) {
+                value.set_sensitive(true);
+                headers.insert(http::header::AUTHORIZATION, value);
+            }
+        }
+        headers
+    }
+
+    /// The body in a buffer that is wiped when its last owner drops it.
+    pub fn body_bytes(&self) -> Bytes {
+        Bytes::from_owner(Zeroizing::new(self.body.expose().to_vec()))
+    }
+}
+
+impl fmt::Debug for TokenHttpRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenHttpRequest").field("url", &self.url.as_str()).finish_non_exhaustive()
+    }
+}
+
+/// Why no request can be made. Permanent until configuration or secret changes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    #[error("the resolver returned no {}, or an empty one", .0.name())]
+    EmptySecret(MaterialField),
+    #[error("the extra parameter {0:?} is one that the token request sets itself")]
+    ReservedParameter(String),
+    #[error("the client id holds a colon, which client_secret_basic_raw cannot carry")]
+    ColonInClientId,
+    #[error("the token URL is not http or https, or holds a fragment or user information")]
+    BadTokenUrl,
+}
+
+/// Builds the request. Exactly one authentication method; what it needs and did not come is an error.
+pub fn build(spec: &TokenRequestSpec, material: &ClientMaterial) -> Result<TokenHttpRequest, RequestError> {
+    check(spec)?;
+    let id = material.field(MaterialField::ClientId).ok_or(RequestError::EmptySecret(MaterialField::ClientId))?;
+    let secret =
+        material.field(MaterialField::ClientSecret).ok_or(RequestError::EmptySecret(MaterialField::ClientSecret))?;
+    let authorization = match spec.client_auth {
+        ClientAuth::ClientSecretBasic => Some(basic(&form::encode(id.expose()), &form::encode(secret.expose()))),
+        ClientAuth::ClientSecretBasicRaw if id.expose().contains(&b':') => return Err(RequestError::ColonInClientId),
+        ClientAuth::ClientSecretBasicRaw => Some(basic(id.expose(), secret.expose())),
+        ClientAuth::ClientSecretPost => None,
+    };
+
+    let scope = spec.scopes.join(" ");
+    let mut pairs: Vec<(&[u8], &[u8])> = vec![(b"grant_type", spec.grant.name().as_bytes())];
+    if spec.client_auth == ClientAuth::ClientSecretPost {
+        pairs.push((b"client_id", id.expose()));
+        pairs.push((b"client_secret", secret.expose()));
+    }
+    if !scope.is_empty() {
+        pairs.push((b"scope", scope.as_bytes()));
+    }
+    if let Some(audience) = &spec.audience {
+        pairs.push((b"audience", audience.as_bytes()));
+    }
+    pairs.extend(spec.resource.iter().map(|resource| (b"resource".as_slice(), resource.as_bytes())));
+    pairs.extend(spec.extra_parameters.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+    Ok(TokenHttpRequest { url: spec.token_url.clone(), authorization, body: Secret::new(form::body(&pairs)) })
+}
+
+/// Checks everything that needs no secret.
+pub fn check(spec: &TokenRequestSpec) -> Result<(), RequestError> {
+    let url = &spec.token_url;
+    let plain = matches!(url.scheme(), "https" | "http")
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    if !plain {
+        return Err(RequestError::BadTokenUrl);
+    }
+    match spec.extra_parameters.keys().find(|name| is_reserved(name)) {
+        Some(name) => Err(RequestError::ReservedParameter(name.chars().take(80).collect())),
+        None => Ok(()),
+    }
+}
+
+/// Parameters that shape who asks for what. They have fields of their own, which the policy checks; as an extra
+/// parameter they would go around it. Servers differ in case and in white space, so both are ignored.
+fn is_reserved(name: &str) -> bool {
+    const RESERVED: [&str; 22] = [
+        "",
+        "grant_type",
+        "client_id",
+        "client_secret",
+        "client_assertion",
+        "client_assertion_type",
+        "scope",
+        "audience",
+        "resource",
+        "assertion",
+        "username",
+        "password",
+        "refresh_token",
+        "code",
+        "code_verifier",
+        "device_code",
+        "subject_token",
+        "subject_token_type",
+        "actor_token",
+        "actor_token_type",
+        "requested_token_type",
+        "auth_req_id",
+    ];
+    RESERVED.contains(&name.trim().to_ascii_lowercase().as_str())
+}
+
+fn basic(id: &[u8], secret: &[u8]) -> Secret {
+    let mut pair = Zeroizing::new(Vec::with_capacity(id.len() + 1 + secret.len()));
+    pair.extend_from_slice(id);
+    pair.push(b':');
+    pair.extend_from_slice(secret);
+    let prefix = b"Basic ";
+    let mut value = vec![0; prefix.len() + pair.len().div_ceil(3) * 4];
+    value[..prefix.len()].copy_from_slice(prefix);
+    let written = STANDARD.encode_slice(&pair, &mut value[prefix.len()..]);
+    debug_assert_eq!(written, Ok(value.len() - prefix.len()));
+    Secret::new(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn material(id: &str, secret: &str) -> ClientMaterial {
+        ClientMaterial::new()
+            .with(MaterialField::ClientId, Secret::from(id))
+            .with(MaterialField::ClientSecret, Secret::from(secret))
+    }
+
+    fn spec(client_auth: ClientAuth) -> TokenRequestSpec {
+        TokenRequestSpec {
+            token_url: Url::parse("https://as.example/token").expect("legal"),
+            grant: GrantType::ClientCredentials,
+            client_auth,
+            scopes: vec!["read".into(), "write".into()],
+            audience: Some("https://api.example".into()),
+            resource: vec!["urn:a".into(), "urn:b".into()],
+            extra_parameters: BTreeMap::from([("tenant".into(), "t 1".into())]),
+        }
+    }
+
+    fn body(request: &TokenHttpRequest) -> &str {
+        request.body.expose_str().expect("form bodies are ASCII")
+    }
+
+    fn decoded(request: &TokenHttpRequest) -> Vec<u8> {
+        let value = request.authorization.as_ref().expect("Basic").expose_str().expect("ASCII");
+        STANDARD.decode(value.strip_prefix("Basic ").expect("prefix")).expect("base64")
+    }
+
+    #[test]
+    fn basic_encodes_id_and_secret_as_forms() {
+        // The value of RFC 6749 appendix B, and what breaks servers that are sent it raw.
+        let request = build(&spec(ClientAuth::ClientSecretBasic), &material("i:d", " %&+£€")).expect("complete");
+        assert_eq!(decoded(&request), b"i%3Ad:+%25%26%2B%C2%A3%E2%82%AC");
+        assert_eq!(
+            body(&request),
+            "grant_type=client_credentials&scope=read+write&audience=https%3A%2F%2Fapi.example&resource=urn%3Aa\
+             &resource=urn%3Ab&tenant=t+1"
+        );
+        let headers = request.header_map();
+        assert_eq!(headers["accept-encoding"], "identity");
+        assert_eq!(headers["accept"], "application/json");
+        assert!(headers["authorization"].is_sensitive());
+    }
+
+    #[test]
+    fn raw_basic_sends_bytes_as_they_are() {
+        let request = build(&spec(ClientAuth::ClientSecretBasicRaw), &material("id", "a%b+c d")).expect("complete");
+        assert_eq!(decoded(&request), b"id:a%b+c d");
+        let colon = build(&spec(ClientAuth::ClientSecretBasicRaw), &material("i:d", "s")).map(|_| ());
+        assert_eq!(colon, Err(RequestError::ColonInClientId));
+    }
+
+    #[test]
+    fn post_uses_the_body_and_no_header() {
+        let request = build(&spec(ClientAuth::ClientSecretPost), &material("id", "p&q=\"r")).expect("complete");
+        assert!(request.authorization.is_none());
+        assert!(!request.header_map().contains_key("authorization"));
+        assert!(
+            body(&request)
+                .starts_with("grant_type=client_credentials&client_id=id&client_secret=p%26q%3D%22r&scope=read+write&")
+        );
+    }
+
+    #[test]
+    fn one_authentication_method_at_a_time() {
+        // Databricks and others refuse two.
+        for method in [ClientAuth::ClientSecretBasic, ClientAuth::ClientSecretBasicRaw, ClientAuth::ClientSecretPost] {
+            let request = build(&spec(method), &material("id", "secret")).expect("complete");
+            assert_ne!(request.authorization.is_some(), body(&request).contains("client_secret="), "{method:?}");
+        }
+    }
+
+    #[test]
+    fn a_four_kib_secret_of_any_text_arrives_byte_exact() {
+        let secret: String = "Ünï\"'%+&;,=\u{1f511}\\ \t".chars().cycle().take(2048).collect();
+        let request = build(&spec(ClientAuth::ClientSecretPost), &material("id", &secret)).expect("complete");
+        let sent = url::form_urlencoded::parse(request.body.expose())
+            .find(|(name, _)| name == "client_secret")
+            .map(|(_, value)| value.into_owned());
+        assert_eq!(sent.as_deref(), Some(secret.as_str()));
+        let request = build(&spec(ClientAuth::ClientSecretBasic), &material("id", &secret)).expect("complete");
+        let pair = decoded(&request);
+        let encoded = pair.strip_prefix(b"id:").expect("id first");
+        let form = [b"s=", encoded].concat();
+        let sent = url::form_urlencoded::parse(&form).next().map(|(_, value)| value.into_owned());
+        assert_eq!(sent.as_deref(), Some(secret.as_str()));
+    }
+
+    #[test]
+    fn an_empty_or_absent_field_is_never_sent() {
+        for (id, secret, missing) in [("", "s", MaterialField::ClientId), ("id", "", MaterialField::ClientSecret)] {
+            for method in [ClientAuth::ClientSecretBasic, ClientAuth::ClientSecretPost] {
+                let built = build(&spec(method), &material(id, secret)).map(|_| ());
+                assert_eq!(built, Err(RequestError::EmptySecret(missing)));
+            }
+        }
+        assert!(build(&spec(ClientAuth::ClientSecretBasic), &ClientMaterial::new()).is_err());
+    }
+
+    #[test]
+    fn extra_parameters_override_nothing() {
+        for name in
+            ["grant_type", "client_id", "Client_Secret", "scope ", "client_assertion", "audience", "resource", ""]
+        {
+            let mut spec = spec(ClientAuth::ClientSecretPost);
+            spec.extra_parameters.insert(name.into(), "x".into());
+            assert_eq!(check(&spec), Err(RequestError::ReservedParameter(name.into())), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_url_is_plain() {
+        for bad in
+            ["ftp://as.example/t", "https://u@as.example/t", "https://u:p@as.example/t", "https://as.example/t#f"]
+        {
+            let mut spec = spec(ClientAuth::ClientSecretPost);
+            spec.token_url = Url::parse(bad).expect("parses");
+            assert_eq!(check(&spec), Err(RequestError::BadTokenUrl), "{bad}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let request = build(&spec(ClientAuth::ClientSecretPost), &material("id", "hunter2")).expect("complete");
+        assert!(!format!("{request:?} {:?}", request.header_map()).contains("hunter2"));
+    }
+}
