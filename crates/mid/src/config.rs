@@ -40,6 +40,9 @@ pub struct MidSection {
     /// Most calls that run at a time.
     #[serde(default = "default_max_concurrent")]
     pub max_concurrent: u32,
+    /// Largest body of an API's reply, in bytes.
+    #[serde(default = "default_max_reply_bytes")]
+    pub max_reply_bytes: usize,
     /// How long a draining MID waits for running calls, in seconds.
     #[serde(default = "default_drain_seconds")]
     pub drain_seconds: u64,
@@ -106,6 +109,10 @@ pub enum LogFormat {
 
 const fn default_max_concurrent() -> u32 {
     64
+}
+
+const fn default_max_reply_bytes() -> usize {
+    8 * 1024 * 1024
 }
 
 const fn default_drain_seconds() -> u64 {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use midward_core::{BootTime, CircuitRules, Clock, Failure, FingerprintKey, Hop, Trace};
 use midward_net::WayOut;
 use midward_oauth::{
@@ -13,13 +14,13 @@ use midward_oauth::{
 use midward_resolvers::{BoxFuture, Lookup};
 use midward_wire::{ApiCall, ApiReply, ConfigDocument, LeaseGrant, Outcome, ReplayRule};
 
-use crate::api::{ApiCaller, ApiError};
+use crate::api::{ApiCallError, ApiCaller};
 use crate::audit::{Audit, AuditEntry};
 use crate::config_cache::{ConfigCache, Configured};
 use crate::execute::{Execute, Leased};
 use crate::heartbeat::Resolvers;
 use crate::link::Link;
-use crate::policy::{Ask, Permit, PolicyStore, Ways, suggest};
+use crate::policy::{Ask, Permit, PermittedCall, PolicyStore, Ways, suggest};
 use crate::source::ResolverSource;
 use crate::transport::NetTokenTransport;
 
@@ -34,7 +35,6 @@ pub(crate) struct Engine {
     pub(crate) tokens: TokenCache,
     pub(crate) resolvers: Resolvers,
     pub(crate) token_way: WayOut,
-    pub(crate) api_way: WayOut,
     pub(crate) apis: ApiCaller,
     pub(crate) audit: Arc<Audit>,
     pub(crate) fingerprint_key: FingerprintKey,
@@ -99,7 +99,10 @@ impl Engine {
             Err(failure) => return Outcome::Failed { failure },
         };
         let handle = config.derived.get_or_init(|| self.handle(&config.document, &permit)).clone();
-        let outcome = self.call(&config, &permit, &handle, &grant.call, ends, trace).await;
+        let outcome = match &permit.call {
+            Some(permitted) => self.call(&config, &permit, permitted, &handle, &grant.call, ends, trace).await,
+            None => Outcome::Failed { failure: too_late() },
+        };
         self.audit.record(AuditEntry::Call {
             at: self.clock.wall(),
             request_id: grant.request_id,
@@ -126,7 +129,7 @@ impl Engine {
             instance_name: &enrollment.name,
             config: document,
             call: grant.map(|grant| &grant.call),
-            ways: Ways { token_proxy: self.token_way.proxy_origin(), api_proxy: self.api_way.proxy_origin() },
+            ways: Ways { token_proxy: self.token_way.proxy_origin(), api_proxy: self.apis.proxy_origin() },
         };
         let decision = self.policy.decide(&ask);
         let took = self.clock.boot().saturating_since(began);
@@ -199,11 +202,13 @@ impl Engine {
         &self,
         config: &Configured<TokenHandle>,
         permit: &Permit,
+        permitted: &PermittedCall,
         handle: &TokenHandle,
         call: &ApiCall,
         ends: BootTime,
         trace: &mut Trace,
     ) -> Outcome {
+        let body = Bytes::copy_from_slice(&call.body.0);
         let mut refused: Option<ApiReply> = None;
         loop {
             let is_repeated = refused.is_some();
@@ -225,8 +230,10 @@ impl Engine {
             if now >= ends {
                 return Outcome::Failed { failure: too_late() };
             }
-            let limit = Duration::from_millis(config.document.connection.timeout_ms).min(ends.saturating_since(now));
-            let result = self.apis.call(permit, call, &granted.token, limit).await;
+            let timeout = Duration::from_millis(config.document.connection.timeout_ms);
+            let remaining = ends.saturating_since(now);
+            let result =
+                self.apis.call(permitted, &permit.guard, body.clone(), &granted.token, timeout, remaining).await;
             let took = self.clock.boot().saturating_since(now);
             let reply = match result {
                 Ok(reply) => reply,
@@ -276,7 +283,7 @@ fn too_late() -> Failure {
     )
 }
 
-fn outcome_of(error: ApiError) -> Outcome {
+fn outcome_of(error: ApiCallError) -> Outcome {
     if error.maybe_sent {
         Outcome::Unknown { failure: error.failure }
     } else {

@@ -17,7 +17,14 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     // Before anything else: the trampoline of a JAR's process must not do what this program does at start.
     if arguments.next().is_some_and(|first| first == midward_mid::TRAMPOLINE_COMMAND) {
-        return midward_resolvers::jar::trampoline::run(arguments);
+        let Err(error) = midward_resolvers::jar::trampoline::run(arguments);
+        let failure = Failure::permanent(
+            Hop::Resolver,
+            "trampoline_failed",
+            format!("the JAR's process could not be started: {error}"),
+            "Check that `java` can be executed.",
+        );
+        return output::report(&failure, output::Format::Text);
     }
     if let Err(failure) = refuse_secrets() {
         return output::report(&failure, output::Format::Text);
