@@ -2,7 +2,7 @@
 //! vault knows, makes the calls and brings the outcomes back. It connects outward only.
 
 pub mod admin;
-mod api;
+pub mod api;
 mod audit;
 mod capacity;
 mod config;
@@ -22,7 +22,7 @@ mod runtime;
 mod service;
 mod source;
 mod state;
-mod transport;
+pub mod transport;
 
 pub use audit::{Audit, AuditEntry};
 pub use config::{LogFormat, MidConfig};

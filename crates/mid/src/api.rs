@@ -1,0 +1,203 @@
+//! Makes the API call that a permit allows.
+
+mod scrub;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use midward_core::{AccessToken, Clock, Failure, Hop};
+use midward_net::{AddressGuard, ProxyFault, SendError, SendErrorKind, SendOptions, WayOut};
+use midward_wire::{ApiReply, Bytes64};
+use zeroize::Zeroizing;
+
+use self::scrub::Scrubber;
+use crate::policy::PermittedCall;
+
+const DEFAULT_USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("midward/", env!("CARGO_PKG_VERSION")));
+
+/// Calls APIs over one way out.
+#[derive(Clone)]
+pub struct ApiCaller {
+    way: WayOut,
+    clock: Arc<dyn Clock>,
+    /// Most bytes of a reply's body.
+    max_body: usize,
+}
+
+/// A call that brought no reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiCallError {
+    pub failure: Failure,
+    /// `false` is a promise: no byte of the request left.
+    pub maybe_sent: bool,
+}
+
+impl ApiCaller {
+    /// `max_body`: most bytes of a reply's body.
+    pub fn new(way: WayOut, clock: Arc<dyn Clock>, max_body: usize) -> Self {
+        Self { way, clock, max_body }
+    }
+
+    /// The proxy on the way, for [`crate::policy::Ways`].
+    pub fn proxy_origin(&self) -> Option<&str> {
+        self.way.proxy_origin()
+    }
+
+    /// Makes the call with the token, and ends it after `timeout` (the connection's) or `remaining` (the lease's),
+    /// whichever is less. A connection that turns out to be dead before anything was written is replaced once.
+    ///
+    /// The token is taken out of the reply, should the API echo it: verbatim, and as base64, percent or JSON text (see
+    /// [`scrub`]). Compressed bodies are not looked into; identity is asked for unless the caller asks otherwise.
+    pub async fn call(
+        &self,
+        call: &PermittedCall,
+        guard: &AddressGuard,
+        body: Bytes,
+        token: &AccessToken,
+        timeout: Duration,
+        remaining: Duration,
+    ) -> Result<ApiReply, ApiCallError> {
+        let start = self.clock.boot();
+        let limit = timeout.min(remaining);
+        if limit.is_zero() {
+            return Err(error(SendError { kind: SendErrorKind::Timeout, maybe_sent: false }));
+        }
+        let mut retried = false;
+        loop {
+            let deadline = limit.saturating_sub(self.clock.boot().saturating_since(start));
+            let options = SendOptions { deadline, max_body: self.max_body, guard: guard.clone() };
+            match self.way.send(request(call, body.clone(), token)?, &options).await {
+                Ok(response) => return Ok(reply(response, &Scrubber::new(token))),
+                Err(lost) if !retried && !lost.maybe_sent && lost.kind == SendErrorKind::Closed => retried = true,
+                Err(failed) => return Err(error(failed)),
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for ApiCaller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiCaller").field("way", &self.way).field("max_body", &self.max_body).finish_non_exhaustive()
+    }
+}
+
+fn request(call: &PermittedCall, body: Bytes, token: &AccessToken) -> Result<Request<Bytes>, ApiCallError> {
+    let unsendable = || error(SendError { kind: SendErrorKind::BadRequest, maybe_sent: false });
+    let mut request = Request::new(body);
+    *request.method_mut() = call.method.clone();
+    *request.uri_mut() = call.target.as_str().parse().map_err(|_| unsendable())?;
+    let headers = request.headers_mut();
+    *headers = call.headers.clone();
+    headers.entry(USER_AGENT).or_insert(DEFAULT_USER_AGENT);
+    headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
+    headers.insert(AUTHORIZATION, bearer(token).ok_or_else(unsendable)?);
+    Ok(request)
+}
+
+/// The header's buffer is wiped with the last copy of its value.
+fn bearer(token: &AccessToken) -> Option<HeaderValue> {
+    let token = token.expose();
+    let mut text = Zeroizing::new(Vec::with_capacity("Bearer ".len() + token.len()));
+    text.extend_from_slice(b"Bearer ");
+    text.extend_from_slice(token.as_bytes());
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(text)).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn reply(response: Response<Bytes>, scrubber: &Scrubber) -> ApiReply {
+    let (parts, body) = response.into_parts();
+    let mut body = Vec::from(body);
+    scrubber.scrub(&mut body);
+    let named: Vec<HeaderName> = named_by_connection(&parts.headers);
+    let headers = parts
+        .headers
+        .iter()
+        .filter(|(name, _)| !is_hop_by_hop(name) && !named.contains(name))
+        .map(|(name, value)| {
+            let mut value = value.as_bytes().to_vec();
+            scrubber.scrub(&mut value);
+            (name.as_str().to_owned(), String::from_utf8_lossy(&value).into_owned())
+        })
+        .collect();
+    ApiReply { status: parts.status.as_u16(), headers, body: Bytes64(body) }
+}
+
+/// RFC 9110 7.6.1. Content-Length stays: it tells something in the answer to HEAD, and scrubbing keeps lengths.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name)
+        || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "proxy-authentication-info")
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
+}
+
+fn error(error: SendError) -> ApiCallError {
+    let (hop, code, action) = advice(error.kind);
+    let detail = format!("the API gave no usable answer: {}", error.kind);
+    let permanent = matches!(
+        error.kind,
+        SendErrorKind::Refused(_) | SendErrorKind::BadRequest | SendErrorKind::BodyTooLarge { .. }
+    );
+    let failure = match error.kind {
+        SendErrorKind::Refused(class) => {
+            tracing::warn!(class = class.name(), "the API's name resolves to an address that the policy does not list");
+            // Which address a name has inside the network is nothing for the instance.
+            Failure::permanent(hop, code, "the API's address is one that the MID Server's policy does not list", action)
+        }
+        _ if permanent => Failure::permanent(hop, code, detail, action),
+        _ => Failure::transient(hop, code, detail, action),
+    };
+    ApiCallError { failure, maybe_sent: error.maybe_sent }
+}
+
+const fn advice(kind: SendErrorKind) -> (Hop, &'static str, &'static str) {
+    match kind {
+        SendErrorKind::Refused(_) => (
+            Hop::Policy,
+            "policy_address",
+            "If it is meant to be called, list the address in the rule's allow_addresses on the MID's host.",
+        ),
+        SendErrorKind::Dns | SendErrorKind::Connect(_) | SendErrorKind::Closed => (
+            Hop::Api,
+            "api_unreachable",
+            "Check that the API is up, and that the MID Server's host can reach the host and port of the base URL.",
+        ),
+        SendErrorKind::Tls(_) => (
+            Hop::Api,
+            "api_tls",
+            "Check the API's certificate, and the ca_file of the MID's way out to APIs if a private CA signed it.",
+        ),
+        SendErrorKind::Proxy(ProxyFault::Authentication) => (
+            Hop::Mid,
+            "api_proxy_authentication",
+            "Check username and password_file of the proxy in the MID's way out to APIs.",
+        ),
+        SendErrorKind::Proxy(_) => {
+            (Hop::Mid, "api_proxy", "Check the proxy of the MID's way out to APIs, and what it allows.")
+        }
+        SendErrorKind::Timeout => {
+            (Hop::Api, "api_timeout", "Check the API's load, or raise the connection's timeout or the caller's wait.")
+        }
+        SendErrorKind::BodyTooLarge { .. } => {
+            (Hop::Api, "api_reply_too_large", "Ask the API for less at a time, or raise the MID's limit for replies.")
+        }
+        SendErrorKind::Protocol(_) => {
+            (Hop::Api, "api_bad_reply", "Check that the base URL names an HTTP API, and what stands before it.")
+        }
+        SendErrorKind::BadRequest => {
+            (Hop::Mid, "api_bad_request", "Check the connection's base URL and the call's path.")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
