@@ -31,4 +31,5 @@ pub use http::{InstanceHttp, InstanceWay, Unreachable};
 pub use lifecycle::{harden, run};
 pub use runtime::Mid;
 pub use service::{Reload, TRAMPOLINE_COMMAND, build_mid, check_policy, instance_way, not_enrolled};
+pub use midward_wire::MidState;
 pub use state::{Enrollment, StateDir};

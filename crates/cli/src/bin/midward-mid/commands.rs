@@ -48,7 +48,7 @@ pub async fn enroll(path: &Path, arguments: &EnrollArguments, format: Format) ->
     let reply = midward_mid::enroll(&token, &config.mid.name, &state, &InstanceWay::new(way)).await?;
     print(&reply, format, |reply| {
         let next = match reply.state {
-            midward_wire::MidState::Enrolled => "An administrator must validate it: midward mid validate",
+            midward_mid::MidState::Enrolled => "An administrator must validate it: midward mid validate",
             _ => "It may start: midward-mid run",
         };
         vec![format!("{} is enrolled as {} ({}). {next}", reply.name, reply.mid_id, reply.state.name())]
