@@ -1,5 +1,13 @@
 //! Resolvers: how a credential identifier becomes a client's secret fields.
 
+mod config;
+mod credential_id;
+mod cyberark_codes;
+pub mod frame;
+pub mod jar;
 mod resolver;
 
+pub use config::{CyberArkSdkConfig, JarConfig, ResolverConfig, ResolverContext, build};
+pub use credential_id::{CredentialId, InvalidCredentialId, MAX_CREDENTIAL_ID_LEN};
+pub use cyberark_codes::{cyberark_failure, is_cyberark_code, is_known_cyberark_code};
 pub use resolver::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverReport};

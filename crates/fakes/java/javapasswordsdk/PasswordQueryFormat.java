@@ -1,0 +1,6 @@
+package javapasswordsdk;
+
+public enum PasswordQueryFormat {
+    EXACT,
+    REGEXP
+}

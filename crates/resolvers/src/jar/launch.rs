@@ -1,0 +1,116 @@
+//! Starts the JVM: its command line, its descriptors, and the one thread that starts all.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::OnceLock;
+use std::sync::mpsc;
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+
+const FRAMES_IN: i32 = 3;
+const FRAMES_OUT: i32 = 4;
+
+/// How to start a host. The same for all generations of one resolver's JVM.
+#[derive(Clone, Debug)]
+pub(super) struct Launch {
+    pub(super) trampoline: Vec<OsString>,
+    pub(super) java: PathBuf,
+    pub(super) host_jar: PathBuf,
+    pub(super) heap_mib: u32,
+    pub(super) environment: Vec<(OsString, OsString)>,
+}
+
+/// A started host: the process and our ends of its pipes.
+#[derive(Debug)]
+pub(super) struct Launched {
+    pub(super) child: Child,
+    pub(super) to_host: pipe::Sender,
+    pub(super) from_host: pipe::Receiver,
+}
+
+impl Launch {
+    /// Starts the process in `folder`.
+    pub(super) async fn start(&self, folder: PathBuf) -> io::Result<Launched> {
+        let (child_in, to_host) = io::pipe()?;
+        let (from_host, child_out) = io::pipe()?;
+        let mut words = self.trampoline.iter().map(OsString::as_os_str).chain([self.java.as_os_str()]);
+        let program = words.next().unwrap_or_else(|| OsStr::new("java"));
+        let mut command = std::process::Command::new(program);
+        command.args(words).args(self.flags()).arg("-cp").arg(&self.host_jar).arg("dev.midward.jarhost.Main");
+        command
+            .env_clear()
+            .env("LC_ALL", "C.UTF-8")
+            .env("MALLOC_ARENA_MAX", "2")
+            .envs(self.environment.iter().cloned());
+        command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .fd_mappings(vec![
+                FdMapping { parent_fd: child_in.into(), child_fd: FRAMES_IN },
+                FdMapping { parent_fd: child_out.into(), child_fd: FRAMES_OUT },
+            ])
+            .map_err(io::Error::other)?;
+        let mut command = Command::from(command);
+        // A group of its own: ended as a whole, with every program that the JAR started.
+        command.process_group(0).kill_on_drop(true);
+        Ok(Launched {
+            child: spawn(command).await?,
+            to_host: pipe::Sender::from_owned_fd(OwnedFd::from(to_host))?,
+            from_host: pipe::Receiver::from_owned_fd(OwnedFd::from(from_host))?,
+        })
+    }
+
+    fn flags(&self) -> Vec<String> {
+        let heap = format!("-Xmx{}m", self.heap_mib);
+        let fixed = [
+            "-Xss512k",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-Xshare:auto",
+            // A heap dump, a core, an hs_err file or an attached debugger would all hold secrets.
+            "-XX:-HeapDumpOnOutOfMemoryError",
+            "-XX:-CreateCoredumpOnCrash",
+            "-XX:+SuppressFatalErrorMessage",
+            "-XX:+DisableAttachMechanism",
+            "-XX:-UsePerfData",
+            "-Dfile.encoding=UTF-8",
+            "-Djava.awt.headless=true",
+        ];
+        std::iter::once(heap).chain(fixed.into_iter().map(str::to_owned)).collect()
+    }
+}
+
+struct Job {
+    command: Command,
+    runtime: tokio::runtime::Handle,
+    reply: oneshot::Sender<io::Result<Child>>,
+}
+
+/// Starts a process from a thread that lives as long as this one does: the kernel sends a parent-death signal when the
+/// starting thread ends, and a runtime's threads come and go.
+async fn spawn(command: Command) -> io::Result<Child> {
+    static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
+    let gone = || io::Error::other("the starting thread is gone");
+    let (reply, answer) = oneshot::channel();
+    let job = Job { command, runtime: tokio::runtime::Handle::current(), reply };
+    let spawner = SPAWNER.get_or_init(|| {
+        let (sender, jobs) = mpsc::channel::<Job>();
+        let started = std::thread::Builder::new().name("jvm-starter".to_owned()).spawn(move || {
+            for mut job in jobs {
+                let _runtime = job.runtime.enter();
+                // A caller who left drops the child, which ends it.
+                let _ = job.reply.send(job.command.spawn());
+            }
+        });
+        // Without the thread its channel is closed, and every start fails with a reason.
+        drop(started);
+        sender
+    });
+    spawner.send(job).map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())?
+}

@@ -1,0 +1,12 @@
+//! Resolvers that run Java: a customer's own JAR, or CyberArk's SDK with the built-in resolver. Each has a JVM process of
+//! its own; what it prints, breaks or leaks stays there.
+
+mod answer;
+mod host;
+mod launch;
+mod resolver;
+mod store;
+mod supervisor;
+pub mod trampoline;
+
+pub use resolver::JarResolver;

@@ -1,0 +1,309 @@
+//! The two Java adapters: they differ in how a call is put and in whose codes the answer may hold.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use midward_core::{Clock, Failure, Hop, Trace};
+use tokio::sync::Semaphore;
+
+use super::answer::{Source, internal, material, unanswered};
+use super::host::{CallError, End};
+use super::launch::Launch;
+use super::store::JarStore;
+use super::supervisor::{Parts, Supervisor};
+use crate::frame::{Frame, FrameKind};
+use crate::{
+    BoxFuture, CredentialId, CyberArkSdkConfig, JarConfig, Lookup, Resolution, ResolveError, Resolver, ResolverConfig,
+    ResolverContext, ResolverReport,
+};
+
+/// What a JVM needs beside its heap, in MiB, before it is called too large.
+const RESIDENT_ALLOWANCE_MIB: u64 = 192;
+
+/// Longest back-off after which a host is started before anybody asks for it.
+const RESTART_AHEAD: Duration = Duration::from_secs(2);
+
+/// A resolver that runs in a JVM of its own.
+pub struct JarResolver {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: String,
+    questions: Questions,
+    timeout: Duration,
+    permits: Semaphore,
+    supervisor: Supervisor,
+    clock: Arc<dyn Clock>,
+}
+
+/// How a look-up becomes a call frame.
+enum Questions {
+    Jar { credential_type: String, mid_name: String },
+    CyberArkSdk { separator: String, safe: Option<String> },
+}
+
+impl JarResolver {
+    pub fn new(name: &str, config: &ResolverConfig, context: &ResolverContext) -> Self {
+        let frame = Frame::new(FrameKind::Configure);
+        match config {
+            ResolverConfig::Jar(jar) => {
+                let frame = frame.with("mode", "jar").with("class", jar.class.as_str());
+                let frame = jar
+                    .parameters
+                    .iter()
+                    .fold(frame, |frame, (key, value)| frame.with(format!("param:{key}"), value.as_str()));
+                let questions =
+                    Questions::Jar { credential_type: jar.credential_type.clone(), mid_name: context.mid_name.clone() };
+                Self::with(name, &Process::of_jar(jar), frame, questions, context)
+            }
+            ResolverConfig::CyberArkSdk(sdk) => {
+                let frame = frame
+                    .with("mode", "cyberark_sdk")
+                    .with("app_id", sdk.app_id.as_str())
+                    .with("folder", sdk.folder.as_str())
+                    .with_optional("port", sdk.port.map(|port| port.to_string()))
+                    .with_optional("connection_timeout", sdk.connection_timeout_s.map(|seconds| seconds.to_string()))
+                    .with_optional("reason", sdk.reason.as_deref());
+                let questions = Questions::CyberArkSdk { separator: sdk.separator.clone(), safe: sdk.safe.clone() };
+                Self::with(name, &Process::of_sdk(sdk), frame, questions, context)
+            }
+        }
+    }
+
+    fn with(
+        name: &str,
+        process: &Process<'_>,
+        configuration: Frame,
+        questions: Questions,
+        context: &ResolverContext,
+    ) -> Self {
+        let concurrency = process.concurrency.max(1);
+        let allowed = RESIDENT_ALLOWANCE_MIB + u64::from(process.heap_mib);
+        let jar_host_dir = std::path::absolute(&context.jar_host_dir).unwrap_or_else(|_| context.jar_host_dir.clone());
+        let supervisor = Supervisor::new(Parts {
+            name: name.to_owned(),
+            launch: Launch {
+                trampoline: context.trampoline.clone(),
+                java: process.java.unwrap_or(&context.java).to_owned(),
+                host_jar: jar_host_dir.join("midward-jar-host.jar"),
+                heap_mib: process.heap_mib,
+                environment: environment(process),
+            },
+            store: JarStore {
+                jar: process.jar.to_owned(),
+                lib_dir: process.lib_dir.map(Path::to_owned),
+                state_dir: std::path::absolute(&context.state_dir).unwrap_or_else(|_| context.state_dir.clone()),
+            },
+            jar_host_dir,
+            configuration: configuration.with("concurrency", concurrency.to_string()),
+            max_calls: process.recycle_after_calls,
+            max_resident_mib: process.resident_limit_mib.unwrap_or(allowed),
+            clock: Arc::clone(&context.clock),
+            random: Arc::clone(&context.random),
+        });
+        Self {
+            inner: Arc::new(Inner {
+                name: name.to_owned(),
+                questions,
+                timeout: Duration::from_millis(process.timeout_ms),
+                permits: Semaphore::new(usize::from(concurrency)),
+                supervisor,
+                clock: Arc::clone(&context.clock),
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for JarResolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JarResolver").field("name", &self.inner.name).finish_non_exhaustive()
+    }
+}
+
+impl Resolver for JarResolver {
+    fn kind(&self) -> &'static str {
+        match self.inner.questions {
+            Questions::Jar { .. } => "jar",
+            Questions::CyberArkSdk { .. } => "cyberark_sdk",
+        }
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        lookup: &'a Lookup,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<Resolution, ResolveError>> {
+        Box::pin(async move {
+            let (inner, lookup) = (Arc::clone(&self.inner), lookup.clone());
+            // A task of its own: a caller who leaves takes nothing away from those who need the same host.
+            let outcome = match tokio::spawn(async move { inner.resolve(&lookup, deadline).await }).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(internal("the resolver's task failed")),
+            };
+            outcome.map_err(|failure| ResolveError(Box::new(failure)))
+        })
+    }
+
+    fn report(&self) -> ResolverReport {
+        self.inner.supervisor.report()
+    }
+
+    fn warm_up(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // What is wrong shows in the report.
+            let _ = self.inner.supervisor.host(Duration::MAX).await;
+        })
+    }
+
+    fn shut_down(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.inner.supervisor.shut_down())
+    }
+}
+
+impl Inner {
+    async fn resolve(self: Arc<Self>, lookup: &Lookup, deadline: Duration) -> Result<Resolution, Failure> {
+        let outcome = self.attempt(lookup, deadline.min(self.timeout)).await;
+        if let Err(failure) = &outcome {
+            tracing::warn!(resolver = %self.name, "Problem with client's CredentialResolver: {failure}");
+            if matches!(failure.code.as_str(), "resolver_crashed" | "resolver_timeout") {
+                // Warm again before the next call needs it; after many crashes, only when one does.
+                let again = Arc::clone(&self);
+                tokio::spawn(async move { again.supervisor.host(RESTART_AHEAD).await.map(drop) });
+            }
+        }
+        outcome
+    }
+
+    async fn attempt(&self, lookup: &Lookup, limit: Duration) -> Result<Resolution, Failure> {
+        let question = self.questions.ask(lookup)?;
+        let begin = self.clock.boot();
+        let left = || limit.saturating_sub(self.clock.boot().saturating_since(begin));
+        let late = || {
+            Failure::transient(
+                Hop::Resolver,
+                "resolver_busy",
+                format!("the resolver was not free within {} ms", limit.as_millis()),
+                "Raise the resolver's concurrency or timeout_ms if this lasts.",
+            )
+        };
+        let Ok(permit) = tokio::time::timeout(limit, self.permits.acquire()).await else { return Err(late()) };
+        let _permit = permit.map_err(|_| internal("the resolver is closed"))?;
+        let mut trace = Trace::default();
+        let mut retried = false;
+        let answer = loop {
+            let before = self.clock.boot();
+            let host = tokio::time::timeout(left(), self.supervisor.host(left())).await.map_err(|_| late())??;
+            let ready = self.clock.boot();
+            if ready.saturating_since(before) > Duration::from_millis(5) {
+                trace.push(Hop::Resolver, "waited for the JVM", ready.saturating_since(before));
+            }
+            let called = host.call(question.clone(), left()).await;
+            match called {
+                Ok(answer) => {
+                    let what = format!("{} JAR and vault client answered", host.generation);
+                    trace.push(Hop::Resolver, what, self.clock.boot().saturating_since(ready));
+                    break answer;
+                }
+                // Ended for a neighbour's sake: reading a vault twice harms nothing.
+                Err(CallError::HostEnded(End::Overdue)) if !retried => retried = true,
+                Err(error) => return Err(unanswered(&error, limit)),
+            }
+        };
+        let source = match self.questions {
+            Questions::Jar { .. } => Source::Jar,
+            Questions::CyberArkSdk { .. } => Source::CyberArkSdk,
+        };
+        let (material, changing) = material(&answer, source)?;
+        Ok(Resolution { material, changing, trace })
+    }
+}
+
+impl Questions {
+    fn ask(&self, lookup: &Lookup) -> Result<Frame, Failure> {
+        let frame = Frame::new(FrameKind::Call);
+        match self {
+            Self::Jar { credential_type, mid_name } => {
+                CredentialId::check(&lookup.credential_id)?;
+                Ok(frame
+                    .with("id", lookup.credential_id.as_str())
+                    .with_optional("ip", lookup.address.as_deref())
+                    .with("type", credential_type.as_str())
+                    .with("mid", mid_name.as_str()))
+            }
+            Self::CyberArkSdk { separator, safe } => {
+                let id = CredentialId::parse(&lookup.credential_id, separator)?;
+                let address = lookup.address.as_deref().filter(|_| id.is_by_address());
+                if id.is_by_address() && address.is_none() {
+                    return Err(Failure::permanent(
+                        Hop::Resolver,
+                        "invalid_credential_id",
+                        "the credential identifier names no account and there is no address to look one up by",
+                        "Put the account's name into the credential identifier.",
+                    ));
+                }
+                Ok(frame
+                    .with_optional("safe", id.safe.as_deref().or(safe.as_deref()))
+                    .with_optional("object", id.object.as_deref())
+                    .with_optional("policy_id", id.platform.as_deref())
+                    .with_optional("address", address))
+            }
+        }
+    }
+}
+
+/// What both kinds of configuration say about the process.
+struct Process<'a> {
+    jar: &'a Path,
+    lib_dir: Option<&'a Path>,
+    environment: &'a [String],
+    environment_values: &'a std::collections::BTreeMap<String, String>,
+    java: Option<&'a Path>,
+    heap_mib: u32,
+    timeout_ms: u64,
+    concurrency: u16,
+    recycle_after_calls: u64,
+    resident_limit_mib: Option<u64>,
+}
+
+impl<'a> Process<'a> {
+    fn of_jar(config: &'a JarConfig) -> Self {
+        Self {
+            jar: &config.jar,
+            lib_dir: config.lib_dir.as_deref(),
+            environment: &config.environment,
+            environment_values: &config.environment_values,
+            java: config.java.as_deref(),
+            heap_mib: config.heap_mib,
+            timeout_ms: config.timeout_ms,
+            concurrency: config.concurrency,
+            recycle_after_calls: config.recycle_after_calls,
+            resident_limit_mib: config.resident_limit_mib,
+        }
+    }
+
+    fn of_sdk(config: &'a CyberArkSdkConfig) -> Self {
+        Self {
+            jar: &config.jar,
+            lib_dir: config.lib_dir.as_deref(),
+            environment: &config.environment,
+            environment_values: &config.environment_values,
+            java: config.java.as_deref(),
+            heap_mib: config.heap_mib,
+            timeout_ms: config.timeout_ms,
+            concurrency: config.concurrency,
+            recycle_after_calls: config.recycle_after_calls,
+            resident_limit_mib: config.resident_limit_mib,
+        }
+    }
+}
+
+/// The variables that were listed, and no others.
+fn environment(process: &Process<'_>) -> Vec<(OsString, OsString)> {
+    let listed = process.environment.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
+    let literal = process.environment_values.iter().map(|(name, value)| (name.into(), value.into()));
+    listed.chain(literal).collect()
+}

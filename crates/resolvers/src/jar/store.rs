@@ -1,0 +1,169 @@
+//! The JAR in use: a private copy, named by its content, so that a file replaced under a running JVM harms nothing.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+/// Largest JAR, in bytes.
+const MAX_JAR_LEN: u64 = 256 * 1024 * 1024;
+const MAX_LIBRARIES: usize = 256;
+
+/// Where the customer's files are, and where copies go.
+#[derive(Clone, Debug)]
+pub(super) struct JarStore {
+    pub(super) jar: PathBuf,
+    pub(super) lib_dir: Option<PathBuf>,
+    pub(super) state_dir: PathBuf,
+}
+
+/// What the customer's files looked like: paths, sizes, inodes and times. Equal marks mean nothing was replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mark(Vec<(PathBuf, u64, u64, i64, i64)>);
+
+/// A private copy of the JAR and its libraries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Staged {
+    pub(super) folder: PathBuf,
+    pub(super) jar: PathBuf,
+    pub(super) libraries: Vec<PathBuf>,
+    /// SHA-256 over all, in hexadecimal.
+    pub(super) digest: String,
+}
+
+impl JarStore {
+    /// Looks at the files without reading them. Blocks.
+    pub(super) fn mark(&self) -> io::Result<Mark> {
+        self.sources()?
+            .into_iter()
+            .map(|path| {
+                let meta = fs::metadata(&path)?;
+                if !meta.is_file() {
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
+                }
+                Ok((path, meta.len(), meta.ino(), meta.mtime(), meta.mtime_nsec()))
+            })
+            .collect::<io::Result<_>>()
+            .map(Mark)
+    }
+
+    /// Copies the files into the folder that their content names. What is hashed is the copy, so that a file which
+    /// changes meanwhile cannot end up under a wrong name. Blocks.
+    pub(super) fn stage(&self) -> io::Result<Staged> {
+        let jars = self.state_dir.join("jars");
+        DirBuilder::new().recursive(true).mode(0o700).create(&jars)?;
+        let sources = self.sources()?;
+        let (temporary, digest) = fresh_folder(&jars).and_then(|folder| {
+            let copied = copy_all(&sources, &folder);
+            if copied.is_err() {
+                fs::remove_dir_all(&folder)?;
+            }
+            Ok((folder, copied?))
+        })?;
+        let folder = jars.join(&digest);
+        if fs::rename(&temporary, &folder).is_err() {
+            // Somebody copied the same content before.
+            fs::remove_dir_all(&temporary)?;
+        }
+        let libraries = sources.iter().skip(1).enumerate().map(|(index, _)| folder.join(library_name(index))).collect();
+        Ok(Staged { jar: folder.join("resolver.jar"), libraries, folder, digest })
+    }
+
+    /// The JAR, then its libraries in the order of their names.
+    fn sources(&self) -> io::Result<Vec<PathBuf>> {
+        let beside = self.jar.parent().map(|parent| parent.join("lib"));
+        let lib_dir = self.lib_dir.clone().or_else(|| beside.filter(|lib| lib.is_dir()));
+        let mut libraries = Vec::new();
+        if let Some(lib_dir) = lib_dir {
+            for entry in fs::read_dir(lib_dir)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jar")) {
+                    libraries.push(path);
+                }
+            }
+        }
+        if libraries.len() > MAX_LIBRARIES {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "more than 256 libraries"));
+        }
+        libraries.sort();
+        Ok(std::iter::once(self.jar.clone()).chain(libraries).collect())
+    }
+}
+
+fn fresh_folder(parent: &Path) -> io::Result<PathBuf> {
+    let mut number = 0_u32;
+    loop {
+        let folder = parent.join(format!(".new-{}-{number}", std::process::id()));
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(taken) if taken.kind() == io::ErrorKind::AlreadyExists && number < 10_000 => number += 1,
+            made => return made.map(|()| folder),
+        }
+    }
+}
+
+fn copy_all(sources: &[PathBuf], folder: &Path) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    for (index, source) in sources.iter().enumerate() {
+        let name = index.checked_sub(1).map_or_else(|| "resolver.jar".to_owned(), library_name);
+        let mut from = File::open(source)?.take(MAX_JAR_LEN + 1);
+        let mut to = File::create_new(folder.join(name))?;
+        let mut buffer = vec![0; 64 * 1024];
+        let mut len = 0_u64;
+        let mut one = Sha256::new();
+        loop {
+            let read = from.read(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            len += read as u64;
+            if len > MAX_JAR_LEN {
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, "a JAR of more than 256 MiB"));
+            }
+            one.update(&buffer[..read]);
+            to.write_all(&buffer[..read])?;
+        }
+        hash.update(one.finalize());
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn library_name(index: usize) -> String {
+    format!("lib-{index:03}.jar")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_named_by_jar_and_libraries_together() {
+        let folder = tempfile::tempdir().expect("folder");
+        let jar = folder.path().join("a.jar");
+        let lib = folder.path().join("lib");
+        fs::create_dir(&lib).expect("lib");
+        fs::write(&jar, "one").expect("jar");
+        fs::write(lib.join("b.jar"), "two").expect("library");
+        let store = JarStore { jar: jar.clone(), lib_dir: None, state_dir: folder.path().join("state") };
+        let mark = store.mark().expect("mark");
+        let first = store.stage().expect("staged");
+        assert_eq!(store.stage().expect("staged again"), first);
+        assert_eq!(fs::read(&first.libraries[0]).expect("copied"), b"two");
+
+        fs::write(lib.join("b.jar"), "changed").expect("library");
+        assert_ne!(store.mark().expect("mark"), mark);
+        let second = store.stage().expect("staged");
+        assert_ne!(second.digest, first.digest);
+        assert_eq!(fs::read(&first.libraries[0]).expect("the old copy stays"), b"two");
+        let left: Vec<_> = fs::read_dir(folder.path().join("state/jars")).expect("list").collect();
+        assert_eq!(left.len(), 2, "no temporary folder is left: {left:?}");
+    }
+
+    #[test]
+    fn a_missing_jar_is_an_error() {
+        let folder = tempfile::tempdir().expect("folder");
+        let store = JarStore { jar: folder.path().join("no.jar"), lib_dir: None, state_dir: folder.path().into() };
+        assert_eq!(store.mark().expect_err("missing").kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,270 @@
+//! Keeps one warm host per resolver: starts it, replaces it when the JAR changed or the host is worn, and restarts it
+//! with back-off after a crash.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::Duration;
+
+use midward_core::{Backoff, BootTime, Clock, Failure, Hop, Random};
+use tokio::sync::Mutex;
+
+use super::answer::{crashed, internal, unusable};
+use super::host::{End, Host, StartError};
+use super::launch::Launch;
+use super::store::{JarStore, Mark, Staged};
+use crate::ResolverReport;
+use crate::frame::{Frame, FrameKind};
+
+/// Longest start of a JVM together with loading the JAR and its `config()`.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long a JAR that could not be used is left alone, unless it changes.
+const VERDICT_LIFETIME: Duration = Duration::from_secs(30);
+const FIRST_RESTART: Duration = Duration::from_millis(100);
+const LAST_RESTART: Duration = Duration::from_secs(30);
+
+pub(super) struct Supervisor {
+    parts: Parts,
+    state: Mutex<State>,
+    report: StdMutex<ResolverReport>,
+}
+
+struct State {
+    current: Option<(Arc<Host>, Mark)>,
+    backoff: Backoff,
+    not_before: Option<BootTime>,
+    verdict: Option<(Option<Mark>, BootTime, Failure)>,
+    closed: bool,
+}
+
+/// What [`Supervisor::new`] needs.
+pub(super) struct Parts {
+    pub(super) name: String,
+    pub(super) launch: Launch,
+    pub(super) store: JarStore,
+    pub(super) jar_host_dir: PathBuf,
+    pub(super) configuration: Frame,
+    pub(super) max_calls: u64,
+    pub(super) max_resident_mib: u64,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Arc<dyn Random>,
+}
+
+impl Supervisor {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            state: Mutex::new(State {
+                current: None,
+                backoff: Backoff::new(FIRST_RESTART, LAST_RESTART),
+                not_before: None,
+                verdict: None,
+                closed: false,
+            }),
+            report: StdMutex::new(ResolverReport::Degraded("not started yet".to_owned())),
+        }
+    }
+
+    pub(super) fn report(&self) -> ResolverReport {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The host for the JAR as it is now. Starts one when needed, which may outlast `patience`; a back-off that would
+    /// is an error at once.
+    pub(super) async fn host(&self, patience: Duration) -> Result<Arc<Host>, Failure> {
+        // Held while a host starts: whoever asks meanwhile needs that very host.
+        let mut state = self.state.lock().await;
+        let outcome = self.host_locked(&mut state, patience).await;
+        let report = match &outcome {
+            Ok(_) => ResolverReport::Ready,
+            Err(failure) if failure.persistence == midward_core::Persistence::Permanent => {
+                ResolverReport::Unusable(failure.detail.clone())
+            }
+            Err(failure) => ResolverReport::Degraded(failure.detail.clone()),
+        };
+        self.set_report(report);
+        outcome
+    }
+
+    async fn host_locked(&self, state: &mut State, patience: Duration) -> Result<Arc<Host>, Failure> {
+        if state.closed {
+            return Err(Failure::transient(
+                Hop::Resolver,
+                "resolver_stopped",
+                "the MID is shutting down",
+                "Send the request again; another MID takes it.",
+            ));
+        }
+        let store = self.parts.store.clone();
+        let mark = blocking(move || store.mark()).await;
+        let known = mark.as_ref().ok();
+        if let Some((judged, at, failure)) = &state.verdict
+            && judged.as_ref() == known
+            && self.parts.clock.boot().saturating_since(*at) < VERDICT_LIFETIME
+        {
+            return Err(failure.clone());
+        }
+        state.verdict = None;
+        if let Some((host, loaded)) = &state.current {
+            let same = known == Some(loaded);
+            match host.end() {
+                None if same && !host.is_worn(self.parts.max_calls, self.parts.max_resident_mib) => {
+                    return Ok(Arc::clone(host));
+                }
+                // Calls that still run on it keep it alive until they are done.
+                None if same => tracing::debug!(resolver = %self.parts.name, "replacing a worn JAR host"),
+                None => tracing::info!(resolver = %self.parts.name, "the resolver's JAR changed: loading it"),
+                Some(end) => self.back_off(state, &end),
+            }
+            state.current = None;
+        }
+        let mark = match mark {
+            Ok(mark) => mark,
+            Err(error) => return Err(self.judge(state, None, file_failure(&error))),
+        };
+        self.wait(state, patience).await?;
+        let store = self.parts.store.clone();
+        let staged = match blocking(move || store.stage()).await {
+            Ok(staged) => staged,
+            Err(error) => return Err(self.judge(state, Some(mark), file_failure(&error))),
+        };
+        let configuration = self.configure(&staged).await.map_err(|e| file_failure(&e))?;
+        let before = self.parts.clock.boot();
+        match Host::start(&self.parts.launch, staged.folder.clone(), &configuration, START_LIMIT).await {
+            Ok(host) => {
+                tracing::info!(
+                    resolver = %self.parts.name,
+                    generation = %host.generation,
+                    version = host.version.as_deref().unwrap_or("unknown"),
+                    digest = %&staged.digest[..12],
+                    millis = u64::try_from(self.parts.clock.boot().saturating_since(before).as_millis()).unwrap_or(u64::MAX),
+                    "resolver ready"
+                );
+                let host = Arc::new(host);
+                state.current = Some((Arc::clone(&host), mark));
+                Ok(host)
+            }
+            Err(StartError::Unusable { code, what }) => {
+                Err(self.judge(state, Some(mark), unusable(&code, what.as_deref())))
+            }
+            Err(StartError::Io(error)) => {
+                let detail = format!("the JVM could not be started: {}", error.kind());
+                let action = "Check that Java 11 or later is installed and that the resolver's `java` names it.";
+                Err(self.judge(state, Some(mark), Failure::permanent(Hop::Resolver, "jvm_missing", detail, action)))
+            }
+            Err(StartError::TimedOut) => {
+                self.back_off(state, &End::Overdue);
+                Err(Failure::transient(
+                    Hop::Resolver,
+                    "resolver_start_timeout",
+                    "the resolver did not get ready within 20 s",
+                    "Check what the JAR does in its constructor and config().",
+                ))
+            }
+            Err(StartError::Ended(end)) => {
+                self.back_off(state, &end);
+                Err(crashed(&end))
+            }
+        }
+    }
+
+    /// Ends the host and starts none any more.
+    pub(super) async fn shut_down(&self) {
+        let mut state = self.state.lock().await;
+        state.closed = true;
+        state.current = None;
+        self.set_report(ResolverReport::Degraded("stopped".to_owned()));
+    }
+
+    fn set_report(&self, report: ResolverReport) {
+        let mut shown = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        if *shown != report {
+            if let ResolverReport::Unusable(detail) | ResolverReport::Degraded(detail) = &report {
+                tracing::warn!(resolver = %self.parts.name, "Problem with client's CredentialResolver: {detail}");
+            }
+            *shown = report;
+        }
+    }
+
+    fn judge(&self, state: &mut State, mark: Option<Mark>, failure: Failure) -> Failure {
+        state.verdict = Some((mark, self.parts.clock.boot(), failure.clone()));
+        failure
+    }
+
+    fn back_off(&self, state: &mut State, end: &End) {
+        if *end == End::Dropped {
+            return;
+        }
+        if state.current.as_ref().is_some_and(|(host, _)| host.has_answered()) {
+            state.backoff.reset();
+        }
+        let wait = state.backoff.next_wait(&*self.parts.random);
+        tracing::warn!(
+            resolver = %self.parts.name,
+            ?end,
+            wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            "Problem with client's CredentialResolver: its process ended; it is started again"
+        );
+        state.not_before = Some(self.parts.clock.boot() + wait);
+    }
+
+    async fn wait(&self, state: &mut State, patience: Duration) -> Result<(), Failure> {
+        let Some(not_before) = state.not_before else { return Ok(()) };
+        let wait = not_before.saturating_since(self.parts.clock.boot());
+        if wait >= patience {
+            return Err(Failure::transient(
+                Hop::Resolver,
+                "resolver_restarting",
+                format!("the resolver's process ended and is started again in {} ms", wait.as_millis()),
+                "Nothing to do unless it lasts; then look for crashes of the JAR in the MID's log.",
+            ));
+        }
+        tokio::time::sleep(wait).await;
+        state.not_before = None;
+        Ok(())
+    }
+
+    async fn configure(&self, staged: &Staged) -> io::Result<Frame> {
+        debug_assert_eq!(self.parts.configuration.kind, FrameKind::Configure);
+        let folder = self.parts.jar_host_dir.clone();
+        let ours = blocking(move || our_jars(&folder)).await?;
+        let path = |path: &PathBuf| path.to_string_lossy().into_owned();
+        let mut frame = self.parts.configuration.clone().with("jar", path(&staged.jar));
+        for (index, library) in staged.libraries.iter().enumerate() {
+            frame = frame.with(format!("lib.{index}"), path(library));
+        }
+        for (index, jar) in ours.iter().enumerate() {
+            frame = frame.with(format!("mid.{index}"), path(jar));
+        }
+        Ok(frame)
+    }
+}
+
+fn our_jars(folder: &std::path::Path) -> io::Result<Vec<PathBuf>> {
+    let folder = std::path::absolute(folder)?;
+    let mut libraries = Vec::new();
+    let shared = folder.join("lib");
+    if shared.is_dir() {
+        for entry in std::fs::read_dir(shared)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "jar") {
+                libraries.push(path);
+            }
+        }
+    }
+    libraries.sort();
+    Ok(std::iter::once(folder.join("midward-mid-classes.jar")).chain(libraries).collect())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+fn file_failure(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::NotFound => unusable("jar_missing", None),
+        io::ErrorKind::PermissionDenied => unusable("jar_unreadable", None),
+        io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge => unusable("not_a_jar", None),
+        kind => internal(&format!("the JAR could not be copied to the state folder: {kind}")),
+    }
+}

@@ -1,0 +1,54 @@
+//! The step between the MID and `java`: the MID's own binary, started again, that limits itself and then becomes the JVM.
+//!
+//! Done here rather than between fork and exec, where almost nothing is allowed; and limits that exec resets would be of
+//! no use if they were set before it.
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, Signal};
+
+/// Highest descriptor that the JVM may inherit: 0, 1, 2 and the two pipes of frames.
+const LAST_INHERITED_FD: i32 = 4;
+/// `O_CLOEXEC` in the octal `flags` line of `/proc/self/fdinfo/N`.
+const CLOSE_ON_EXEC: u32 = 0o2_000_000;
+
+/// Limits this process and replaces it by the program that `args` names (its first item; the rest are its arguments).
+/// Call it first thing in `main`, before any thread or runtime is started. Returns only when something failed.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> io::Result<Infallible> {
+    let mut args = args.into_iter();
+    let program = args.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program to run"))?;
+    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::thread::set_no_new_privs(true)?;
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    let mut command = Command::new(program);
+    command.args(args);
+    hide_other_descriptors(&mut command)?;
+    Err(command.exec())
+}
+
+/// Puts /dev/null over every other descriptor that would survive exec. Our own are all close-on-exec; these are leaks of
+/// whoever started the MID, and a JAR has no business with them.
+fn hide_other_descriptors(command: &mut Command) -> io::Result<()> {
+    let mut mappings = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fdinfo")? {
+        let Some(child_fd) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        // The folder's own descriptor is listed too and may be gone by now; it is close-on-exec.
+        let Ok(info) = std::fs::read_to_string(format!("/proc/self/fdinfo/{child_fd}")) else { continue };
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0);
+        if child_fd > LAST_INHERITED_FD && flags & CLOSE_ON_EXEC == 0 {
+            mappings.push(FdMapping { parent_fd: std::fs::File::open("/dev/null")?.into(), child_fd });
+        }
+    }
+    if !mappings.is_empty() {
+        command.fd_mappings(mappings).map_err(io::Error::other)?;
+    }
+    Ok(())
+}

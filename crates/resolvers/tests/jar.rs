@@ -1,0 +1,247 @@
+//! A customer's JAR in a real JVM: both generations, and everything that broken or hostile ones do.
+
+mod support;
+
+use std::process::Command;
+use std::time::Duration;
+
+use midward_core::{Clock as _, SystemClock};
+use midward_resolvers::ResolverReport;
+use support::{Bench, failed, lookup, pair, resolve, resolved};
+
+#[tokio::test]
+async fn both_generations_and_the_getter_constructor_load() {
+    let bench = Bench::new();
+    let legacy = bench.class("Legacy", "");
+    let got = resolved(&*legacy, "crm").await;
+    assert_eq!(got, ("id-crm/oauth_2_0/mid-1/null".into(), "secret-crm/oauth_2_0/mid-1/null".into()));
+    assert_eq!(legacy.report(), ResolverReport::Ready);
+
+    let modern = bench.class("Modern", "parameters = { 'ext.cred.a' = '1', other = '2' }");
+    assert_eq!(resolved(&*modern, "x").await, ("{ext.cred.a=1}/2/fallback".into(), "secret-x".into()));
+
+    let getter = bench.class("WithGetter", "parameters = { 'mid.external_credentials.vault.address' = 'V' }");
+    assert_eq!(resolved(&*getter, "x").await.0, "id-V");
+}
+
+#[tokio::test]
+async fn every_call_gets_a_fresh_object_and_its_own_answer() {
+    let bench = Bench::new();
+    let resolver = bench.class("Stateful", "");
+    let calls: Vec<_> = (0..64)
+        .map(|number| {
+            let resolver = std::sync::Arc::clone(&resolver);
+            tokio::spawn(async move { (number, resolved(&*resolver, &format!("canary-{number}")).await) })
+        })
+        .collect();
+    for call in calls {
+        let (number, got) = call.await.expect("joined");
+        assert_eq!(got, (format!("id-canary-{number}"), format!("secret-canary-{number}")));
+    }
+}
+
+#[tokio::test]
+async fn what_a_jar_prints_is_drained() {
+    let bench = Bench::new();
+    assert_eq!(resolved(&*bench.class("Printer", ""), "x").await.1, "secret-x");
+}
+
+#[tokio::test]
+async fn only_listed_environment_variables_reach_the_jar() {
+    let bench = Bench::new();
+    let resolver =
+        bench.class("Environment", "environment = ['NOT_SET_ANYWHERE']\nenvironment_values = { LISTED = 'v' }");
+    assert_eq!(resolved(&*resolver, "x").await, ("LC_ALL,LISTED,MALLOC_ARENA_MAX".into(), "v".into()));
+}
+
+#[tokio::test]
+async fn an_ended_process_is_reported_at_once_and_started_again() {
+    let bench = Bench::new();
+    let resolver = bench.class("Moody", "");
+    let first = resolved(&*resolver, "a").await.0;
+    for way in ["exit", "halt"] {
+        let before = SystemClock.boot();
+        assert_eq!(failed(&*resolver, way).await.code, "resolver_crashed");
+        let took = SystemClock.boot().saturating_since(before);
+        assert!(took < Duration::from_secs(2), "{way}: {took:?}");
+        assert_ne!(resolved(&*resolver, "a").await.0, first, "another process answers");
+    }
+    assert_eq!(resolver.report(), ResolverReport::Ready);
+}
+
+#[tokio::test]
+async fn an_endless_loop_ends_at_its_deadline_and_harms_no_neighbour() {
+    let bench = Bench::new();
+    let (hung, other) = (bench.class("Moody", ""), bench.class("Moody", ""));
+    hung.warm_up().await;
+    let neighbour = resolved(&*other, "n").await;
+    let looping = lookup("loop");
+    let (looped, beside) = tokio::join!(hung.resolve(&looping, Duration::from_secs(1)), resolve(&*hung, "beside"));
+    assert_eq!(looped.expect_err("ended").0.code, "resolver_timeout");
+    assert!(pair(&beside.expect("answered")).0.starts_with("id-beside@"));
+    assert!(resolved(&*hung, "after").await.0.starts_with("id-after@"));
+    assert_eq!(resolved(&*other, "n").await, neighbour, "the same process as before");
+}
+
+#[tokio::test]
+async fn errors_of_the_jvm_are_typed_and_the_process_is_replaced() {
+    let bench = Bench::new();
+    let resolver = bench.class("Moody", "heap_mib = 32");
+    for (id, code) in [("memory", "resolver_out_of_memory"), ("stack", "resolver_stack_overflow")] {
+        let before = resolved(&*resolver, "a").await.0;
+        assert_eq!(failed(&*resolver, id).await.code, code);
+        assert_ne!(resolved(&*resolver, "a").await.0, before, "{id}: another process answers");
+    }
+}
+
+#[tokio::test]
+async fn a_worn_process_is_replaced() {
+    let bench = Bench::new();
+    let resolver = bench.class("Moody", "recycle_after_calls = 2");
+    let mut processes = Vec::new();
+    for _ in 0..6 {
+        processes.push(resolved(&*resolver, "a").await.0);
+    }
+    processes.dedup();
+    assert_eq!(processes.len(), 3, "{processes:?}");
+}
+
+#[tokio::test]
+async fn an_exceptions_text_stays_inside_but_a_known_vault_code_gets_out() {
+    let bench = Bench::new();
+    let resolver = bench.class("Moody", "");
+    let thrown = failed(&*resolver, "throw").await;
+    assert_eq!(thrown.code, "resolver_failed");
+    assert!(thrown.detail.contains("java.lang.IllegalStateException"), "{thrown}");
+    let vault = failed(&*resolver, "vault").await;
+    assert_eq!(vault.code, "vault_not_found");
+    assert!(vault.detail.contains("APPAP004E"), "{vault}");
+    let forged = failed(&*resolver, "forged").await;
+    assert!(!format!("{forged:?}").contains("HUNTR222E"), "{forged}");
+}
+
+#[tokio::test]
+async fn odd_results_are_typed_errors() {
+    let bench = Bench::new();
+    let resolver = bench.class("Odd", "");
+    for (id, code) in [
+        ("null", "result_null"),
+        ("empty", "empty_secret"),
+        ("numbers", "result_not_text"),
+        ("nullkey", "result_null_key"),
+        ("large", "result_too_large"),
+        ("many", "result_too_many_keys"),
+        ("null value", "empty_secret"),
+    ] {
+        assert_eq!(failed(&*resolver, id).await.code, code, "{id}");
+    }
+    let names = failed(&*resolver, "names").await;
+    assert!(names.detail.contains("user") && names.detail.contains("passwort"), "{names}");
+    assert!(!names.detail.contains("has space"), "{names}");
+    for bad in ["a;b", "-o", "a\nb", "a/../b"] {
+        assert_eq!(failed(&*resolver, bad).await.code, "invalid_credential_id", "{bad:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_jar_that_cannot_be_used_says_why() {
+    let bench = Bench::new();
+    for (class, code) in [
+        ("BadConfig", "config_failed"),
+        ("NoConstructor", "no_constructor"),
+        ("NoMethod", "no_resolve_method"),
+        ("Absent", "class_not_found"),
+    ] {
+        let resolver = bench.class(class, "");
+        resolver.warm_up().await;
+        let failure = failed(&*resolver, "x").await;
+        assert_eq!(failure.code, code, "{failure}");
+        assert_eq!(resolver.report(), ResolverReport::Unusable(failure.detail));
+    }
+    let text = bench.folder.path().join("text.jar");
+    std::fs::write(&text, "this is no JAR").expect("written");
+    let at = |jar: &std::path::Path| bench.resolver(&format!("kind = 'jar'\njar = '{}'", jar.display()));
+    assert_eq!(failed(&*at(&text), "x").await.code, "not_a_jar");
+    assert_eq!(failed(&*at(bench.folder.path()), "x").await.code, "not_a_jar");
+    assert_eq!(failed(&*at(&bench.folder.path().join("no.jar")), "x").await.code, "jar_missing");
+    assert_eq!(failed(&*at(&newer_java(&bench)), "x").await.code, "class_version");
+    let missing = format!("kind = 'jar'\njar = '{}'\njava = '/no/java'", bench.jars.sample().display());
+    assert_eq!(failed(&*bench.resolver(&missing), "x").await.hop, midward_core::Hop::Resolver);
+}
+
+#[tokio::test]
+async fn a_replaced_jar_is_loaded_without_a_restart() {
+    let bench = Bench::new();
+    let jar = bench.folder.path().join("customer.jar");
+    let put = |source: &std::path::Path| {
+        let new = bench.folder.path().join("new.jar");
+        std::fs::copy(source, &new).expect("copied");
+        std::fs::rename(&new, &jar).expect("renamed");
+    };
+    put(&bench.jars.tests());
+    let resolver = bench.resolver(&format!("kind = 'jar'\njar = '{}'\nclass = 'jars.Jars$Moody'", jar.display()));
+    let first = resolved(&*resolver, "a").await.0;
+    assert_eq!(resolved(&*resolver, "a").await.0, first);
+    std::fs::write(bench.folder.path().join("broken"), "half a JAR").expect("written");
+    put(&bench.folder.path().join("broken"));
+    assert_eq!(failed(&*resolver, "a").await.code, "not_a_jar");
+    put(&bench.jars.tests());
+    assert_ne!(resolved(&*resolver, "a").await.0, first);
+}
+
+#[tokio::test]
+async fn the_sample_jar_gets_any_secret_through_the_command_line_client() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::new();
+    let client = bench.folder.path().join("clipasswordsdk");
+    let secret = format!("a,b;c|%+& \"'\\ ü€😀{}, ", "x,".repeat(2000));
+    std::fs::write(bench.folder.path().join("secret"), &secret).expect("written");
+    // The separator is the last argument; an unknown object is refused as the real client does.
+    let script = "#!/bin/sh\nfor last; do :; done\ncase \"$*\" in\n*Object=none*) echo 'APPAP004E no hunter2' >&2; exit 1;;\n\
+                  *Object=hang*) exec sleep 100;;\nesac\nprintf 'cli,ent%s%s\\n' \"$last\" \"$(cat \"${0%/*}/secret\")\"\n";
+    std::fs::write(&client, script).expect("written");
+    std::fs::set_permissions(&client, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let resolver = bench.resolver(&format!(
+        "kind = 'jar'\njar = '{}'\nparameters = {{ 'ext.cred.safe_timeout' = '1' }}\n\
+         environment = ['PATH']\nenvironment_values = {{ AIM_CLIPASSWORDSDK_CMD = '{}' }}",
+        bench.jars.sample().display(),
+        client.display()
+    ));
+    assert_eq!(resolved(&*resolver, "safe:crm").await, ("cli,ent".into(), secret));
+    assert_eq!(failed(&*resolver, "safe:none").await.code, "vault_not_found");
+    assert_eq!(failed(&*resolver, "safe:hang").await.code, "resolver_failed");
+    std::fs::remove_file(&client).expect("removed");
+    assert_eq!(failed(&*resolver, "safe:crm").await.code, "resolver_failed");
+}
+
+#[tokio::test]
+async fn a_shut_down_resolver_starts_nothing_more() {
+    let bench = Bench::new();
+    let resolver = bench.class("Moody", "");
+    let process = resolved(&*resolver, "a").await.0;
+    let pid = process.rsplit('@').next().expect("pid").to_owned();
+    resolver.shut_down().await;
+    assert_eq!(failed(&*resolver, "a").await.code, "resolver_stopped");
+    let gone = async {
+        while std::path::Path::new("/proc").join(&pid).exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the process ends");
+}
+
+/// A JAR with a class of a version that no Java has yet.
+fn newer_java(bench: &Bench) -> std::path::PathBuf {
+    let folder = bench.folder.path().join("newer");
+    std::fs::create_dir(&folder).expect("folder");
+    let run = |words: &[&str]| {
+        assert!(Command::new("jar").args(words).current_dir(&folder).status().expect("jar").success());
+    };
+    run(&["xf", bench.jars.sample().to_str().expect("path"), "com"]);
+    let class = folder.join("com/snc/discovery/CredentialResolver.class");
+    let mut bytes = std::fs::read(&class).expect("class");
+    bytes[6..8].copy_from_slice(&200_u16.to_be_bytes());
+    std::fs::write(&class, bytes).expect("written");
+    run(&["cf", "newer.jar", "com"]);
+    folder.join("newer.jar")
+}

@@ -1,0 +1,111 @@
+package dev.midward.jarhost;
+
+import java.io.BufferedInputStream;
+import java.io.DataInputStream;
+import java.io.FileInputStream;
+import java.io.FileOutputStream;
+import java.io.IOException;
+import java.io.OutputStream;
+import java.util.Map;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.ThreadPoolExecutor;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
+
+/**
+ * Runs one customer's resolver for the MID Server: frames come on descriptor 3 and leave on descriptor 4, both pipes, so
+ * that whatever the JAR prints cannot be mistaken for an answer. Ends when descriptor 3 does.
+ */
+public final class Main {
+    /** The host itself failed: no memory left for an answer, or a broken frame. */
+    private static final int EXIT_HOST_FAILED = 70;
+
+    private Main() {}
+
+    public static void main(String[] arguments) {
+        try {
+            OutputStream out = new FileOutputStream("/proc/self/fd/4");
+            DataInputStream in = new DataInputStream(new BufferedInputStream(new FileInputStream("/proc/self/fd/3")));
+            serve(in, out);
+            Runtime.getRuntime().halt(0);
+        } catch (Throwable failed) {
+            Runtime.getRuntime().halt(EXIT_HOST_FAILED);
+        }
+    }
+
+    private static void serve(DataInputStream in, OutputStream out) throws IOException {
+        Frame first = Frame.read(in);
+        if (first == null) {
+            return;
+        }
+        if (first.type != Frame.CONFIGURE) {
+            throw new IOException("no configuration");
+        }
+        Map<String, String> configuration = first.texts();
+        Source source;
+        try {
+            source = "cyberark_sdk".equals(configuration.get("mode")) ? new SdkSource(configuration) : new JarSource(configuration);
+        } catch (Refusal refusal) {
+            refusal.frame(Frame.UNUSABLE).writeTo(out);
+            return;
+        } catch (Throwable thrown) {
+            new Refusal("load_failed", thrown.getClass().getName()).frame(Frame.UNUSABLE).writeTo(out);
+            return;
+        }
+        Frame ready = new Frame(Frame.READY);
+        source.facts().forEach((name, value) -> ready.with(name, value));
+        ready.writeTo(out);
+        ThreadPoolExecutor pool = pool(Integer.parseInt(configuration.get("concurrency")));
+        for (Frame call = Frame.read(in); call != null; call = Frame.read(in)) {
+            if (call.type != Frame.CALL) {
+                throw new IOException("not a call");
+            }
+            Map<String, String> texts = call.texts();
+            pool.execute(() -> answer(source, texts, out));
+        }
+    }
+
+    private static ThreadPoolExecutor pool(int threads) {
+        AtomicInteger number = new AtomicInteger();
+        ThreadPoolExecutor pool = new ThreadPoolExecutor(threads, threads, 30, TimeUnit.SECONDS, new LinkedBlockingQueue<>(),
+                task -> {
+                    Thread thread = new Thread(task, "resolve-" + number.incrementAndGet());
+                    thread.setDaemon(true);
+                    return thread;
+                });
+        pool.allowCoreThreadTimeOut(true);
+        return pool;
+    }
+
+    private static void answer(Source source, Map<String, String> call, OutputStream out) {
+        String number = call.get("call");
+        try {
+            Frame answer;
+            boolean recycle = false;
+            try {
+                answer = source.resolve(call);
+            } catch (Refusal refusal) {
+                answer = refusal.frame(Frame.FAILED);
+            } catch (Error error) {
+                answer = new Refusal(code(error), error.getClass().getName()).frame(Frame.FAILED);
+                recycle = true;
+            } catch (Exception thrown) {
+                answer = new Refusal("resolver_failed", thrown.getClass().getName()).frame(Frame.FAILED);
+            }
+            // Asked for before the answer goes, so that no call that follows the answer lands on a damaged host.
+            if (recycle) {
+                new Frame(Frame.RECYCLE).writeTo(out);
+            }
+            answer.with("call", number).writeTo(out);
+        } catch (Throwable unable) {
+            Runtime.getRuntime().halt(EXIT_HOST_FAILED);
+        }
+    }
+
+    private static String code(Error error) {
+        if (error instanceof OutOfMemoryError) {
+            return "resolver_out_of_memory";
+        }
+        return error instanceof StackOverflowError ? "resolver_stack_overflow" : "resolver_error";
+    }
+}
