@@ -190,7 +190,11 @@ impl Engine {
                 lookup,
                 Arc::clone(&self.clock),
             )),
-            transport: Arc::new(NetTokenTransport::new(self.token_way.clone(), permit.guard.clone())),
+            transport: Arc::new(NetTokenTransport::new(
+                self.token_way.clone(),
+                permit.guard.clone(),
+                Arc::clone(&self.clock),
+            )),
             clock: Arc::clone(&self.clock),
             fingerprint_key: self.fingerprint_key.clone(),
             circuit_rules: CircuitRules::default(),
