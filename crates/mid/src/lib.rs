@@ -22,6 +22,8 @@ mod runtime;
 mod service;
 mod source;
 mod state;
+#[cfg(test)]
+mod tests;
 pub mod transport;
 
 pub use audit::{Audit, AuditEntry};
