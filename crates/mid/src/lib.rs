@@ -1,5 +1,37 @@
-//! x
+//! The MID Server: takes leases from its instance, decides by its own policy, gets tokens with secrets that only the
+//! vault knows, makes the calls and brings the outcomes back. It connects outward only.
 
+pub mod admin;
 pub mod api;
+mod audit;
+mod capacity;
+mod config;
+mod config_cache;
+mod engine;
+mod enroll;
+mod execute;
+mod heartbeat;
+mod http;
+mod lease_loop;
+mod lifecycle;
+mod link;
+mod operate;
+mod outcomes;
 pub mod policy;
+mod runtime;
+mod service;
+mod source;
+mod state;
+#[cfg(test)]
+mod tests;
 pub mod transport;
+
+pub use audit::{Audit, AuditEntry};
+pub use config::{LogFormat, MidConfig};
+pub use enroll::{decode_token, enroll};
+pub use http::{InstanceHttp, InstanceWay, Unreachable};
+pub use lifecycle::{harden, run};
+pub use runtime::Mid;
+pub use service::{Reload, TRAMPOLINE_COMMAND, build_mid, check_policy, instance_way, not_enrolled};
+pub use midward_wire::MidState;
+pub use state::{Enrollment, StateDir};

@@ -1,0 +1,124 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use crate::output::Format;
+
+/// The MID Server: runs beside the vault, connects outward only.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the MID Server does not run, 4 not enrolled, 5 wrong configuration.
+#[derive(Debug, Parser)]
+#[command(name = "midward-mid", version)]
+pub struct Arguments {
+    /// How results are written.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, env = "MIDWARD_MID_OUTPUT")]
+    pub output: Format,
+    /// The configuration file.
+    #[arg(long, global = true, default_value = "/etc/midward/mid.toml", env = "MIDWARD_MID_CONFIG")]
+    pub config: PathBuf,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the MID Server until SIGTERM; SIGHUP reads the policy again.
+    Run(RunArguments),
+    /// Register with an instance, with a one-time token from `midward mid enroll-token`.
+    Enroll(EnrollArguments),
+    /// Try a resolver in the running MID Server; values are never shown.
+    Resolve(ResolveArguments),
+    /// Show or drop the cached tokens of a connection; tokens are never shown.
+    Token(TokenArguments),
+    /// Check the policy file, or explain a refusal.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Show the running MID Server.
+    Status,
+    /// Check configuration, files and enrollment.
+    Doctor,
+    /// Write a shell's completions.
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// Most calls at a time; wins over the file.
+    #[arg(long, env = "MIDWARD_MID_MAX_CONCURRENT")]
+    pub max_concurrent: Option<u32>,
+    /// The policy file; wins over the file.
+    #[arg(long, env = "MIDWARD_MID_POLICY_FILE")]
+    pub policy_file: Option<PathBuf>,
+    /// The state folder; wins over the file.
+    #[arg(long, env = "MIDWARD_MID_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct EnrollArguments {
+    /// File that holds the enrollment token; `-` reads stdin.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: PathBuf,
+    /// Replace an earlier enrollment.
+    #[arg(long)]
+    pub replace: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ResolveArguments {
+    pub credential_id: String,
+    /// Which resolver; not needed when only one is configured.
+    #[arg(long)]
+    pub resolver: Option<String>,
+    /// Host of the connection, for look-ups by address.
+    #[arg(long)]
+    pub address: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct TokenArguments {
+    /// Alias of the connection.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub connection: Option<String>,
+    /// All connections.
+    #[arg(long)]
+    pub all: bool,
+    /// Tell what the cache holds (the default).
+    #[arg(long)]
+    pub explain: bool,
+    /// Drop the tokens: the next call gets a new one, with a secret that is read anew.
+    #[arg(long, conflicts_with = "explain")]
+    pub flush: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Read the policy file as `run` would.
+    Check,
+    /// Tell why a call was refused, and the line that would allow it.
+    Explain { reference: String },
+    /// Print only the rule that would have allowed the refused call.
+    Suggest { reference: String },
+}
+
+/// Writes completions to standard output.
+pub fn completions(shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut Arguments::command(), "midward-mid", &mut std::io::stdout());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_enrollment_token_is_not_an_argument() {
+        assert!(Arguments::try_parse_from(["midward-mid", "enroll", "abc"]).is_err());
+    }
+}

@@ -1,0 +1,189 @@
+//! One function per command.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use midward_core::{Failure, Hop};
+use midward_mid::admin::{AdminReply, AdminRequest, TokenReport, ask};
+use midward_mid::{AuditEntry, InstanceWay, MidConfig, StateDir, instance_way};
+use serde_json::json;
+
+use crate::args::{EnrollArguments, PolicyCommand, ResolveArguments, RunArguments, TokenArguments};
+use crate::logging;
+use crate::output::{Format, print};
+
+/// Longest enrollment token, in bytes.
+const MAX_ENROLL_TOKEN: u64 = 256 * 1024;
+
+pub async fn run(path: &Path, arguments: &RunArguments) -> Result<(), Failure> {
+    midward_mid::harden()?;
+    let mut config = MidConfig::load(path)?;
+    if let Some(max_concurrent) = arguments.max_concurrent {
+        config.mid.max_concurrent = max_concurrent;
+    }
+    if let Some(file) = &arguments.policy_file {
+        config.policy.file.clone_from(file);
+    }
+    if let Some(folder) = &arguments.state_dir {
+        config.mid.state_dir.clone_from(folder);
+    }
+    config.check()?;
+    logging::start(config.log.format, config.log.filter.as_deref());
+    let (mid, reload) = midward_mid::build_mid(&config).await?;
+    midward_mid::run(mid, move || reload.reload()).await
+}
+
+pub async fn enroll(path: &Path, arguments: &EnrollArguments, format: Format) -> Result<(), Failure> {
+    let config = MidConfig::load(path)?;
+    let token = midward_mid::decode_token(&read_token(&arguments.token_file)?)?;
+    let state = StateDir::open(&config.mid.state_dir)?;
+    if state.enrollment()?.is_some() && !arguments.replace {
+        return Err(failure(
+            "already_enrolled",
+            "this MID Server is enrolled already",
+            "Give --replace to enroll it anew.",
+        ));
+    }
+    let way = instance_way(&config, token.ca_pem.as_deref())?;
+    let reply = midward_mid::enroll(&token, &config.mid.name, &state, &InstanceWay::new(way)).await?;
+    print(&reply, format, |reply| {
+        let next = match reply.state {
+            midward_mid::MidState::Enrolled => "An administrator must validate it: midward mid validate",
+            _ => "It may start: midward-mid run",
+        };
+        vec![format!("{} is enrolled as {} ({}). {next}", reply.name, reply.mid_id, reply.state.name())]
+    });
+    Ok(())
+}
+
+pub async fn resolve(path: &Path, arguments: ResolveArguments, format: Format) -> Result<(), Failure> {
+    let ResolveArguments { credential_id, resolver, address } = arguments;
+    let reply = ask_mid(path, &AdminRequest::Resolve { credential_id, resolver, address }).await?;
+    let AdminReply::Resolved(report) = reply else { return Err(unexpected()) };
+    print(&report, format, |report| {
+        let mut lines = vec![format!("{} returned, with fingerprint {}:", report.resolver, report.fingerprint)];
+        lines.extend(report.fields.iter().map(|field| format!("  {:<14} {} bytes", field.field, field.length)));
+        if report.changing {
+            lines.push("  the vault is changing this secret right now".to_owned());
+        }
+        lines.extend(report.trace.0.iter().map(|hop| format!("  {:>9} us  {}: {}", hop.micros, hop.hop, hop.what)));
+        lines
+    });
+    Ok(())
+}
+
+pub async fn token(path: &Path, arguments: TokenArguments, format: Format) -> Result<(), Failure> {
+    let connection = arguments.connection;
+    if arguments.flush {
+        let AdminReply::Flushed { count } = ask_mid(path, &AdminRequest::Flush { connection }).await? else {
+            return Err(unexpected());
+        };
+        print(&json!({ "flushed": count }), format, |_| vec![format!("{count} tokens dropped")]);
+        return Ok(());
+    }
+    let AdminReply::Tokens { tokens } = ask_mid(path, &AdminRequest::Tokens { connection }).await? else {
+        return Err(unexpected());
+    };
+    print(&tokens, format, |tokens| {
+        if tokens.is_empty() {
+            return vec!["no token is cached".to_owned()];
+        }
+        tokens.iter().flat_map(token_lines).collect()
+    });
+    Ok(())
+}
+
+pub async fn policy(path: &Path, command: PolicyCommand, format: Format) -> Result<(), Failure> {
+    match command {
+        PolicyCommand::Check => {
+            let config = MidConfig::load(path)?;
+            midward_mid::check_policy(&config)?;
+            let file = config.policy.file.display().to_string();
+            print(&json!({ "policy": file, "ok": true }), format, |_| vec![format!("{file} is in order")]);
+        }
+        PolicyCommand::Explain { reference } => {
+            let refusal = refusal(path, reference).await?;
+            print(&refusal, format, |refusal| match refusal {
+                AuditEntry::Refusal { request_id, connection, code, explanation, .. } => {
+                    let head = format!("request {request_id} for connection {connection} was refused ({code}):");
+                    std::iter::once(head).chain(explanation.lines().map(str::to_owned)).collect()
+                }
+                AuditEntry::Call { .. } => Vec::new(),
+            });
+        }
+        PolicyCommand::Suggest { reference } => {
+            if let AuditEntry::Refusal { suggestion, .. } = refusal(path, reference).await? {
+                print(&json!({ "suggestion": suggestion }), format, |_| vec![suggestion.clone()]);
+            }
+        }
+    }
+    Ok(())
+}
+
+pub async fn status(path: &Path, format: Format) -> Result<(), Failure> {
+    let AdminReply::Status(status) = ask_mid(path, &AdminRequest::Status).await? else { return Err(unexpected()) };
+    print(&status, format, |status| {
+        let draining = if status.draining { ", draining" } else { "" };
+        let mut lines = vec![
+            format!("{} ({}), version {}{draining}", status.name, status.mid_id, status.program_version),
+            format!("instance  {}: {}", status.instance_url, status.link),
+            format!("calls     {} of {} running", status.running, status.capacity),
+        ];
+        lines.extend(status.resolvers.iter().map(|resolver| {
+            let reason = resolver.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+            format!("resolver  {} ({}) {:?}{reason}", resolver.name, resolver.kind, resolver.health)
+        }));
+        lines
+    });
+    Ok(())
+}
+
+async fn refusal(path: &Path, reference: String) -> Result<AuditEntry, Failure> {
+    match ask_mid(path, &AdminRequest::PolicyExplain { reference }).await? {
+        AdminReply::Refusal { refusal } => Ok(refusal),
+        _ => Err(unexpected()),
+    }
+}
+
+async fn ask_mid(path: &Path, request: &AdminRequest) -> Result<AdminReply, Failure> {
+    let config = MidConfig::load(path)?;
+    match ask(&config.admin_socket(), request).await? {
+        AdminReply::Failed { failure } => Err(failure),
+        reply => Ok(reply),
+    }
+}
+
+fn token_lines(token: &TokenReport) -> Vec<String> {
+    let scopes = if token.scopes.is_empty() { "none".to_owned() } else { token.scopes.join(" ") };
+    vec![
+        format!("{} by {} from {}", token.credential_id, token.resolver, token.token_url),
+        format!("  used by  {}", token.connections.join(", ")),
+        format!("  scopes   {scopes}"),
+        format!("  state    {}: {}", token.state, token.explanation),
+    ]
+}
+
+fn read_token(path: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().take(MAX_ENROLL_TOKEN).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(MAX_ENROLL_TOKEN).read_to_string(&mut text))
+    };
+    read.map_err(|error| {
+        failure(
+            "enroll_token_not_read",
+            format!("the enrollment token cannot be read from {}: {error}", path.display()),
+            "Name a readable file, or `-` for stdin.",
+        )
+    })?;
+    Ok(text)
+}
+
+fn unexpected() -> Failure {
+    failure("admin_answer_unexpected", "the MID Server gave another answer", "Use programs of the same version.")
+}
+
+fn failure(code: &str, detail: impl Into<String>, action: &str) -> Failure {
+    Failure::permanent(Hop::Mid, code, detail, action)
+}

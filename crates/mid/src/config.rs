@@ -1,0 +1,300 @@
+//! `mid.toml`: one struct per section, unknown keys refused with the nearest known one named, no secret inside.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use midward_core::{Failure, Hop, check_name};
+use midward_net::WayConfig;
+use midward_resolvers::ResolverConfig;
+use serde::Deserialize;
+
+/// The whole file. Relative paths are relative to the file's folder and made absolute by [`MidConfig::load`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MidConfig {
+    pub mid: MidSection,
+    #[serde(default)]
+    pub ways_out: WaysOut,
+    pub policy: PolicySection,
+    /// By the name that credentials use.
+    #[serde(default)]
+    pub resolvers: BTreeMap<String, ResolverConfig>,
+    #[serde(default)]
+    pub jar_host: JarHostSection,
+    #[serde(default)]
+    pub admin: AdminSection,
+    #[serde(default)]
+    pub log: LogSection,
+    /// Folder of the file: what relative paths inside sections of other crates are relative to.
+    #[serde(skip)]
+    pub base_dir: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MidSection {
+    /// Name that the MID asks for when it enrolls.
+    pub name: String,
+    /// Folder of the MID's key, its enrollment and its audit file; made with mode 0700.
+    pub state_dir: PathBuf,
+    /// Most calls that run at a time.
+    #[serde(default = "default_max_concurrent")]
+    pub max_concurrent: u32,
+    /// Largest body of an API's reply, in bytes.
+    #[serde(default = "default_max_reply_bytes")]
+    pub max_reply_bytes: usize,
+    /// How long a draining MID waits for running calls, in seconds.
+    #[serde(default = "default_drain_seconds")]
+    pub drain_seconds: u64,
+}
+
+/// One configuration per way out; nothing is taken from the environment.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WaysOut {
+    /// To the instance. Its CA comes with the enrollment unless one is configured here.
+    #[serde(default)]
+    pub instance: WayConfig,
+    #[serde(default)]
+    pub authorization_servers: WayConfig,
+    #[serde(default)]
+    pub apis: WayConfig,
+    #[serde(default)]
+    pub vaults: WayConfig,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicySection {
+    pub file: PathBuf,
+}
+
+/// Where the Java side lives. Needed for resolvers that load a JAR.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JarHostSection {
+    /// Folder of the JAR host's own classes.
+    #[serde(default)]
+    pub dir: Option<PathBuf>,
+    /// The `java` program; found in the usual places when absent.
+    #[serde(default)]
+    pub java: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminSection {
+    /// Unix socket for the `midward-mid` commands; `admin.sock` in the state folder when absent.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSection {
+    #[serde(default)]
+    pub format: LogFormat,
+    /// A `tracing` filter; `RUST_LOG` wins over it.
+    #[serde(default)]
+    pub filter: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+const fn default_max_concurrent() -> u32 {
+    64
+}
+
+const fn default_max_reply_bytes() -> usize {
+    8 * 1024 * 1024
+}
+
+const fn default_drain_seconds() -> u64 {
+    30
+}
+
+impl MidConfig {
+    /// Reads, checks and resolves the file.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            invalid(
+                "config_not_read",
+                format!("{} cannot be read: {error}", path.display()),
+                "Name the file with --config and make it readable for the MID Server's user.",
+            )
+        })?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        let base_dir = std::path::absolute(folder).map_err(|error| {
+            invalid("config_not_read", format!("{}: {error}", folder.display()), "Start in a folder that exists.")
+        })?;
+        Self::parse(&text, &base_dir).map_err(|mut failure| {
+            failure.detail = format!("{}: {}", path.display(), failure.detail);
+            failure
+        })
+    }
+
+    /// The same from text.
+    pub fn parse(text: &str, base_dir: &Path) -> Result<Self, Failure> {
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| explain(&error, text))?;
+        refuse_secrets(&table, "")?;
+        let mut config: Self = toml::from_str(text).map_err(|error| explain(&error, text))?;
+        base_dir.clone_into(&mut config.base_dir);
+        config.check()?;
+        for path in [&mut config.mid.state_dir, &mut config.policy.file] {
+            *path = base_dir.join(&*path);
+        }
+        for resolver in config.resolvers.values_mut() {
+            make_absolute(resolver, base_dir);
+        }
+        for path in [&mut config.jar_host.dir, &mut config.jar_host.java, &mut config.admin.socket] {
+            *path = path.as_ref().map(|p| base_dir.join(p));
+        }
+        Ok(config)
+    }
+
+    /// Where the admin socket is.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.admin.socket.clone().unwrap_or_else(|| self.mid.state_dir.join("admin.sock"))
+    }
+
+    /// Checks values. [`MidConfig::load`] does it; whoever changes a value afterwards does it again.
+    pub fn check(&self) -> Result<(), Failure> {
+        for name in std::iter::once(&self.mid.name).chain(self.resolvers.keys()) {
+            check_name(name).map_err(|error| invalid("config_invalid", error.to_string(), "Choose another name."))?;
+        }
+        if !(1..=4096).contains(&self.mid.max_concurrent) {
+            return Err(invalid(
+                "config_invalid",
+                format!("mid.max_concurrent is {}", self.mid.max_concurrent),
+                "Choose a number from 1 to 4096.",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
+    let (jar, lib_dir, java) = match resolver {
+        ResolverConfig::Jar(jar) => (&mut jar.jar, &mut jar.lib_dir, &mut jar.java),
+        ResolverConfig::CyberArkSdk(sdk) => (&mut sdk.jar, &mut sdk.lib_dir, &mut sdk.java),
+    };
+    *jar = base_dir.join(&*jar);
+    for path in [lib_dir, java] {
+        *path = path.as_ref().map(|p| base_dir.join(p));
+    }
+}
+
+/// The parser's message with the line, without the line's text: it could hold a secret.
+fn explain(error: &toml::de::Error, text: &str) -> Failure {
+    let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
+    let place = line.map_or_else(String::new, |line| format!("line {line}: "));
+    let message = error.message();
+    let action = nearest(message).map_or_else(
+        || "Correct the file; `midward-mid doctor` checks it.".to_owned(),
+        |near| format!("Did you mean `{near}`?"),
+    );
+    invalid("config_invalid", format!("{place}{}", message.replace('\n', " ")), action)
+}
+
+/// The known key that is nearest to an unknown one, from serde's "unknown field `x`, expected one of `a`, `b`".
+fn nearest(message: &str) -> Option<&str> {
+    let rest = message.strip_prefix("unknown field `").or_else(|| message.strip_prefix("unknown variant `"))?;
+    let mut quoted = rest.split('`').step_by(2);
+    let unknown = quoted.next()?;
+    quoted
+        .filter(|known| !known.is_empty())
+        .map(|known| (distance(unknown, known), known))
+        .min()
+        .filter(|(distance, known)| *distance <= known.len() / 2 + 1)
+        .map(|(_, known)| known)
+}
+
+/// Levenshtein distance over bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Secrets are named by file, never written here.
+fn refuse_secrets(table: &toml::Table, path: &str) -> Result<(), Failure> {
+    const SECRETS: [&str; 7] = ["password", "secret", "client_secret", "token", "api_key", "passphrase", "private_key"];
+    for (key, value) in table {
+        let here = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match value {
+            toml::Value::Table(inner) => refuse_secrets(inner, &here)?,
+            toml::Value::String(text) => {
+                let user_in_url =
+                    url::Url::parse(text).is_ok_and(|url| url.password().is_some() || !url.username().is_empty());
+                if SECRETS.contains(&key.to_ascii_lowercase().as_str()) || user_in_url {
+                    return Err(invalid(
+                        "secret_in_config",
+                        format!("{here} holds a secret"),
+                        "Put the secret into a file with mode 0600 and name that file (`password_file`).",
+                    ));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn invalid(code: &str, detail: impl Into<String>, action: impl Into<String>) -> Failure {
+    Failure::permanent(Hop::Mid, code, detail, action)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "[mid]\nname = \"edge-1\"\nstate_dir = \"state\"\n[policy]\nfile = \"policy.toml\"\n";
+
+    fn parse(text: &str) -> Result<MidConfig, Failure> {
+        MidConfig::parse(text, Path::new("/etc/midward"))
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let config = parse(SMALL).expect("legal");
+        assert_eq!(config.mid.state_dir, Path::new("/etc/midward/state"));
+        assert_eq!(config.admin_socket(), Path::new("/etc/midward/state/admin.sock"));
+        assert_eq!(config.mid.max_concurrent, 64);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one() {
+        let failure = parse(&SMALL.replace("state_dir", "sate_dir")).expect_err("unknown key");
+        assert!(failure.detail.starts_with("line 3: unknown field `sate_dir`"), "{failure}");
+        assert_eq!(failure.action, "Did you mean `state_dir`?");
+    }
+
+    #[test]
+    fn a_secret_is_refused_and_not_repeated() {
+        for line in ["[log]\npassword = \"hunter2\"", "[ways_out.apis]\nproxy = \"http://u:hunter2@proxy:3128\""] {
+            let failure = parse(&format!("{SMALL}{line}\n")).expect_err("a secret");
+            assert_eq!(failure.code, "secret_in_config");
+            assert!(!failure.to_string().contains("hunter2"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_syntax_error_does_not_repeat_the_line() {
+        let failure = parse(&format!("{SMALL}password = hunter2\n")).expect_err("not TOML");
+        assert!(!failure.to_string().contains("hunter2"), "{failure}");
+    }
+}

@@ -1,0 +1,318 @@
+//! One lease: document, policy, token, API call, outcome. Every path ends in an outcome with its trace.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use midward_core::{BootTime, CircuitRules, Clock, Failure, FingerprintKey, Hop, Trace};
+use midward_net::WayOut;
+use midward_oauth::{
+    ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType, TokenCache, TokenHandle,
+    TokenKey, TokenRequestSpec,
+};
+use midward_resolvers::{BoxFuture, Lookup};
+use midward_wire::{ApiCall, ApiReply, ConfigDocument, LeaseGrant, Outcome, ReplayRule};
+
+use crate::api::{ApiCallError, ApiCaller};
+use crate::audit::{Audit, AuditEntry};
+use crate::config_cache::{ConfigCache, Configured};
+use crate::execute::{Execute, Leased};
+use crate::heartbeat::Resolvers;
+use crate::link::Link;
+use crate::policy::{Ask, Permit, PermittedCall, PolicyStore, Ways, suggest};
+use crate::source::ResolverSource;
+use crate::transport::NetTokenTransport;
+
+/// Before a lease's end from which on nothing is dialled any more; for short leases a tenth of them.
+const LEASE_MARGIN: Duration = Duration::from_secs(2);
+
+/// Everything that an engine works with.
+pub(crate) struct Engine {
+    pub(crate) link: Arc<Link>,
+    pub(crate) configs: Arc<ConfigCache<TokenHandle>>,
+    pub(crate) policy: Arc<PolicyStore>,
+    pub(crate) tokens: TokenCache,
+    pub(crate) resolvers: Resolvers,
+    pub(crate) token_way: WayOut,
+    pub(crate) apis: ApiCaller,
+    pub(crate) audit: Arc<Audit>,
+    pub(crate) fingerprint_key: FingerprintKey,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Execute for Engine {
+    fn execute(&self, leased: Leased) -> BoxFuture<'_, (Outcome, Trace)> {
+        Box::pin(async move {
+            let mut trace = Trace::default();
+            let outcome = self.run(leased, &mut trace).await;
+            (outcome, trace)
+        })
+    }
+
+    fn wipe(&self) {
+        self.configs.clear();
+        self.tokens.flush(|_| true);
+    }
+}
+
+impl Engine {
+    /// Drops what was derived under another policy: permits decide again, fetchers get their guard anew.
+    pub(crate) fn policy_changed(&self) {
+        self.configs.clear();
+    }
+
+    /// The token that a connection uses, once it was used.
+    pub(crate) fn key_of(&self, alias: &str) -> Result<TokenKey, Failure> {
+        let documents = self.configs.documents();
+        let known = documents.iter().filter(|config| config.document.connection.alias == alias);
+        known.filter_map(|config| config.derived.get()).map(|handle| handle.key().clone()).next().ok_or_else(|| {
+            Failure::permanent(
+                Hop::Mid,
+                "connection_not_used",
+                format!("no call for connection {alias:?} has come to this MID Server since it started"),
+                "Make a call first, or ask for --all.",
+            )
+        })
+    }
+
+    /// The connections whose calls use a token.
+    pub(crate) fn connections_of(&self, key: &TokenKey) -> Vec<String> {
+        let documents = self.configs.documents();
+        let users = documents.iter().filter(|config| config.derived.get().is_some_and(|handle| handle.key() == key));
+        let mut aliases: Vec<String> = users.map(|config| config.document.connection.alias.clone()).collect();
+        aliases.sort_unstable();
+        aliases.dedup();
+        aliases
+    }
+
+    async fn run(&self, leased: Leased, trace: &mut Trace) -> Outcome {
+        let ends = dial_until(&leased);
+        let began = self.clock.boot();
+        let config = match self.configs.document(leased.config()).await {
+            Ok(config) => config,
+            Err(failure) => return Outcome::Failed { failure: *failure },
+        };
+        let grant = leased.grant;
+        let permit = match self.decide(&config.document, Some(&grant), trace, began) {
+            Ok(permit) => permit,
+            Err(failure) => return Outcome::Failed { failure },
+        };
+        let handle = config.derived.get_or_init(|| self.handle(&config.document, &permit)).clone();
+        let outcome = match &permit.call {
+            Some(permitted) => self.call(&config, &permit, permitted, &handle, &grant.call, ends, trace).await,
+            None => Outcome::Failed { failure: too_late() },
+        };
+        self.audit.record(AuditEntry::Call {
+            at: self.clock.wall(),
+            request_id: grant.request_id,
+            connection: config.document.connection.alias.clone(),
+            credential_id: config.document.credential.credential_id.clone(),
+            rule: permit.rule,
+            method: grant.call.method,
+            origin: permit.call.map(|call| call.target.origin().ascii_serialization()).unwrap_or_default(),
+            outcome: describe(&outcome),
+        });
+        outcome
+    }
+
+    fn decide(
+        &self,
+        document: &ConfigDocument,
+        grant: Option<&LeaseGrant>,
+        trace: &mut Trace,
+        began: BootTime,
+    ) -> Result<Permit, Failure> {
+        let enrollment = self.link.enrollment();
+        let ask = Ask {
+            instance_id: &enrollment.instance_id,
+            instance_name: &enrollment.name,
+            config: document,
+            call: grant.map(|grant| &grant.call),
+            ways: Ways { token_proxy: self.token_way.proxy_origin(), api_proxy: self.apis.proxy_origin() },
+        };
+        let decision = self.policy.decide(&ask);
+        let took = self.clock.boot().saturating_since(began);
+        match decision {
+            Ok(permit) => {
+                trace.push(Hop::Policy, format!("allowed by rule {}", permit.rule), took);
+                Ok(permit)
+            }
+            Err(refusal) => {
+                trace.push(Hop::Policy, "refused", took);
+                self.audit.record(AuditEntry::Refusal {
+                    at: self.clock.wall(),
+                    reference: refusal.reference.clone(),
+                    request_id: grant.map(|grant| grant.request_id.clone()).unwrap_or_default(),
+                    connection: document.connection.alias.clone(),
+                    credential_id: document.credential.credential_id.clone(),
+                    code: refusal.code.to_owned(),
+                    explanation: refusal.explanation.clone(),
+                    suggestion: suggest(&ask),
+                });
+                Err(refusal.failure())
+            }
+        }
+    }
+
+    /// The way to the token of one document, under what policy permitted.
+    fn handle(&self, document: &ConfigDocument, permit: &Permit) -> TokenHandle {
+        let profile = &document.profile;
+        let credential = &document.credential;
+        let address = url::Url::parse(&document.connection.base_url)
+            .ok()
+            .and_then(|url| url.host_str().map(str::to_owned));
+        let spec = TokenRequestSpec {
+            token_url: permit.token_url.clone(),
+            grant: grant_type(profile.grant_type),
+            client_auth: client_auth(profile.client_auth),
+            scopes: profile.scopes.clone(),
+            audience: profile.audience.clone(),
+            resource: profile.resource.clone(),
+            extra_parameters: profile.extra_parameters.clone(),
+        };
+        let lookup = Lookup { credential_id: credential.credential_id.clone(), address, fresh: false };
+        let key = TokenKey::new(
+            CredentialRef {
+                instance: self.link.enrollment().instance_id.clone(),
+                credential_id: lookup.credential_id.clone(),
+                address: lookup.address.clone(),
+                resolver: credential.resolver.clone(),
+            },
+            &spec,
+        );
+        let fetcher = ClientCredentialsFetcher {
+            expected: Expected::scopes(&spec.scopes),
+            spec,
+            source: Arc::new(ResolverSource::new(
+                Arc::clone(&self.resolvers),
+                credential.resolver.clone(),
+                lookup,
+                Arc::clone(&self.clock),
+            )),
+            transport: Arc::new(NetTokenTransport::new(
+                self.token_way.clone(),
+                permit.guard.clone(),
+                Arc::clone(&self.clock),
+            )),
+            clock: Arc::clone(&self.clock),
+            fingerprint_key: self.fingerprint_key.clone(),
+            circuit_rules: CircuitRules::default(),
+        };
+        self.tokens.handle(key, Arc::new(fetcher))
+    }
+
+    async fn call(
+        &self,
+        config: &Configured<TokenHandle>,
+        permit: &Permit,
+        permitted: &PermittedCall,
+        handle: &TokenHandle,
+        call: &ApiCall,
+        ends: BootTime,
+        trace: &mut Trace,
+    ) -> Outcome {
+        let body = Bytes::copy_from_slice(&call.body.0);
+        let mut refused: Option<ApiReply> = None;
+        loop {
+            let is_repeated = refused.is_some();
+            let granted = match handle.cached() {
+                Some(granted) => Ok(granted),
+                None => handle.token(ends.saturating_since(self.clock.boot())).await,
+            };
+            let granted = match (granted, refused.take()) {
+                (Ok(granted), _) => granted,
+                // The API's own answer says more than why there is no other token to try.
+                (Err(failure), Some(reply)) => {
+                    trace.push(failure.hop, format!("no other token ({})", failure.code), Duration::ZERO);
+                    return Outcome::Replied { reply };
+                }
+                (Err(failure), None) => return Outcome::Failed { failure },
+            };
+            trace.0.extend(granted.trace().0);
+            let now = self.clock.boot();
+            if now >= ends {
+                return Outcome::Failed { failure: too_late() };
+            }
+            let timeout = Duration::from_millis(config.document.connection.timeout_ms);
+            let remaining = ends.saturating_since(now);
+            let result =
+                self.apis.call(permitted, &permit.guard, body.clone(), &granted.token, timeout, remaining).await;
+            let took = self.clock.boot().saturating_since(now);
+            let reply = match result {
+                Ok(reply) => reply,
+                Err(error) => {
+                    trace.push(Hop::Api, format!("{} failed ({})", call.method, error.failure.code), took);
+                    return outcome_of(error);
+                }
+            };
+            trace.push(Hop::Api, format!("{} answered {}", call.method, reply.status), took);
+            if reply.status != 401 || is_repeated {
+                return Outcome::Replied { reply };
+            }
+            let was_cached = handle.reject(&granted.token);
+            if !may_repeat(call) {
+                return Outcome::Replied { reply };
+            }
+            let what = if was_cached { "token refused: dropped, one more try" } else { "token refused: one more try" };
+            trace.push(Hop::Mid, what, Duration::ZERO);
+            refused = Some(reply);
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("link", &self.link).field("configs", &self.configs).finish_non_exhaustive()
+    }
+}
+
+/// When nothing may be dialled any more: the lease less its margin, or nobody waits.
+fn dial_until(leased: &Leased) -> BootTime {
+    let margin = LEASE_MARGIN.min(Duration::from_millis(leased.grant.lease_ms / 10));
+    leased.lease_ends().saturating_sub(margin).min(leased.expires())
+}
+
+/// Whether a call may be sent a second time.
+fn may_repeat(call: &ApiCall) -> bool {
+    call.replay == ReplayRule::Safe || matches!(call.method.as_str(), "GET" | "HEAD" | "OPTIONS")
+}
+
+fn too_late() -> Failure {
+    Failure::transient(
+        Hop::Mid,
+        "request_expired",
+        "the request's time was over before the API was called; nothing was sent",
+        "Send the request again, with more time if the vault or authorization server is slow.",
+    )
+}
+
+fn outcome_of(error: ApiCallError) -> Outcome {
+    if error.maybe_sent {
+        Outcome::Unknown { failure: error.failure }
+    } else {
+        Outcome::Failed { failure: error.failure }
+    }
+}
+
+fn describe(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Replied { reply } => format!("replied {}", reply.status),
+        Outcome::Failed { failure } => format!("failed {}", failure.code),
+        Outcome::Unknown { failure } => format!("unknown {}", failure.code),
+    }
+}
+
+const fn grant_type(wire: midward_wire::GrantType) -> GrantType {
+    match wire {
+        midward_wire::GrantType::ClientCredentials => GrantType::ClientCredentials,
+    }
+}
+
+const fn client_auth(wire: midward_wire::ClientAuth) -> ClientAuth {
+    match wire {
+        midward_wire::ClientAuth::ClientSecretBasic => ClientAuth::ClientSecretBasic,
+        midward_wire::ClientAuth::ClientSecretBasicRaw => ClientAuth::ClientSecretBasicRaw,
+        midward_wire::ClientAuth::ClientSecretPost => ClientAuth::ClientSecretPost,
+    }
+}

@@ -1,0 +1,138 @@
+//! Heartbeats: what this MID can serve, told at start, regularly, and when a resolver's health changes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use midward_core::{Backoff, Clock, Random};
+use midward_resolvers::{Resolver, ResolverReport};
+use midward_wire::{HeartbeatReply, MidState, ResolverHealth, ResolverStatus, VERSION, paths};
+use tokio_util::sync::CancellationToken;
+
+use crate::capacity::Capacity;
+use crate::link::{Link, LinkError, LinkState};
+
+/// How often the resolvers' reports are compared.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const DEADLINE: Duration = Duration::from_secs(5);
+/// The instance may choose within these.
+const SLOWEST: Duration = Duration::from_secs(60);
+const FASTEST: Duration = Duration::from_secs(1);
+
+/// The resolvers by name; replaced as a whole by a reload.
+pub type Resolvers = Arc<ArcSwap<BTreeMap<String, Arc<dyn Resolver>>>>;
+
+/// Sends heartbeats.
+pub struct Heart {
+    link: Arc<Link>,
+    incarnation: String,
+    capacity: Capacity,
+    resolvers: Resolvers,
+    draining: AtomicBool,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+}
+
+impl Heart {
+    pub fn new(
+        link: Arc<Link>,
+        incarnation: String,
+        capacity: Capacity,
+        resolvers: Resolvers,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Self {
+        Self { link, incarnation, capacity, resolvers, draining: AtomicBool::new(false), clock, random }
+    }
+
+    /// Sends one now and tells when the next one is due.
+    pub async fn beat(&self) -> Result<Duration, LinkError> {
+        self.send(self.statuses()).await
+    }
+
+    /// From now on every heartbeat says that this MID takes no more work.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Sends them until `stop`. While the instance gives this MID no work it sends none: the lease loop asks slowly
+    /// enough for both.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut state = self.link.state();
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+        let mut told = Vec::new();
+        let mut due = self.clock.boot();
+        loop {
+            let known = state.borrow_and_update().clone();
+            if !matches!(known, LinkState::Known(MidState::Validated | MidState::Paused)) {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = state.changed() => if changed.is_err() { return },
+                }
+                continue;
+            }
+            let statuses = self.statuses();
+            if statuses != told || self.clock.boot() >= due {
+                let wait = match self.send(statuses.clone()).await {
+                    Ok(next) => {
+                        backoff.reset();
+                        told = statuses;
+                        next
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "heartbeat not delivered");
+                        // What was not delivered is not told, but is not repeated before its time either.
+                        told = statuses;
+                        backoff.next_wait(self.random.as_ref())
+                    }
+                };
+                due = self.clock.boot() + wait;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// The resolvers as the heartbeat tells them.
+    pub fn statuses(&self) -> Vec<ResolverStatus> {
+        self.resolvers.load().iter().map(|(name, resolver)| status(name, resolver.as_ref())).collect()
+    }
+
+    async fn send(&self, resolvers: Vec<ResolverStatus>) -> Result<Duration, LinkError> {
+        let message = midward_wire::Heartbeat {
+            version: VERSION,
+            incarnation: self.incarnation.clone(),
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            capacity: self.capacity.max(),
+            running: self.capacity.running(),
+            draining: self.is_draining(),
+            resolvers,
+        };
+        let reply: HeartbeatReply = self.link.post(paths::HEARTBEAT, &message, DEADLINE).await?;
+        self.link.told(reply.state).await;
+        Ok(Duration::from_millis(reply.next_ms).clamp(FASTEST, SLOWEST))
+    }
+}
+
+impl std::fmt::Debug for Heart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Heart").field("incarnation", &self.incarnation).finish_non_exhaustive()
+    }
+}
+
+fn status(name: &str, resolver: &dyn Resolver) -> ResolverStatus {
+    let (health, reason) = match resolver.report() {
+        ResolverReport::Ready => (ResolverHealth::Ready, None),
+        ResolverReport::Degraded(why) => (ResolverHealth::Degraded, Some(why)),
+        ResolverReport::Unusable(why) => (ResolverHealth::Unusable, Some(why)),
+    };
+    ResolverStatus { name: name.to_owned(), kind: resolver.kind().to_owned(), health, reason }
+}

@@ -1,0 +1,189 @@
+//! Outcomes on their way back: gathered, posted at once, tried again until a bound.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use midward_core::{Backoff, BootTime, Clock, Random};
+use midward_wire::{Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest, VERSION, paths};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::task::TaskTracker;
+
+use crate::link::{Link, LinkError, parse};
+
+/// Most outcomes in one message.
+const MAX_BATCH: usize = 64;
+/// Most body bytes in one message; one outcome alone may be larger.
+const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
+/// Messages under way at a time.
+const IN_FLIGHT: usize = 2;
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long one outcome is offered: as long as a queued request lives by default.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(15 * 60);
+const MAX_ANSWER: usize = 256 * 1024;
+
+/// Takes outcomes. Waits while many are unsent, which holds back new work.
+#[derive(Clone, Debug)]
+pub struct OutcomeSender(mpsc::Sender<OutcomeReport>);
+
+impl OutcomeSender {
+    /// Hands an outcome over for delivery.
+    pub async fn send(&self, report: OutcomeReport) {
+        if let Err(unsent) = self.0.send(report).await {
+            tracing::error!(request = unsent.0.request_id, "outcome lost: the sender of outcomes has stopped");
+        }
+    }
+}
+
+/// Delivers outcomes until every [`OutcomeSender`] is gone and everything is delivered or given up.
+pub struct OutcomeDelivery {
+    receiver: mpsc::Receiver<OutcomeReport>,
+    poster: Arc<Poster>,
+}
+
+struct Poster {
+    link: Arc<Link>,
+    incarnation: String,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+}
+
+/// A pair of sender and delivery; `room` outcomes wait at most.
+pub fn outcomes(
+    link: Arc<Link>,
+    incarnation: String,
+    room: usize,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+) -> (OutcomeSender, OutcomeDelivery) {
+    let (sender, receiver) = mpsc::channel(room.max(1));
+    let poster = Arc::new(Poster { link, incarnation, clock, random });
+    (OutcomeSender(sender), OutcomeDelivery { receiver, poster })
+}
+
+impl OutcomeDelivery {
+    pub async fn run(mut self) {
+        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
+        let posts = TaskTracker::new();
+        let mut carried = None;
+        loop {
+            let first = match carried.take() {
+                Some(report) => report,
+                None => match self.receiver.recv().await {
+                    Some(report) => report,
+                    None => break,
+                },
+            };
+            // While a message waits for its turn, more outcomes gather for it. The semaphore is never closed.
+            let Ok(turn) = Arc::clone(&in_flight).acquire_owned().await else { break };
+            let mut batch = vec![first];
+            let mut size = body_len(&batch[0]);
+            while batch.len() < MAX_BATCH {
+                let Ok(next) = self.receiver.try_recv() else { break };
+                size += body_len(&next);
+                if size > MAX_BATCH_BYTES {
+                    carried = Some(next);
+                    break;
+                }
+                batch.push(next);
+            }
+            let poster = Arc::clone(&self.poster);
+            posts.spawn(async move {
+                poster.deliver(batch).await;
+                drop(turn);
+            });
+        }
+        posts.close();
+        posts.wait().await;
+    }
+}
+
+impl Poster {
+    /// Offers a batch until it is judged or too old. A batch that is refused as a whole is offered one by one, so
+    /// that one bad outcome spoils no other.
+    async fn deliver(&self, batch: Vec<OutcomeReport>) {
+        let since = self.clock.boot();
+        if self.offer(&batch, since).await == Delivery::RefusedWhole && batch.len() > 1 {
+            for report in batch {
+                let alone = [report];
+                self.offer(&alone, since).await;
+            }
+        }
+    }
+
+    async fn offer(&self, batch: &[OutcomeReport], since: BootTime) -> Delivery {
+        let message =
+            OutcomesRequest { version: VERSION, incarnation: self.incarnation.clone(), outcomes: batch.to_vec() };
+        let body = match serde_json::to_vec(&message) {
+            Ok(body) => Bytes::from(body),
+            Err(error) => {
+                tracing::error!(%error, "outcomes cannot be written as JSON");
+                return Delivery::Done;
+            }
+        };
+        drop(message);
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        loop {
+            let result = self.link.call(Method::POST, paths::OUTCOMES, body.clone(), DEADLINE, MAX_ANSWER).await;
+            let error = match result.and_then(|answer| verdicts(&answer, batch.len())) {
+                Ok(verdicts) => {
+                    log_refused(batch, &verdicts);
+                    return Delivery::Done;
+                }
+                Err(LinkError::Refused(status)) => {
+                    if batch.len() == 1 {
+                        let request = &batch[0].request_id;
+                        tracing::error!(request, status, "the instance refuses this outcome's message; it is dropped");
+                    }
+                    return Delivery::RefusedWhole;
+                }
+                Err(error) => error,
+            };
+            if self.clock.boot().saturating_since(since) >= GIVE_UP_AFTER {
+                tracing::error!(count = batch.len(), %error, "outcomes given up: they could not be delivered in time");
+                return Delivery::Done;
+            }
+            let wait = backoff.next_wait(self.random.as_ref());
+            let wait = match error {
+                LinkError::Busy { retry_after: Some(asked), .. } => wait.max(asked),
+                _ => wait,
+            };
+            tracing::debug!(count = batch.len(), %error, ?wait, "outcomes not delivered yet");
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Delivery {
+    Done,
+    RefusedWhole,
+}
+
+fn verdicts(answer: &[u8], expected: usize) -> Result<Vec<OutcomeVerdict>, LinkError> {
+    let reply: OutcomesReply = parse(answer)?;
+    if reply.verdicts.len() == expected {
+        return Ok(reply.verdicts);
+    }
+    Err(LinkError::NotUnderstood(format!("{} verdicts for {expected} outcomes", reply.verdicts.len())))
+}
+
+fn log_refused(batch: &[OutcomeReport], verdicts: &[OutcomeVerdict]) {
+    for (report, verdict) in batch.iter().zip(verdicts) {
+        if *verdict == OutcomeVerdict::Refused {
+            tracing::warn!(
+                request = report.request_id,
+                epoch = report.epoch,
+                "outcome refused: the request is no longer ours"
+            );
+        }
+    }
+}
+
+fn body_len(report: &OutcomeReport) -> usize {
+    match &report.outcome {
+        Outcome::Replied { reply } => reply.body.0.len(),
+        Outcome::Failed { .. } | Outcome::Unknown { .. } => 0,
+    }
+}

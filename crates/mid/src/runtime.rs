@@ -1,0 +1,183 @@
+//! Builds a MID Server from its parts, runs it, and takes it down in two stages.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use midward_core::{Clock, Failure, Hop, Random, new_id};
+use midward_wire::MidState;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{AdminSocket, Operate};
+use crate::capacity::Capacity;
+use crate::execute::Execute;
+use crate::heartbeat::{Heart, Resolvers};
+use crate::lease_loop::LeaseLoop;
+use crate::link::{Link, LinkState};
+use crate::outcomes::{OutcomeDelivery, outcomes};
+
+/// How long everything that is left after the calls may take: outcomes, handing back.
+const FLUSH: Duration = Duration::from_secs(10);
+const RESOLVERS_SHUT_DOWN: Duration = Duration::from_secs(5);
+
+/// A MID Server's moving parts, joined.
+pub struct Mid {
+    link: Arc<Link>,
+    heart: Arc<Heart>,
+    lease_loop: LeaseLoop,
+    delivery: OutcomeDelivery,
+    executor: Arc<dyn Execute>,
+    resolvers: Resolvers,
+    calls: TaskTracker,
+    drain: Duration,
+    admin: Option<(AdminSocket, Arc<dyn Operate>)>,
+}
+
+/// What [`Mid::join`] joins.
+pub(crate) struct Parts {
+    pub(crate) link: Arc<Link>,
+    pub(crate) heart: Arc<Heart>,
+    pub(crate) executor: Arc<dyn Execute>,
+    pub(crate) resolvers: Resolvers,
+    pub(crate) capacity: Capacity,
+    pub(crate) incarnation: String,
+    /// How long a drain waits for running calls.
+    pub(crate) drain: Duration,
+    pub(crate) admin: Option<(AdminSocket, Arc<dyn Operate>)>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+}
+
+/// A new name for one run of this program.
+pub(crate) fn new_incarnation(clock: &dyn Clock, random: &dyn Random) -> String {
+    new_id(clock.wall(), random)
+}
+
+impl Mid {
+    pub(crate) fn join(parts: Parts) -> Self {
+        let Parts { link, heart, executor, resolvers, capacity, incarnation, drain, admin, clock, random } = parts;
+        let (sender, delivery) = outcomes(
+            Arc::clone(&link),
+            incarnation.clone(),
+            capacity.max() as usize,
+            Arc::clone(&clock),
+            Arc::clone(&random),
+        );
+        let calls = TaskTracker::new();
+        let lease_loop = LeaseLoop {
+            link: Arc::clone(&link),
+            heart: Arc::clone(&heart),
+            executor: Arc::clone(&executor),
+            outcomes: sender,
+            capacity,
+            incarnation,
+            tasks: calls.clone(),
+            clock,
+            random,
+        };
+        Self { link, heart, lease_loop, delivery, executor, resolvers, calls, drain, admin }
+    }
+
+    /// Runs until `stop`, then drains: no more polls, unstarted leases handed back, running calls finished, outcomes
+    /// delivered. `stop_now` ends the waiting. A part that ends by itself ends everything, with a failure.
+    pub async fn run(self, stop: CancellationToken, stop_now: CancellationToken) -> Result<(), Failure> {
+        let soft = CancellationToken::new();
+        let hard = CancellationToken::new();
+        let mut parts = JoinSet::new();
+        let delivery = tokio::spawn(self.delivery.run());
+        let heart = Arc::clone(&self.heart);
+        parts.spawn(named("lease loop", self.lease_loop.run(soft.clone())));
+        parts.spawn(named("heartbeat", {
+            let (heart, hard) = (Arc::clone(&heart), hard.clone());
+            async move { heart.run(hard).await }
+        }));
+        parts.spawn(named("wiping", wipe_when_invalidated(Arc::clone(&self.link), self.executor, hard.clone())));
+        if let Some((socket, operator)) = self.admin {
+            parts.spawn(named("admin socket", socket.serve(operator, hard.clone())));
+        }
+        warm_up(&self.resolvers);
+
+        let early = tokio::select! {
+            () = stop.cancelled() => None,
+            () = stop_now.cancelled() => None,
+            ended = parts.join_next() => Some(ended),
+        };
+        if let Some(ended) = early {
+            hard.cancel();
+            return Err(died(ended));
+        }
+
+        tracing::info!(running = self.calls.len(), "draining");
+        heart.drain();
+        soft.cancel();
+        self.calls.close();
+        let drained = async {
+            // The lease loop may still start what it had received; it ends within its own deadlines.
+            let _ = tokio::time::timeout(self.drain, self.calls.wait()).await;
+            if !self.calls.is_empty() {
+                tracing::error!(running = self.calls.len(), "calls still run after the drain's deadline: left behind");
+            }
+            // It ends when the loop and every call have dropped their senders.
+            if tokio::time::timeout(FLUSH, delivery).await.is_err() {
+                tracing::error!("outcomes could not be delivered in time");
+            }
+        };
+        tokio::select! {
+            () = drained => {}
+            () = stop_now.cancelled() => tracing::warn!("stopped before everything was done"),
+        }
+        hard.cancel();
+        shut_down(&self.resolvers).await;
+        Ok(())
+    }
+}
+
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+    part.await;
+    name
+}
+
+fn died(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> Failure {
+    let what = match ended {
+        Some(Ok(name)) => format!("its {name} ended by itself"),
+        Some(Err(error)) if error.is_panic() => "a part crashed".to_owned(),
+        _ => "a part was cancelled".to_owned(),
+    };
+    Failure::permanent(Hop::Mid, "mid_defect", what, "Report it with the log; a supervisor may start it again.")
+}
+
+/// The authenticated word "invalidated" wipes every token, whenever it comes.
+async fn wipe_when_invalidated(link: Arc<Link>, executor: Arc<dyn Execute>, stop: CancellationToken) {
+    let mut state = link.state();
+    loop {
+        if *state.borrow_and_update() == LinkState::Known(MidState::Invalidated) {
+            executor.wipe();
+            tracing::warn!("this MID Server was invalidated: all tokens are wiped");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = state.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// In the background: the first lease does not wait for a JVM.
+fn warm_up(resolvers: &Resolvers) {
+    for (name, resolver) in resolvers.load().iter() {
+        let (name, resolver) = (name.clone(), Arc::clone(resolver));
+        tokio::spawn(async move {
+            resolver.warm_up().await;
+            tracing::info!(resolver = name, report = ?resolver.report(), "warmed up");
+        });
+    }
+}
+
+async fn shut_down(resolvers: &Resolvers) {
+    let all = resolvers.load_full();
+    let ends = all.values().map(|resolver| resolver.shut_down());
+    if tokio::time::timeout(RESOLVERS_SHUT_DOWN, futures_util::future::join_all(ends)).await.is_err() {
+        tracing::warn!("a resolver did not end in time");
+    }
+}

@@ -1,0 +1,197 @@
+//! From `mid.toml` to a MID Server that can run.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use midward_core::{Clock, Failure, FingerprintKey, Hop, Random, SystemClock, SystemRandom};
+use midward_net::{WayConfig, WayOut};
+use midward_oauth::{TokenCache, TokenCacheConfig};
+use midward_resolvers::{Resolver, ResolverContext, build};
+
+use crate::admin::{AdminSocket, Operate};
+use crate::api::ApiCaller;
+use crate::audit::Audit;
+use crate::capacity::Capacity;
+use crate::config::MidConfig;
+use crate::config_cache::ConfigCache;
+use crate::engine::Engine;
+use crate::execute::Execute;
+use crate::heartbeat::{Heart, Resolvers};
+use crate::http::InstanceWay;
+use crate::link::Link;
+use crate::operate::Operator;
+use crate::policy::{Policy, PolicyStore};
+use crate::runtime::{Mid, Parts, new_incarnation};
+use crate::state::StateDir;
+
+/// Hidden first argument that makes the program a JAR process's trampoline.
+pub const TRAMPOLINE_COMMAND: &str = "jar-host-exec";
+
+/// Builds everything. Nothing is started yet but the admin socket's binding, which proves that no other MID runs here.
+pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let random: Arc<dyn Random> = Arc::new(SystemRandom);
+    let state = StateDir::open(&config.mid.state_dir)?;
+    let enrollment = state.enrollment()?.ok_or_else(not_enrolled)?;
+    let instance_name = enrollment.name.clone();
+    let socket = AdminSocket::bind(&config.admin_socket()).await?;
+    let http = Arc::new(InstanceWay::new(instance_way(config, None)?));
+    let link = Arc::new(Link::new(http, enrollment, &state.key()?, Arc::clone(&clock), Arc::clone(&random))?);
+    let resolvers = resolvers(config, &instance_name, &clock, &random)?;
+    let policy = Arc::new(PolicyStore::new(load_policy(&config.policy.file)?, Arc::clone(&random)));
+    let api_way = way(config, "apis", &config.ways_out.apis)?;
+    let capacity = Capacity::new(config.mid.max_concurrent);
+    let incarnation = new_incarnation(clock.as_ref(), random.as_ref());
+    let engine = Arc::new(Engine {
+        link: Arc::clone(&link),
+        configs: ConfigCache::new(Arc::clone(&link)),
+        policy: Arc::clone(&policy),
+        tokens: TokenCache::new(Arc::clone(&clock), Arc::clone(&random), TokenCacheConfig::default()),
+        resolvers: Arc::clone(&resolvers),
+        token_way: way(config, "authorization_servers", &config.ways_out.authorization_servers)?,
+        apis: ApiCaller::new(api_way, Arc::clone(&clock), config.mid.max_reply_bytes),
+        audit: Arc::new(Audit::open(state.path())?),
+        fingerprint_key: FingerprintKey::generate(random.as_ref()),
+        clock: Arc::clone(&clock),
+    });
+    let heart = Arc::new(Heart::new(
+        Arc::clone(&link),
+        incarnation.clone(),
+        capacity.clone(),
+        Arc::clone(&resolvers),
+        Arc::clone(&clock),
+        Arc::clone(&random),
+    ));
+    let operator: Arc<dyn Operate> = Arc::new(Operator {
+        link: Arc::clone(&link),
+        heart: Arc::clone(&heart),
+        capacity: capacity.clone(),
+        engine: Arc::clone(&engine),
+    });
+    let reload = Reload { file: config.policy.file.clone(), policy, engine: Arc::clone(&engine) };
+    let executor: Arc<dyn Execute> = engine;
+    let mid = Mid::join(Parts {
+        link,
+        heart,
+        executor,
+        resolvers,
+        capacity,
+        incarnation,
+        drain: Duration::from_secs(config.mid.drain_seconds),
+        admin: Some((socket, operator)),
+        clock,
+        random,
+    });
+    Ok((mid, reload))
+}
+
+/// Reads the policy anew while calls run.
+#[derive(Debug)]
+pub struct Reload {
+    file: PathBuf,
+    policy: Arc<PolicyStore>,
+    engine: Arc<Engine>,
+}
+
+impl Reload {
+    /// A policy that cannot be read changes nothing.
+    pub fn reload(&self) {
+        match load_policy(&self.file) {
+            Ok(policy) => {
+                self.policy.replace(policy);
+                self.engine.policy_changed();
+                tracing::info!(file = %self.file.display(), "policy read again");
+            }
+            Err(failure) => tracing::error!(%failure, "the policy stays as it was"),
+        }
+    }
+}
+
+/// Reads the policy file as a start would.
+pub fn check_policy(config: &MidConfig) -> Result<(), Failure> {
+    load_policy(&config.policy.file).map(drop)
+}
+
+/// The way to the instance. Its CA is the configured one, else `ca_pem`, else the one that the enrollment brought.
+pub fn instance_way(config: &MidConfig, ca_pem: Option<&str>) -> Result<WayOut, Failure> {
+    let mut settings = config.ways_out.instance.clone();
+    if settings.ca_file.is_none() {
+        let state = StateDir::open(&config.mid.state_dir)?;
+        settings.ca_file = match ca_pem {
+            Some(pem) => Some(state.stage_ca(pem)?),
+            None => state.ca_file(),
+        };
+    }
+    way(config, "instance", &settings)
+}
+
+/// What a MID says that has no instance yet.
+pub fn not_enrolled() -> Failure {
+    Failure::permanent(
+        Hop::Mid,
+        "not_enrolled",
+        "this MID Server is not enrolled",
+        "Run `midward-mid enroll --token-file FILE` with a token from `midward mid enroll-token`.",
+    )
+}
+
+fn way(config: &MidConfig, name: &str, settings: &WayConfig) -> Result<WayOut, Failure> {
+    WayOut::new(settings, &config.base_dir).map_err(|error| {
+        let action = "Correct that section of mid.toml, or the file that it names.";
+        Failure::permanent(Hop::Mid, "config_invalid", format!("[ways_out.{name}]: {error}"), action)
+    })
+}
+
+fn load_policy(file: &Path) -> Result<Policy, Failure> {
+    Policy::load(file).map_err(|error| {
+        Failure::permanent(
+            Hop::Policy,
+            "policy_invalid",
+            format!("{}: {error}", file.display()),
+            "Correct the policy file; `midward-mid policy check` reads it.",
+        )
+    })
+}
+
+fn resolvers(
+    config: &MidConfig,
+    mid_name: &str,
+    clock: &Arc<dyn Clock>,
+    random: &Arc<dyn Random>,
+) -> Result<Resolvers, Failure> {
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::permanent(
+            Hop::Mid,
+            "program_not_found",
+            format!("the MID Server's own program cannot be found: {error}"),
+            "Mount /proc.",
+        )
+    })?;
+    let context = ResolverContext {
+        mid_name: mid_name.to_owned(),
+        jar_host_dir: config.jar_host.dir.clone().unwrap_or_else(|| PathBuf::from("/usr/share/midward/jar-host")),
+        state_dir: config.mid.state_dir.clone(),
+        trampoline: vec![program.into_os_string(), OsString::from(TRAMPOLINE_COMMAND)],
+        java: config.jar_host.java.clone().unwrap_or_else(find_java),
+        clock: Arc::clone(clock),
+        random: Arc::clone(random),
+    };
+    let all: BTreeMap<String, Arc<dyn Resolver>> =
+        config.resolvers.iter().map(|(name, resolver)| (name.clone(), build(name, resolver, &context))).collect();
+    Ok(Arc::new(ArcSwap::from_pointee(all)))
+}
+
+/// The usual places; the environment is not asked.
+fn find_java() -> PathBuf {
+    const PLACES: [&str; 4] = [
+        "/usr/bin/java",
+        "/usr/lib/jvm/default-java/bin/java",
+        "/usr/local/bin/java",
+        "/opt/java/openjdk/bin/java",
+    ];
+    PLACES.iter().map(Path::new).find(|path| path.exists()).unwrap_or_else(|| Path::new(PLACES[0])).to_owned()
+}
