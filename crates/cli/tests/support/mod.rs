@@ -16,7 +16,7 @@ use self::oidc::{OidcClient, OidcProvider, repository};
 
 /// Everything that RFC 6749 2.3.1 encoding, a separator or a shell could trip over.
 pub const CLIENT_ID: &str = "crm:/+%=& client;'\"";
-pub const CLIENT_SECRET: &str = "s:/+%=& ecret,;'\"\\|$(x)`~ü";
+pub const CLIENT_SECRET: &str = "s:/+%=& ecret,;'\"\\|$(x)`~";
 pub const RESOURCE: &str = "https://crm.internal.example/api";
 
 pub struct Chain {

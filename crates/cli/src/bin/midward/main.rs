@@ -1,1 +1,105 @@
-fn main() {}
+//! `midward`: the instance, and the commands that speak to one.
+
+mod client;
+mod commands;
+mod exit;
+mod instance;
+mod output;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use client::{Client, ClientSettings};
+use exit::{CliError, EXIT_CODES};
+
+#[derive(Debug, Parser)]
+#[command(name = "midward", version, about = "Calls APIs behind firewalls with secrets that stay in the vault", after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    client: ClientSettings,
+    /// How to print
+    #[arg(long, global = true, default_value = "text")]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs an instance
+    Instance(instance::InstanceArgs),
+    /// Applies a document of connections, credentials and OAuth entities
+    Apply {
+        /// YAML or JSON; `-` for stdin
+        #[arg(short = 'f', long)]
+        file: PathBuf,
+        /// Only prints what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Prints records
+    Get { kind: commands::Kind, name: Option<String> },
+    /// Calls an API through a connection
+    Call(commands::CallArgs),
+    /// MID Servers
+    #[command(subcommand)]
+    Mid(commands::MidCommand),
+    /// Keys for this API
+    #[command(subcommand)]
+    ApiKey(commands::ApiKeyCommand),
+    /// Finds the first problem
+    Doctor,
+    /// Prints a completion script
+    Completions { shell: clap_complete::Shell },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return CliError::usage(format!("no runtime: {error}"), "Check the limits of this user.").exit();
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.exit(),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), CliError> {
+    let as_json = cli.output == Output::Json;
+    let client = || Client::new(&cli.client);
+    match cli.command {
+        Command::Instance(args) => instance::run(args).await,
+        Command::Apply { file, dry_run } => commands::apply(&client()?, &file, dry_run, as_json).await,
+        Command::Get { kind, name } => commands::get(&client()?, kind, name.as_deref(), as_json).await,
+        Command::Call(args) => commands::call(&client()?, args, as_json).await,
+        Command::Mid(command) => commands::mid(&client()?, command, as_json).await,
+        Command::ApiKey(command) => commands::api_key(&client()?, command, as_json).await,
+        Command::Doctor => commands::doctor(&client()?, as_json).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "midward", &mut script);
+            output::raw(&script);
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        super::Cli::command().debug_assert();
+    }
+}

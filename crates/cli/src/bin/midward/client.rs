@@ -1,0 +1,168 @@
+//! The HTTP client of the commands.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client as HyperClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use midward_core::{Failure, Hop, Secret};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde_json::Value;
+
+use crate::exit::CliError;
+
+/// Largest answer that is taken in, in bytes.
+const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+/// Longest wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Where the instance is and how to speak to it.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ClientSettings {
+    /// The instance's API, such as https://127.0.0.1:8440
+    #[arg(long, global = true, env = "MIDWARD_URL", default_value = "https://127.0.0.1:8440")]
+    url: String,
+    /// Where synchronous calls go, such as https://127.0.0.1:8441; asked of nobody, so give it when it is elsewhere
+    #[arg(long, global = true, env = "MIDWARD_CALL_URL", default_value = "https://127.0.0.1:8441")]
+    call_url: String,
+    /// File that holds the API key
+    #[arg(long, global = true, env = "MIDWARD_KEY_FILE")]
+    key_file: Option<PathBuf>,
+    /// PEM file of the CA that signed the instance's certificate
+    #[arg(long, global = true, env = "MIDWARD_CA_FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+/// A client of one instance.
+pub(crate) struct Client {
+    http: HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    url: String,
+    call_url: String,
+    key: Secret,
+}
+
+impl Client {
+    pub(crate) fn new(settings: &ClientSettings) -> Result<Self, CliError> {
+        let file = settings.key_file.as_deref().ok_or_else(|| {
+            CliError::usage("no API key is given", "Name its file with --key-file or MIDWARD_KEY_FILE.")
+        })?;
+        let key = Secret::new(read(file)?.trim_ascii().to_vec());
+        let http = HyperClient::builder(TokioExecutor::new()).build(connector(settings.ca_file.as_deref())?);
+        let trim = |url: &str| url.trim_end_matches('/').to_owned();
+        Ok(Self { http, url: trim(&settings.url), call_url: trim(&settings.call_url), key })
+    }
+
+    /// Asks the API; an answer that is not 2xx is an error.
+    pub(crate) async fn api(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, CliError> {
+        let content = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        let headers = [("content-type".to_owned(), "application/json".to_owned())];
+        let answer = self.send(method, &format!("{}{path}", self.url), &headers, content).await?;
+        let value: Value = if answer.body().is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(answer.body()).map_err(|_| not_midward(answer.status().as_u16()))?
+        };
+        if answer.status().is_success() { Ok(value) } else { Err(CliError::problem(&value)) }
+    }
+
+    /// Makes a synchronous call; the answer is the API's, or Midward's own problem document.
+    pub(crate) async fn call(
+        &self,
+        connection: &str,
+        method: Method,
+        path: &str,
+        headers: &[(String, String)],
+        body: Bytes,
+    ) -> Result<Response<Bytes>, CliError> {
+        let path = path.trim_start_matches('/');
+        self.send(method, &format!("{}/api/v1/connections/{connection}/call/{path}", self.call_url), headers, body)
+            .await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(String, String)],
+        body: Bytes,
+    ) -> Result<Response<Bytes>, CliError> {
+        let mut bearer = http::HeaderValue::from_bytes(&[b"Bearer ", self.key.expose()].concat()).map_err(|_| {
+            CliError::usage("the API key file holds no API key", "Give the file that holds the key alone.")
+        })?;
+        bearer.set_sensitive(true);
+        let mut request = Request::builder().method(method).uri(url).header(header::AUTHORIZATION, bearer);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(body)).map_err(|error| {
+            CliError::usage(format!("the request cannot be made: {error}"), "Check URL, path and headers.")
+        })?;
+        let exchange = async {
+            let answer = self.http.request(request).await.map_err(|error| unreachable(url, &error))?;
+            let (parts, body) = answer.into_parts();
+            let body = Limited::new(body, LARGEST_ANSWER).collect().await.map_err(|error| {
+                let detail = format!("the answer broke off: {error}");
+                CliError::from(Failure::transient(Hop::Instance, "instance_unreachable", detail, "Try again."))
+            })?;
+            Ok(Response::from_parts(parts, body.to_bytes()))
+        };
+        tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| {
+            let detail = format!("no answer within {} s", PATIENCE.as_secs());
+            Err(Failure::transient(Hop::Instance, "instance_unreachable", detail, "Look into the instance's log.")
+                .into())
+        })
+    }
+}
+
+fn connector(ca: Option<&Path>) -> Result<HttpsConnector<HttpConnector>, CliError> {
+    let mut roots = rustls::RootCertStore::empty();
+    if let Some(file) = ca {
+        let bad =
+            || CliError::usage(format!("{} holds no certificate", file.display()), "Give the PEM file of the CA.");
+        for certificate in CertificateDer::pem_slice_iter(&read(file)?) {
+            roots.add(certificate.map_err(|_| bad())?).map_err(|_| bad())?;
+        }
+    } else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| CliError::usage(format!("TLS cannot be used: {error}"), "Report this."))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build())
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, CliError> {
+    std::fs::read(file)
+        .map_err(|error| CliError::usage(format!("{} cannot be read: {error}", file.display()), "Check the path."))
+}
+
+fn unreachable(url: &str, error: &hyper_util::client::legacy::Error) -> CliError {
+    let mut reason = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        reason = inner.to_string();
+        source = inner.source();
+    }
+    let origin = url.split('/').take(3).collect::<Vec<_>>().join("/");
+    let action = if reason.contains("certificate") {
+        "Name the instance's CA with --ca-file (`ca.pem` in its data folder)."
+    } else {
+        "Check --url (or --call-url), and that the instance runs."
+    };
+    Failure::transient(Hop::Instance, "instance_unreachable", format!("{origin}: {reason}"), action).into()
+}
+
+fn not_midward(status: u16) -> CliError {
+    let detail = format!("the answer (status {status}) is not one of Midward's");
+    Failure::permanent(Hop::Instance, "not_midward", detail, "Check --url: something else answers there.").into()
+}

@@ -1,0 +1,91 @@
+//! Errors of the commands: one line, and an exit code that says where it failed.
+
+use std::process::ExitCode;
+
+use midward_core::{Failure, Hop, Persistence};
+use serde_json::Value;
+
+/// The documented exit codes.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done (for `call`: the API answered 2xx or 3xx)
+  1  the API answered 4xx or 5xx; its answer is printed
+  2  wrong usage: arguments, files, or a request that is refused as it stands
+  3  refused by the policy on the MID Server's host
+  4  no MID Server can serve it, or the one that held it failed
+  5  the resolver or the vault failed
+  6  the authorization server failed
+  7  the API could not be reached or did not answer in time
+  8  the instance could not be reached or failed
+  9  the API key is not valid or may not do this";
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) enum CliError {
+    Failed(Box<Failure>),
+    /// The API answered 4xx or 5xx: said already.
+    ApiStatus,
+}
+
+impl CliError {
+    pub(crate) fn usage(detail: impl Into<String>, action: impl Into<String>) -> Self {
+        Failure::permanent(Hop::Caller, "usage", detail, action).into()
+    }
+
+    /// From a problem document (RFC 9457).
+    pub(crate) fn problem(value: &Value) -> Self {
+        let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let hop = value.get("hop").and_then(|hop| serde_json::from_value(hop.clone()).ok()).unwrap_or(Hop::Instance);
+        let reference = value.get("reference").and_then(Value::as_str).map(str::to_owned);
+        let persistence = Persistence::Permanent;
+        let (code, detail, action) = (text("code"), text("detail"), text("action"));
+        Failure { hop, code, detail, action, persistence, reference }.into()
+    }
+
+    /// Says it on stderr and gives the exit code.
+    pub(crate) fn exit(self) -> ExitCode {
+        match self {
+            Self::ApiStatus => ExitCode::from(1),
+            Self::Failed(failure) => {
+                let reference = failure.reference.as_deref().map(|it| format!(" Reference: {it}.")).unwrap_or_default();
+                crate::output::complain(&format!("midward: {failure}{reference}"));
+                ExitCode::from(code(&failure))
+            }
+        }
+    }
+}
+
+impl From<Failure> for CliError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
+}
+
+fn code(failure: &Failure) -> u8 {
+    match (failure.hop, failure.code.as_str()) {
+        (_, "unauthorized" | "not_allowed") => 9,
+        (_, "no_mid" | "expired") | (Hop::Mid, _) => 4,
+        (_, "wait_over") | (Hop::Api, _) => 7,
+        (Hop::Caller, _) => 2,
+        (Hop::Policy, _) => 3,
+        (Hop::Resolver | Hop::Vault, _) => 5,
+        (Hop::AuthorizationServer, _) => 6,
+        (Hop::Instance, _) => 8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_hop_has_its_exit_code() {
+        let of = |hop, name| code(&Failure::permanent(hop, name, "", ""));
+        assert_eq!(of(Hop::Caller, "unauthorized"), 9);
+        assert_eq!(of(Hop::Instance, "no_mid"), 4);
+        assert_eq!(of(Hop::Vault, "x"), 5);
+        assert_eq!(of(Hop::Policy, "x"), 3);
+        assert_eq!(of(Hop::AuthorizationServer, "x"), 6);
+        assert_eq!(of(Hop::Api, "x"), 7);
+    }
+}

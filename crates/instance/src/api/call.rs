@@ -1,0 +1,231 @@
+//! Synchronous calls: the second listener. It is another origin than the API's, because what it answers is what
+//! customers' APIs answered.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, OriginalUri, Path, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{any, get};
+use midward_core::{Failure, Hop};
+use midward_wire::{ApiCall, ApiReply, Bytes64, Outcome, ReplayRule};
+
+use super::submit;
+use super::{Body, body, no_such_path};
+use crate::app::{App, Shared};
+use crate::auth;
+use crate::check;
+use crate::problem::Problem;
+use crate::queue::Submitted;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("midward-request-id");
+const TRACE: HeaderName = HeaderName::from_static("midward-trace");
+const REPLAY: HeaderName = HeaderName::from_static("midward-replay");
+const WAIT_MS: HeaderName = HeaderName::from_static("midward-wait-ms");
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+pub(crate) fn router(app: Shared) -> Router {
+    Router::new()
+        .route("/api/v1/connections/{alias}/call", any(call_root))
+        .route("/api/v1/connections/{alias}/call/", any(call_root))
+        .route("/api/v1/connections/{alias}/call/{*path}", any(call_path))
+        .route("/healthz", get(async || "ok\n"))
+        .fallback(no_such_path)
+        .layer(DefaultBodyLimit::max(app.limits.body_bytes))
+        .with_state(app)
+}
+
+async fn call_root(
+    state: State<Shared>,
+    Path(alias): Path<String>,
+    method: Method,
+    uri: OriginalUri,
+    headers: HeaderMap,
+    content: Body,
+) -> Response {
+    call(state, alias, method, uri, headers, content).await
+}
+
+async fn call_path(
+    state: State<Shared>,
+    Path((alias, _)): Path<(String, String)>,
+    method: Method,
+    uri: OriginalUri,
+    headers: HeaderMap,
+    content: Body,
+) -> Response {
+    call(state, alias, method, uri, headers, content).await
+}
+
+async fn call(
+    State(app): State<Shared>,
+    alias: String,
+    method: Method,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+    content: Body,
+) -> Response {
+    let id = app.new_id();
+    let traced = headers.get(&TRACE).is_some_and(|value| value == "1");
+    let answer = execute(&app, &id, &alias, &method, &uri, &headers, content).await;
+    let (mut response, trace) = match answer {
+        Ok((reply, trace)) => (passed_on(reply), Some(trace)),
+        Err((problem, trace)) => (failed(problem.with_request(&id)), trace),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    if let Some(value) = trace.filter(|_| traced).and_then(|trace| HeaderValue::from_str(&trace).ok()) {
+        headers.insert(TRACE, value);
+    }
+    response
+}
+
+type Trace = std::sync::Arc<str>;
+
+async fn execute(
+    app: &App,
+    id: &str,
+    alias: &str,
+    method: &Method,
+    uri: &http::Uri,
+    headers: &HeaderMap,
+    content: Body,
+) -> Result<(ApiReply, Trace), (Problem, Option<Trace>)> {
+    let early = |problem: Problem| (problem, None);
+    let client = auth::client(app, headers).await.map_err(early)?;
+    let call = api_call(app, alias, method, uri, headers, content).map_err(early)?;
+    let wait = wait_time(app, headers).map_err(early)?;
+    let route = submit::route(app, &client, alias).await.map_err(early)?;
+    let now = app.clock.boot();
+    if !app.fleet.serves(&route, now) {
+        return Err(early(Problem::new(StatusCode::SERVICE_UNAVAILABLE, app.fleet.explain(&route, now))));
+    }
+    // Registered before it is submitted: the outcome may come at once.
+    let word = app.waiters.wait(id);
+    let submitted = submit::submit(app, &client, &route, id.to_owned(), call, wait, None).await;
+    if !matches!(submitted, Ok(Submitted::New(_))) {
+        drop(word);
+        app.waiters.leave(id);
+    } else if let Some(ended) = submit::wait(app, id, word, wait).await.map_err(early)? {
+        let trace = Some(std::sync::Arc::clone(&ended.trace));
+        // Nobody else listens to this outcome as a rule, so it is not copied.
+        return match std::sync::Arc::unwrap_or_clone(ended.outcome) {
+            Outcome::Replied { reply } => Ok((reply, ended.trace)),
+            Outcome::Failed { failure } | Outcome::Unknown { failure } => Err((Problem::of_call(failure), trace)),
+        };
+    } else {
+        let failure = Failure::transient(
+            Hop::Instance,
+            "wait_over",
+            format!("no answer came within {} ms; a call that was sent already may still end", wait.as_millis()),
+            format!("See how it ended: `midward get requests {id}`; wait longer with Midward-Wait-Ms."),
+        );
+        return Err(early(Problem::new(StatusCode::GATEWAY_TIMEOUT, failure)));
+    }
+    match submitted {
+        Err(problem) => Err(early(problem)),
+        Ok(_) => Err(early(submit::key_reused())),
+    }
+}
+
+fn api_call(
+    app: &App,
+    alias: &str,
+    method: &Method,
+    uri: &http::Uri,
+    headers: &HeaderMap,
+    content: Body,
+) -> Result<ApiCall, Problem> {
+    check::method(method.as_str())?;
+    let body = body(content, app.limits.body_bytes)?;
+    // The path as it was sent: a decoded one would be another one.
+    let sent = uri.path_and_query().map_or("/", |whole| whole.as_str());
+    let prefix = format!("/api/v1/connections/{alias}/call");
+    let below = sent.strip_prefix(&prefix).ok_or_else(|| {
+        Problem::bad_request("path_refused", "the connection's alias is percent-encoded", "Write the alias as it is.")
+    })?;
+    let path = match below.as_bytes().first() {
+        Some(b'/') => below.to_owned(),
+        _ => format!("/{below}"),
+    };
+    check::path(&path)?;
+    let mut kept = Vec::with_capacity(headers.len());
+    for (name, value) in headers {
+        if check::is_forbidden_header(name.as_str()) {
+            continue;
+        }
+        let value = value.to_str().map_err(|_| {
+            Problem::bad_request("header_refused", format!("header {name} holds more than visible ASCII"), "Encode it.")
+        })?;
+        kept.push((name.as_str().to_owned(), value.to_owned()));
+    }
+    check::headers(&kept)?;
+    let replay = match headers.get(&REPLAY).map(HeaderValue::as_bytes) {
+        None => ReplayRule::ByMethod,
+        Some(b"safe") => ReplayRule::Safe,
+        Some(_) => {
+            return Err(Problem::bad_request(
+                "header_refused",
+                "Midward-Replay is not `safe`",
+                "Leave it out, or say safe.",
+            ));
+        }
+    };
+    Ok(ApiCall { method: method.as_str().to_owned(), path, headers: kept, body: Bytes64(body.into()), replay })
+}
+
+fn wait_time(app: &App, headers: &HeaderMap) -> Result<Duration, Problem> {
+    let longest = Duration::from_millis(app.limits.call_wait_ms);
+    let Some(value) = headers.get(&WAIT_MS) else { return Ok(longest.min(Duration::from_secs(30))) };
+    let millis = value.to_str().ok().and_then(|text| text.parse::<u64>().ok()).filter(|millis| *millis > 0);
+    let millis = millis.ok_or_else(|| {
+        Problem::bad_request(
+            "header_refused",
+            "Midward-Wait-Ms is not a number of milliseconds",
+            "Give a whole number.",
+        )
+    })?;
+    Ok(Duration::from_millis(millis).min(longest))
+}
+
+/// The API's own answer.
+fn passed_on(reply: ApiReply) -> Response {
+    let mut response = Response::new(axum::body::Body::from(reply.body.0));
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let headers = response.headers_mut();
+    for (name, value) in reply.headers {
+        if check::is_dropped_reply_header(&name) {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value)) {
+            headers.append(name, value);
+        }
+    }
+    let received = format!("midward; received-status={}", reply.status);
+    if let Ok(value) = HeaderValue::from_str(&received) {
+        headers.insert(PROXY_STATUS, value);
+    }
+    response
+}
+
+/// An answer of Midward's own; `Proxy-Status` (RFC 9209) says so.
+fn failed(problem: Problem) -> Response {
+    let error = match problem.status {
+        StatusCode::GATEWAY_TIMEOUT => "connection_timeout",
+        StatusCode::SERVICE_UNAVAILABLE => "destination_unavailable",
+        StatusCode::FORBIDDEN => "http_request_denied",
+        status if status.is_client_error() => "http_request_error",
+        _ => "proxy_internal_response",
+    };
+    let status = format!("midward; error={error}; details=\"{}\"", problem.failure.code);
+    let mut response = problem.into_response();
+    if let Ok(value) = HeaderValue::from_str(&status) {
+        response.headers_mut().insert(PROXY_STATUS, value);
+    }
+    response
+}

@@ -1,0 +1,117 @@
+//! The REST API (`/api/v1`).
+
+mod apply;
+pub(crate) mod call;
+mod clients;
+mod mids;
+mod openapi;
+mod records;
+mod requests;
+mod submit;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use midward_core::{Failure, Hop};
+use serde::de::DeserializeOwned;
+
+use crate::app::Shared;
+use crate::problem::Problem;
+
+/// Everything on the first listener: API, health, and the MIDs' side.
+pub(crate) fn router(app: Shared) -> Router {
+    // A body of a call travels as base64 inside JSON.
+    let limit = app.limits.body_bytes.saturating_mul(3) / 2 + 64 * 1024;
+    Router::new()
+        .route("/api/v1/apply", post(apply::apply))
+        .route("/api/v1/connections", get(records::list::<crate::model::Connection>))
+        .route("/api/v1/connections/{name}", records::one::<crate::model::Connection>())
+        .route("/api/v1/credentials", get(records::list::<crate::model::Credential>))
+        .route("/api/v1/credentials/{name}", records::one::<crate::model::Credential>())
+        .route("/api/v1/oauth-entities", get(records::list::<crate::model::OAuthEntity>))
+        .route("/api/v1/oauth-entities/{name}", records::one::<crate::model::OAuthEntity>())
+        .route("/api/v1/oauth-entity-profiles", get(records::list::<crate::model::OAuthEntityProfile>))
+        .route("/api/v1/oauth-entity-profiles/{name}", records::one::<crate::model::OAuthEntityProfile>())
+        .route("/api/v1/mids", get(mids::list))
+        .route("/api/v1/mids/enroll-tokens", post(mids::enroll_token))
+        .route("/api/v1/mids/{name}", get(mids::one))
+        .route("/api/v1/mids/{name}/{action}", post(mids::act))
+        .route("/api/v1/api-keys", get(clients::list).post(clients::create))
+        .route("/api/v1/api-keys/{name}", axum::routing::delete(clients::delete))
+        .route("/api/v1/requests", get(requests::list).post(requests::submit))
+        .route("/api/v1/requests/{id}", get(requests::one))
+        .route("/api/v1/openapi.json", get(openapi::document))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .merge(crate::mid::router())
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(limit))
+        .with_state(app)
+}
+
+async fn ready(State(app): State<Shared>) -> Response {
+    let alive = sqlx::query("SELECT 1").fetch_one(app.store.readers()).await.is_ok();
+    if alive && !app.stopping.is_cancelled() {
+        (StatusCode::OK, "ready\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    }
+}
+
+pub(crate) async fn no_such_path() -> Problem {
+    let failure = Failure::permanent(
+        Hop::Caller,
+        "unknown_path",
+        "there is nothing at this path",
+        "See /api/v1/openapi.json for what there is; calls go to the second address.",
+    );
+    Problem::new(StatusCode::NOT_FOUND, failure)
+}
+
+async fn no_such_method() -> Problem {
+    let failure = Failure::permanent(
+        Hop::Caller,
+        "method_not_allowed",
+        "this path does not have this method",
+        "See /api/v1/openapi.json for what there is.",
+    );
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, failure)
+}
+
+/// JSON that a caller sent. A field that looks like a secret is told apart from a mistyped one.
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        let text = error.to_string();
+        const SECRETS: &[&str] =
+            &["client_secret", "password", "secret", "private_key", "client_id", "token", "access_token", "passphrase"];
+        if SECRETS.iter().any(|name| text.contains(&format!("unknown field `{name}`"))) {
+            return Problem::bad_request(
+                "secret_refused",
+                "the document holds a field for a secret; secrets never go to the instance",
+                "Remove it, put the secret into the vault, and give its credential_id.",
+            );
+        }
+        Problem::bad_request("invalid_json", format!("the body is not what belongs here: {text}"), "Correct the body.")
+    })
+}
+
+/// Bodies that are too large, in the API's own form of error.
+pub(crate) type Body = Result<Bytes, axum::extract::rejection::BytesRejection>;
+
+pub(crate) fn body(body: Body, limit: usize) -> Result<Bytes, Problem> {
+    body.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            Problem::too_large(limit)
+        } else {
+            Problem::bad_request("body_unreadable", "the body ended early or could not be read", "Send it again.")
+        }
+    })
+}
+
+fn page<T: serde::Serialize>(items: Vec<T>) -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "items": items }))
+}

@@ -1,0 +1,135 @@
+//! What both ways of submitting share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use midward_core::{Failure, Hop};
+use midward_wire::{ApiCall, Outcome, ReplayRule};
+use sha2::{Digest, Sha256};
+
+use crate::app::App;
+use crate::auth;
+use crate::model::ApiKey;
+use crate::problem::Problem;
+use crate::queue::{Ended, Submitted};
+use crate::routes::Route;
+use crate::store::requests::{self, NewRequest, RequestRow};
+use crate::store::{from_json, to_json};
+
+/// A lease outlives the API's time-out by this, for the token and the way back.
+const LEASE_MARGIN: Duration = Duration::from_secs(15);
+/// How often a waiting caller asks the database, in case no word reached it in memory.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// The route of a connection that this client may use.
+pub(super) async fn route(app: &App, client: &ApiKey, alias: &str) -> Result<Arc<Route>, Problem> {
+    if !client.may_call(alias) {
+        return Err(auth::forbidden("this API key may not call this connection"));
+    }
+    let route = app.routes.find(&app.store, &app.fleet, alias).await?;
+    route.ok_or_else(|| Problem::not_found("connection", alias))
+}
+
+/// Commits a request under `id`.
+pub(super) async fn submit(
+    app: &App,
+    client: &ApiKey,
+    route: &Arc<Route>,
+    id: String,
+    call: ApiCall,
+    expires_in: Duration,
+    idempotency_key: Option<String>,
+) -> Result<Submitted, Problem> {
+    let now = app.clock.wall();
+    let repeatable = call.replay == ReplayRule::Safe || matches!(call.method.as_str(), "GET" | "HEAD" | "OPTIONS");
+    let call_json = to_json(&call)?;
+    // Only a request with a key is ever compared.
+    let fingerprint = match idempotency_key {
+        Some(_) => {
+            let mut hash = Sha256::new();
+            hash.update(&route.alias);
+            hash.update([0]);
+            hash.update(&call_json);
+            crate::keys::hash_text(&hash.finalize().into())
+        }
+        None => String::new(),
+    };
+    let lease = Duration::from_millis(route.timeout_ms) + LEASE_MARGIN;
+    let request = NewRequest {
+        id,
+        connection: route.alias.clone(),
+        config_digest: route.digest.0.clone(),
+        resolver: route.resolver.clone(),
+        mids: route.mids.clone(),
+        repeatable,
+        lease_ms: i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
+        expires_at: (now + expires_in).unix_millis(),
+        created_at: now.unix_millis(),
+        client_id: client.id.clone(),
+        idempotency_key,
+        fingerprint,
+        method: call.method,
+        path: call.path,
+        call_json,
+        lease: None,
+    };
+    Ok(app.queue.submit(Arc::clone(route), request).await?)
+}
+
+/// How a request ended; `None` when `wait` was over first. Looks at the database first when `look` says so.
+pub(super) async fn wait(
+    app: &App,
+    id: &str,
+    mut word: tokio::sync::oneshot::Receiver<Ended>,
+    wait: Duration,
+) -> Result<Option<Ended>, Problem> {
+    let deadline = tokio::time::sleep(wait);
+    tokio::pin!(deadline);
+    let mut gone = false;
+    let found = loop {
+        tokio::select! {
+            ended = &mut word, if !gone => match ended {
+                Ok(ended) => break Some(ended),
+                Err(_) => gone = true,
+            },
+            () = &mut deadline => break None,
+            () = tokio::time::sleep(ASK_AGAIN) => {
+                if let Some(ended) = stored(app, id).await? {
+                    break Some(ended);
+                }
+            }
+        }
+    };
+    drop(word);
+    if found.is_none() {
+        app.waiters.leave(id);
+    }
+    Ok(found)
+}
+
+async fn stored(app: &App, id: &str) -> Result<Option<Ended>, Problem> {
+    Ok(match requests::find(app.store.readers(), id).await? {
+        Some(row) => ended(&row)?,
+        None => None,
+    })
+}
+
+/// The outcome of a finished request.
+pub(super) fn ended(row: &RequestRow) -> Result<Option<Ended>, Problem> {
+    let Some(text) = &row.outcome else { return Ok(None) };
+    let outcome: Outcome = from_json(text)?;
+    Ok(Some(Ended { outcome: Arc::new(outcome), trace: row.trace.as_deref().unwrap_or("[]").into() }))
+}
+
+pub(super) fn key_reused() -> Problem {
+    Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        Failure::permanent(
+            Hop::Caller,
+            "idempotency_key_reused",
+            "another request was submitted under this idempotency key",
+            "Use a new key for a new request.",
+        ),
+    )
+}

@@ -1,0 +1,320 @@
+//! What a caller may put into a request and an administrator into a record. The MID checks again.
+
+use midward_core::check_name;
+use url::Url;
+
+use crate::model::{AppliesTo, Connection, Credential, OAuthEntity, OAuthEntityProfile};
+use crate::problem::Problem;
+
+const FIX: &str = "Correct the request.";
+
+/// Request headers that belong to the connection or to the MID: refused in a queued request, consumed when they
+/// arrive with a synchronous call.
+pub(crate) fn is_forbidden_header(name: &str) -> bool {
+    const NAMES: &[&str] = &[
+        "authorization",
+        "proxy-authorization",
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "expect",
+        "cookie",
+        "te",
+        "trailer",
+        "upgrade",
+        "keep-alive",
+        "proxy-connection",
+        "forwarded",
+    ];
+    let lower = name.to_ascii_lowercase();
+    NAMES.contains(&lower.as_str()) || lower.starts_with("x-forwarded-") || lower.starts_with("midward-")
+}
+
+/// Response headers that are not handed to a synchronous caller: RFC 9110 7.6.1, cookies, and what the instance
+/// itself says.
+pub(crate) fn is_dropped_reply_header(name: &str) -> bool {
+    const NAMES: &[&str] = &[
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "proxy-connection",
+        "content-length",
+        "set-cookie",
+        "set-cookie2",
+        "x-content-type-options",
+        "content-security-policy",
+        "proxy-status",
+        "alt-svc",
+        "strict-transport-security",
+        "clear-site-data",
+    ];
+    let lower = name.to_ascii_lowercase();
+    NAMES.contains(&lower.as_str()) || lower.starts_with("midward-")
+}
+
+pub(crate) fn method(method: &str) -> Result<(), Problem> {
+    let token = !method.is_empty() && method.len() <= 20 && method.bytes().all(|byte| byte.is_ascii_uppercase());
+    if !token || matches!(method, "CONNECT" | "TRACE") {
+        return Err(Problem::bad_request(
+            "method_refused",
+            "the method is not one that is passed on (CONNECT and TRACE never are)",
+            "Use GET, HEAD, OPTIONS, POST, PUT, PATCH or DELETE, in capitals.",
+        ));
+    }
+    Ok(())
+}
+
+/// Headers of a queued request.
+pub(crate) fn headers(headers: &[(String, String)]) -> Result<(), Problem> {
+    if headers.len() > 100 || headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > 32 * 1024 {
+        return Err(Problem::bad_request(
+            "headers_too_large",
+            "more than 100 headers, or more than 32 KiB of them",
+            FIX,
+        ));
+    }
+    for (name, value) in headers {
+        let clean = http::HeaderName::from_bytes(name.as_bytes()).is_ok()
+            && value.bytes().all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f));
+        if !clean {
+            return Err(Problem::bad_request(
+                "header_refused",
+                "a header's name or value holds characters that no header may hold (such as CR, LF or NUL)",
+                FIX,
+            ));
+        }
+        if is_forbidden_header(name) {
+            return Err(Problem::bad_request(
+                "header_refused",
+                format!("header {} is not the caller's to set", name.to_ascii_lowercase()),
+                "Leave it out: the MID Server sets what the call needs.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Path and query below a connection's base URL.
+pub(crate) fn path(path: &str) -> Result<(), Problem> {
+    let refuse = |detail: &str| {
+        Err(Problem::bad_request(
+            "path_refused",
+            detail,
+            "Give the path below the connection's base URL, such as /v1/items?limit=1.",
+        ))
+    };
+    if !path.starts_with('/') {
+        return refuse("the path does not begin with a slash");
+    }
+    if path.len() > 8192 {
+        return refuse("the path is longer than 8192 bytes");
+    }
+    if path.starts_with("//") {
+        return refuse("the path begins with two slashes, which names another host");
+    }
+    if !path.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'\\' | b'#' | b'"' | b'<' | b'>')) {
+        return refuse("the path holds a backslash, a fragment, a space, a control or a non-ASCII character");
+    }
+    let only_path = path.split('?').next().unwrap_or_default();
+    let lower = only_path.to_ascii_lowercase();
+    if ["%5c", "%00", "%2f", "%0a", "%0d"].iter().any(|escape| lower.contains(escape)) {
+        return refuse("the path holds an encoded slash, backslash, line end or NUL");
+    }
+    let decoded = lower.replace("%2e", ".");
+    // `%252e` would become `%2e` at a server that decodes twice.
+    if decoded.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | "..")))
+        || lower.contains("%252e")
+    {
+        return refuse("the path holds a `.` or `..` segment");
+    }
+    Ok(())
+}
+
+pub(crate) fn entity(entity: &OAuthEntity) -> Result<(), Problem> {
+    name("OAuth entity", &entity.name)?;
+    url("token_url", &entity.token_url)?;
+    entity.issuer.as_deref().map_or(Ok(()), |issuer| url("issuer", issuer))
+}
+
+pub(crate) fn profile(profile: &OAuthEntityProfile) -> Result<(), Problem> {
+    name("OAuth entity profile", &profile.name)?;
+    // RFC 6749 3.3.
+    let scope_token = |scope: &String| {
+        !scope.is_empty() && scope.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
+    };
+    if profile.scopes.len() > 100 || !profile.scopes.iter().all(scope_token) {
+        return Err(invalid(&profile.name, "a scope is empty or holds a space, a quote or a backslash"));
+    }
+    const OURS: &[&str] = &[
+        "grant_type",
+        "scope",
+        "client_id",
+        "client_secret",
+        "client_assertion",
+        "client_assertion_type",
+        "audience",
+        "resource",
+        "password",
+        "refresh_token",
+        "assertion",
+    ];
+    if let Some(taken) = profile.extra_parameters.keys().find(|key| OURS.contains(&key.to_lowercase().as_str())) {
+        return Err(invalid(
+            &profile.name,
+            &format!("extra_parameters may not set {taken}; secrets never go to the instance"),
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn credential(credential: &Credential) -> Result<(), Problem> {
+    name("credential", &credential.name)?;
+    name("resolver", &credential.resolver)?;
+    let id = &credential.credential_id;
+    if id.len() > 160
+        || id.starts_with('-')
+        || id.contains(['"', ';', '?'])
+        || id.contains("../")
+        || id.contains(char::is_control)
+    {
+        return Err(invalid(
+            &credential.name,
+            "credential_id is longer than 160 bytes, begins with -, or holds \" ; ? ../ or a control character",
+        ));
+    }
+    match &credential.applies_to {
+        AppliesTo::All => Ok(()),
+        AppliesTo::Mids(mids) if mids.is_empty() => Err(invalid(&credential.name, "applies_to names no MID")),
+        AppliesTo::Mids(mids) => mids.iter().try_for_each(|mid| name("MID", mid)),
+    }
+}
+
+pub(crate) fn connection(connection: &Connection) -> Result<(), Problem> {
+    name("connection", &connection.alias)?;
+    url("base_url", &connection.base_url)?;
+    connection.mid.as_deref().map_or(Ok(()), |mid| name("MID", mid))?;
+    if !(1..=600_000).contains(&connection.timeout_ms) {
+        return Err(invalid(&connection.alias, "timeout_ms is not between 1 and 600000"));
+    }
+    Ok(())
+}
+
+pub(crate) fn name(what: &str, name: &str) -> Result<(), Problem> {
+    check_name(name)
+        .map_err(|error| Problem::bad_request("invalid_name", format!("{what}: {error}"), "Choose another name."))
+}
+
+/// An absolute http or https URL without user, query or fragment.
+fn url(field: &str, text: &str) -> Result<(), Problem> {
+    let fine = Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    }) && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    if fine {
+        return Ok(());
+    }
+    Err(Problem::bad_request(
+        "invalid_url",
+        format!("{field} is not an absolute http or https URL without user name, query and fragment"),
+        "Write it like https://api.example.com/v1.",
+    ))
+}
+
+fn invalid(record: &str, detail: &str) -> Problem {
+    Problem::bad_request("invalid_record", format!("{record}: {detail}"), "Correct the record.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_could_leave_the_connection_are_refused() {
+        for bad in [
+            "",
+            "x",
+            "http://evil/x",
+            "//evil/x",
+            "/\\evil",
+            "/a/../b",
+            "/a/%2e%2E/b",
+            "/a/..",
+            "/.",
+            "/..;x/a",
+            "/a#b",
+            "/a b",
+            "/a%5cb",
+            "/%2fevil",
+            "/a\r\nX: y",
+            "/a%0d%0aX",
+            "/ü",
+            "/%252e%252e/x",
+        ] {
+            assert!(path(bad).is_err(), "{bad:?}");
+        }
+        for good in ["/", "/v1/items?x=../y&z=1", "/a.b/..c", "/a%20b", "/a:b@c", "/a//b"] {
+            assert!(path(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn headers_that_are_not_the_callers_are_refused() {
+        for bad in [
+            ("Authorization", "x"),
+            ("Proxy-Authorization", "x"),
+            ("host", "x"),
+            ("Content-Length", "1"),
+            ("Transfer-Encoding", "chunked"),
+            ("Connection", "close"),
+            ("Expect", "100-continue"),
+            ("Cookie", "a=b"),
+            ("X-Forwarded-For", "1"),
+            ("X-A", "a\r\nB: c"),
+            ("X-A", "a\0"),
+            ("X A", "a"),
+            ("X\r\nA", "a"),
+            ("", "a"),
+        ] {
+            assert!(headers(&[(bad.0.to_owned(), bad.1.to_owned())]).is_err(), "{bad:?}");
+        }
+        assert!(headers(&[("X-Tenant".to_owned(), "grün, 1".to_owned())]).is_ok());
+    }
+
+    #[test]
+    fn urls_have_no_user_query_or_fragment() {
+        for bad in [
+            "ftp://a",
+            "file:///etc",
+            "https://u:p@a",
+            "https://u@a",
+            "https://a/#f",
+            "https://a/?q",
+            "//a",
+            "a",
+            "unix:/x",
+        ] {
+            assert!(url("base_url", bad).is_err(), "{bad:?}");
+        }
+        for good in ["https://a", "http://127.0.0.1:8080/x/y"] {
+            assert!(url("base_url", good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn methods() {
+        for bad in ["", "CONNECT", "TRACE", "get", "A B"] {
+            assert!(method(bad).is_err(), "{bad:?}");
+        }
+        assert!(method("PATCH").is_ok());
+    }
+}

@@ -1,0 +1,144 @@
+//! `instance.toml`: one struct per section, unknown keys refused.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// ```
+/// let config: midward_instance::InstanceConfig = toml::from_str(
+///     r#"
+///     [server]
+///     listen = "127.0.0.1:8440"
+///     call_listen = "127.0.0.1:8441"
+///     tls = "self_signed"
+///     [store]
+///     path = "/var/lib/midward"
+///     [limits]
+///     body_bytes = 4194304
+///     "#,
+/// )?;
+/// assert_eq!(config.server.listen.port(), 8440);
+/// # Ok::<(), toml::de::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InstanceConfig {
+    pub server: ServerConfig,
+    pub store: StoreConfig,
+    pub limits: LimitsConfig,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Address of the API and of the MIDs' side. Port 0: any free one.
+    pub listen: SocketAddr,
+    /// Address of the synchronous calls: another origin than the API's, because it answers with what APIs answered.
+    pub call_listen: SocketAddr,
+    /// How MIDs reach `listen`, `https://host:port`. Default: the address itself.
+    pub public_url: Option<String>,
+    pub tls: TlsConfig,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8440)),
+            call_listen: SocketAddr::from(([127, 0, 0, 1], 8441)),
+            public_url: None,
+            tls: TlsConfig::Mode(TlsMode::SelfSigned),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum TlsConfig {
+    Mode(TlsMode),
+    Files(TlsFiles),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsMode {
+    /// A CA of the instance's own, in its data folder.
+    SelfSigned,
+    /// Plain HTTP; only on loopback addresses.
+    Off,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// PEM, leaf first.
+    pub cert: PathBuf,
+    /// PEM; readable by its owner only.
+    pub key: PathBuf,
+    /// PEM of the CA that signed `cert`, handed to MIDs at enrollment; absent when it is a public one.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Data folder: database, keys, certificates.
+    pub path: PathBuf,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { path: PathBuf::from("midward-data") }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Largest body of a call, in bytes.
+    pub body_bytes: usize,
+    /// Most connections open at once, per listener.
+    pub connections: usize,
+    /// Default expiry of queued requests, in milliseconds.
+    pub expires_in_ms: u64,
+    /// Longest wait of a synchronous caller, in milliseconds.
+    pub call_wait_ms: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { body_bytes: 4 * 1024 * 1024, connections: 10_000, expires_in_ms: 15 * 60 * 1000, call_wait_ms: 30_000 }
+    }
+}
+
+impl InstanceConfig {
+    /// Reads and checks a file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|error| ConfigError::Invalid { path: path.to_owned(), reason: error.to_string() })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path} cannot be read: {source}")]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{path} is not a valid configuration: {reason}")]
+    Invalid { path: PathBuf, reason: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_is_a_word_or_files() {
+        let tls = |text: &str| toml::from_str::<InstanceConfig>(text).map(|config| config.server.tls);
+        assert!(matches!(tls("[server]\ntls = \"off\""), Ok(TlsConfig::Mode(TlsMode::Off))));
+        assert!(matches!(tls("[server.tls]\ncert = \"a\"\nkey = \"b\""), Ok(TlsConfig::Files(_))));
+        assert!(tls("[server]\ntls = \"none\"").is_err());
+        assert!(tls("[server]\npasword = \"x\"").is_err());
+    }
+}

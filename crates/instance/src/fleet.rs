@@ -1,0 +1,255 @@
+//! Which MIDs there are, which are live, and what each can serve.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use midward_core::{BootTime, Failure, Hop};
+use midward_wire::{Heartbeat, MidState, ResolverHealth};
+
+use crate::routes::Route;
+use crate::store::mids::MidRow;
+
+/// A MID that was not heard of for longer than this gets no work.
+const LIVE_FOR: Duration = Duration::from_secs(10);
+
+/// What is known of one MID.
+#[derive(Clone, Debug)]
+pub(crate) struct MidView {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) state: MidState,
+    pub(crate) public_key: String,
+    pub(crate) created_at: i64,
+    pub(crate) last_seen_at: Option<i64>,
+    pub(crate) heartbeat: Option<Heartbeat>,
+    last_seen: Option<BootTime>,
+    /// Set by an administrator, or by the MID when it shuts down; ends with the next incarnation.
+    pub(crate) draining: bool,
+}
+
+impl MidView {
+    pub(crate) fn is_live(&self, now: BootTime) -> bool {
+        self.last_seen.is_some_and(|seen| now.saturating_since(seen) <= LIVE_FOR)
+    }
+
+    fn takes_work(&self, now: BootTime) -> bool {
+        self.state == MidState::Validated && !self.draining && self.is_live(now)
+    }
+
+    fn health(&self, resolver: &str) -> Option<ResolverHealth> {
+        let heartbeat = self.heartbeat.as_ref()?;
+        heartbeat.resolvers.iter().find(|status| status.name == resolver).map(|status| status.health)
+    }
+}
+
+/// All MIDs, in memory. The database is the truth; this follows it.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet(Mutex<HashMap<String, MidView>>);
+
+impl Fleet {
+    pub(crate) fn load(&self, rows: Vec<MidRow>) {
+        let mut mids = self.lock();
+        mids.clear();
+        for row in rows {
+            mids.insert(row.id.clone(), view(row));
+        }
+    }
+
+    pub(crate) fn add(&self, row: MidRow) {
+        self.lock().insert(row.id.clone(), view(row));
+    }
+
+    pub(crate) fn all(&self) -> Vec<MidView> {
+        let mut all: Vec<_> = self.lock().values().cloned().collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    pub(crate) fn by_id(&self, id: &str) -> Option<MidView> {
+        self.lock().get(id).cloned()
+    }
+
+    pub(crate) fn by_name(&self, name: &str) -> Option<MidView> {
+        self.lock().values().find(|mid| mid.name == name).cloned()
+    }
+
+    pub(crate) fn state(&self, id: &str) -> Option<MidState> {
+        self.lock().get(id).map(|mid| mid.state)
+    }
+
+    pub(crate) fn name(&self, id: &str) -> Option<String> {
+        self.lock().get(id).map(|mid| mid.name.clone())
+    }
+
+    pub(crate) fn set_state(&self, id: &str, state: MidState) {
+        if let Some(mid) = self.lock().get_mut(id) {
+            mid.state = state;
+            mid.draining = false;
+        }
+    }
+
+    pub(crate) fn drain(&self, id: &str) {
+        if let Some(mid) = self.lock().get_mut(id) {
+            mid.draining = true;
+        }
+    }
+
+    /// A poll or heartbeat arrived.
+    pub(crate) fn touch(&self, id: &str, now: BootTime) {
+        if let Some(mid) = self.lock().get_mut(id) {
+            mid.last_seen = Some(now);
+        }
+    }
+
+    pub(crate) fn heartbeat(&self, id: &str, now: BootTime, wall: i64, heartbeat: Heartbeat) {
+        if let Some(mid) = self.lock().get_mut(id) {
+            let renewed = mid.heartbeat.as_ref().is_some_and(|old| old.incarnation != heartbeat.incarnation);
+            mid.draining = heartbeat.draining || (mid.draining && !renewed);
+            mid.last_seen = Some(now);
+            mid.last_seen_at = Some(wall);
+            mid.heartbeat = Some(heartbeat);
+        }
+    }
+
+    /// The resolvers for which a MID may claim requests now: those it has ready, and those it has degraded that no
+    /// other live MID has ready.
+    pub(crate) fn claimable(&self, id: &str, now: BootTime) -> Vec<String> {
+        let mids = self.lock();
+        let Some(mid) = mids.get(id).filter(|mid| mid.takes_work(now)) else { return Vec::new() };
+        let Some(heartbeat) = &mid.heartbeat else { return Vec::new() };
+        let ready_elsewhere = |name: &str| {
+            mids.values().any(|other| {
+                other.id != id && other.takes_work(now) && other.health(name) == Some(ResolverHealth::Ready)
+            })
+        };
+        heartbeat
+            .resolvers
+            .iter()
+            .filter(|status| match status.health {
+                ResolverHealth::Ready => true,
+                ResolverHealth::Degraded => !ready_elsewhere(&status.name),
+                ResolverHealth::Unusable => false,
+            })
+            .map(|status| status.name.clone())
+            .collect()
+    }
+
+    /// The MIDs that can serve a route now, best first: ready before degraded, then as `free` says (most free first).
+    pub(crate) fn eligible(&self, route: &Route, now: BootTime, free: impl Fn(&str) -> u32) -> Vec<String> {
+        let mids = self.lock();
+        let mut found: Vec<(bool, std::cmp::Reverse<u32>, &str)> = mids
+            .values()
+            .filter(|mid| route.allows(&mid.id) && mid.takes_work(now))
+            .filter_map(|mid| match mid.health(&route.resolver)? {
+                ResolverHealth::Unusable => None,
+                health => Some((health == ResolverHealth::Degraded, std::cmp::Reverse(free(&mid.id)), mid.id.as_str())),
+            })
+            .collect();
+        found.sort_unstable();
+        let best = found.first().is_some_and(|first| !first.0);
+        found.into_iter().filter(|(degraded, ..)| !(best && *degraded)).map(|(_, _, id)| id.to_owned()).collect()
+    }
+
+    /// Whether anybody can serve a route now.
+    pub(crate) fn serves(&self, route: &Route, now: BootTime) -> bool {
+        self.lock().values().any(|mid| {
+            route.allows(&mid.id)
+                && mid.takes_work(now)
+                && mid.health(&route.resolver).is_some_and(|health| health != ResolverHealth::Unusable)
+        })
+    }
+
+    /// Why nobody can serve a route, and what to do.
+    pub(crate) fn explain(&self, route: &Route, now: BootTime) -> Failure {
+        let mut mids: Vec<MidView> = self.all();
+        mids.retain(|mid| route.allows(&mid.id));
+        let resolver = &route.resolver;
+        if mids.is_empty() {
+            let detail = if route.mid_names.is_empty() {
+                format!("connection {} has no MID: none is enrolled", route.alias)
+            } else {
+                format!(
+                    "connection {} may only use MID {}, which is not enrolled",
+                    route.alias,
+                    route.mid_names.join(", ")
+                )
+            };
+            let action = "Enroll a MID Server: `midward mid enroll-token NAME`, then `midward-mid enroll` on its host.";
+            return Failure::transient(Hop::Instance, "no_mid", detail, action);
+        }
+        let mut reasons = Vec::new();
+        let mut action = None;
+        for mid in &mids {
+            let name = &mid.name;
+            let (reason, advice) = match mid.state {
+                MidState::Enrolled => {
+                    (format!("{name} waits to be validated"), format!("Validate it: `midward mid validate {name}`."))
+                }
+                MidState::Invalidated => (
+                    format!("{name} is invalidated"),
+                    format!("Validate it again when it may work: `midward mid validate {name}`."),
+                ),
+                MidState::Paused => {
+                    (format!("{name} is paused"), format!("Let it go on: `midward mid resume {name}`."))
+                }
+                MidState::Validated if !mid.is_live(now) => (
+                    format!("{name} is down (not heard of for more than {} s)", LIVE_FOR.as_secs()),
+                    format!("Start midward-mid on the host of {name}, or look into its log."),
+                ),
+                MidState::Validated if mid.draining => {
+                    (format!("{name} is draining"), format!("Restart it, or `midward mid resume {name}`."))
+                }
+                MidState::Validated => resolver_reason(mid, resolver),
+            };
+            if action.is_none() || mid.state == MidState::Validated {
+                action = Some(advice);
+            }
+            if reasons.len() < 5 {
+                reasons.push(reason);
+            }
+        }
+        if mids.len() > reasons.len() {
+            reasons.push(format!("and {} more", mids.len() - reasons.len()));
+        }
+        let detail =
+            format!("no MID can serve connection {} (resolver {resolver}): {}", route.alias, reasons.join("; "));
+        Failure::transient(Hop::Instance, "no_mid", detail, action.unwrap_or_default())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, MidView>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn resolver_reason(mid: &MidView, resolver: &str) -> (String, String) {
+    let name = &mid.name;
+    let statuses = mid.heartbeat.as_ref().map(|heartbeat| heartbeat.resolvers.as_slice()).unwrap_or_default();
+    if let Some(status) = statuses.iter().find(|status| status.name == resolver) {
+        let why = status.reason.as_deref().unwrap_or("it gives no reason");
+        return (
+            format!("resolver {resolver} on {name} is unusable: {why}"),
+            format!("Repair resolver {resolver} on {name}: `midward-mid doctor` there says how."),
+        );
+    }
+    let has: Vec<&str> = statuses.iter().map(|status| status.name.as_str()).collect();
+    let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
+    (
+        format!("resolver {resolver} is missing on {name} (it has: {has})"),
+        format!("Configure resolver {resolver} in mid.toml of {name}, or correct the credential's resolver."),
+    )
+}
+
+fn view(row: MidRow) -> MidView {
+    MidView {
+        id: row.id,
+        name: row.name,
+        state: row.state,
+        public_key: row.public_key,
+        created_at: row.created_at,
+        last_seen_at: row.last_seen_at,
+        heartbeat: row.heartbeat,
+        last_seen: None,
+        draining: false,
+    }
+}

@@ -1,0 +1,73 @@
+//! A MID registers with a one-time secret.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use midward_core::{Failure, Hop};
+use midward_wire::{EnrollReply, EnrollRequest, MidState, VERSION};
+
+use super::{check_version, parse};
+use crate::app::Shared;
+use crate::check;
+use crate::keys::{hash, hash_text};
+use crate::problem::Problem;
+use crate::store::mids::{self, MidRow};
+
+pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Json<EnrollReply>, Problem> {
+    let request: EnrollRequest = parse(&body)?;
+    check_version(request.version)?;
+    check::name("MID", &request.name)?;
+    if URL_SAFE_NO_PAD.decode(&request.public_key).map(|key| key.len()) != Ok(32) {
+        return Err(Problem::bad_request(
+            "invalid_key",
+            "public_key is not an Ed25519 key",
+            "Enroll with midward-mid.",
+        ));
+    }
+    let now = app.now();
+    let mut tx = app.store.begin().await?;
+    let spent = mids::spend_enroll_token(&mut *tx, &hash_text(&hash(&request.secret)), now).await?;
+    let Some((pinned, prevalidated)) = spent else {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            Failure::permanent(
+                Hop::Instance,
+                "enroll_token_refused",
+                "the enrollment token is unknown, used or expired",
+                "Ask for a new one with `midward mid enroll-token`.",
+            ),
+        ));
+    };
+    let row = MidRow {
+        id: app.new_id(),
+        // The administrator's name for it wins.
+        name: pinned.unwrap_or(request.name),
+        state: if prevalidated { MidState::Validated } else { MidState::Enrolled },
+        public_key: request.public_key,
+        created_at: now,
+        last_seen_at: None,
+        heartbeat: None,
+    };
+    if !mids::insert(&mut *tx, &row).await? {
+        // The transaction is dropped, so the token stays good.
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            Failure::permanent(
+                Hop::Instance,
+                "mid_name_taken",
+                format!("there is a MID named {} already", row.name),
+                "Enroll under another name.",
+            ),
+        ));
+    }
+    tx.commit().await?;
+    tracing::info!(mid = row.name, state = row.state.name(), "a MID enrolled");
+    let reply = EnrollReply { version: VERSION, mid_id: row.id.clone(), name: row.name.clone(), state: row.state };
+    app.fleet.add(row);
+    // Connections may name it.
+    app.routes.forget();
+    Ok(Json(reply))
+}

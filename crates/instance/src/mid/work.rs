@@ -1,0 +1,178 @@
+//! Heartbeat, leases, configuration, outcomes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use midward_wire::{
+    Heartbeat, HeartbeatReply, LeaseReply, LeaseRequest, MidState, Outcome, OutcomeVerdict, OutcomesReply,
+    ReleaseRequest, VERSION,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+
+use super::{check_version, parse};
+use crate::app::Shared;
+use crate::auth;
+use crate::problem::Problem;
+use crate::queue::{Job, Poll, Report};
+use crate::store::requests::{FAILED, Finish, REPLIED, UNKNOWN};
+use crate::store::{connections, mids};
+
+/// Longest that a poll is held open.
+const LONGEST_POLL: Duration = Duration::from_secs(25);
+/// How often MIDs send heartbeats: a dead one is noticed when three are missing.
+const HEARTBEAT_MS: u64 = 3000;
+
+pub(super) async fn heartbeat(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<HeartbeatReply>, Problem> {
+    let (holder, state) = auth::mid(&app, &headers).await?;
+    let heartbeat: Heartbeat = parse(&body)?;
+    check_version(heartbeat.version)?;
+    if heartbeat.resolvers.len() > 64 {
+        return Err(Problem::bad_request("too_many_resolvers", "a MID has 64 resolvers at most", "Configure fewer."));
+    }
+    let mid_id = &holder.0;
+    let known = app.fleet.by_id(mid_id).and_then(|mid| mid.heartbeat).map(|heartbeat| heartbeat.incarnation);
+    let current = heartbeat.incarnation.clone();
+    let now = app.now();
+    let mut tx = app.store.begin().await?;
+    mids::seen(&mut *tx, mid_id, now, &heartbeat).await?;
+    tx.commit().await?;
+    app.fleet.heartbeat(mid_id, app.clock.boot(), now, heartbeat);
+    if known.as_deref() != Some(&current) {
+        app.queue.send(Job::EndIncarnations { mid_id: mid_id.clone(), current }).await?;
+    }
+    Ok(Json(HeartbeatReply { version: VERSION, state, next_ms: HEARTBEAT_MS }))
+}
+
+pub(super) async fn lease(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<LeaseReply>, Problem> {
+    let (holder, state) = auth::mid(&app, &headers).await?;
+    let request: LeaseRequest = parse(&body)?;
+    check_version(request.version)?;
+    let received = i64::try_from(request.received_batch).unwrap_or(i64::MAX);
+    let mut reply = LeaseReply { version: VERSION, state, batch: request.received_batch, leases: Vec::new() };
+    app.fleet.touch(&holder.0, app.clock.boot());
+    let wait = Duration::from_millis(request.wait_ms).min(LONGEST_POLL);
+    let (sender, mut answer) = oneshot::channel();
+    if state == MidState::Validated && request.capacity > 0 {
+        app.queue
+            .send(Job::Poll(Poll {
+                mid_id: holder.0.clone(),
+                incarnation: request.incarnation,
+                capacity: request.capacity,
+                received_batch: received,
+                arrived: app.clock.boot(),
+                reply: sender,
+            }))
+            .await?;
+    }
+    let batch = tokio::select! {
+        answered = &mut answer => answered.ok().transpose()?,
+        () = tokio::time::sleep(wait) => None,
+        () = app.stopping.cancelled() => None,
+    };
+    // An answer that came in the same moment is not thrown away.
+    let batch = match batch {
+        None => answer.try_recv().ok().transpose()?,
+        some => some,
+    };
+    if let Some(batch) = batch.filter(|batch| !batch.leases.is_empty()) {
+        reply.batch = u64::try_from(batch.number).unwrap_or(0);
+        reply.leases = batch.leases;
+    }
+    app.fleet.touch(&holder.0, app.clock.boot());
+    reply.state = app.fleet.state(&holder.0).unwrap_or(state);
+    Ok(Json(reply))
+}
+
+pub(super) async fn config(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    Path(digest): Path<String>,
+) -> Result<Response, Problem> {
+    auth::mid(&app, &headers).await?;
+    let document = connections::document(app.store.readers(), &digest).await?;
+    let document = document.ok_or_else(|| Problem::not_found("configuration", &digest))?;
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], document).into_response())
+}
+
+/// As [`midward_wire::OutcomesRequest`], with each outcome's own text, which is what is stored.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Outcomes<'a> {
+    version: u32,
+    #[serde(rename = "incarnation")]
+    _incarnation: String,
+    #[serde(borrow)]
+    outcomes: Vec<OutcomeText<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OutcomeText<'a> {
+    request_id: String,
+    epoch: i64,
+    #[serde(borrow)]
+    outcome: &'a RawValue,
+    #[serde(borrow)]
+    trace: &'a RawValue,
+}
+
+pub(super) async fn outcomes(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<OutcomesReply>, Problem> {
+    let (holder, _) = auth::mid(&app, &headers).await?;
+    let reports = {
+        let request: Outcomes<'_> = serde_json::from_slice(&body).map_err(not_understood)?;
+        check_version(request.version)?;
+        request.outcomes.into_iter().map(report).collect::<Result<Vec<_>, _>>()?
+    };
+    let verdicts: Vec<OutcomeVerdict> = app.queue.outcomes(holder.0.clone(), reports).await?;
+    Ok(Json(OutcomesReply { version: VERSION, verdicts }))
+}
+
+fn report(text: OutcomeText<'_>) -> Result<Report, Problem> {
+    let outcome: Outcome = serde_json::from_str(text.outcome.get()).map_err(not_understood)?;
+    let _: midward_core::Trace = serde_json::from_str(text.trace.get()).map_err(not_understood)?;
+    let state = match outcome {
+        Outcome::Replied { .. } => REPLIED,
+        Outcome::Failed { .. } => FAILED,
+        Outcome::Unknown { .. } => UNKNOWN,
+    };
+    let finish = Finish {
+        id: text.request_id,
+        epoch: text.epoch,
+        state,
+        outcome: text.outcome.get().to_owned(),
+        trace: text.trace.get().to_owned(),
+    };
+    Ok(Report { finish, outcome: Arc::new(outcome) })
+}
+
+pub(super) async fn release(State(app): State<Shared>, headers: HeaderMap, body: Bytes) -> Result<StatusCode, Problem> {
+    let (holder, _) = auth::mid(&app, &headers).await?;
+    let request: ReleaseRequest = parse(&body)?;
+    check_version(request.version)?;
+    app.queue.hand_back(holder.0.clone(), request.leases).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn not_understood(error: serde_json::Error) -> Problem {
+    let detail = format!("the outcomes are not understood: {error}");
+    Problem::bad_request("message_not_understood", detail, "Use versions of Midward on both sides that go together.")
+}

@@ -1,0 +1,130 @@
+//! The records that the instance keeps, as its API shows them. None has a field that could hold a secret.
+
+use std::collections::BTreeMap;
+
+use midward_wire::ClientAuth;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OAuthEntity {
+    pub(crate) name: String,
+    pub(crate) token_url: String,
+    pub(crate) client_auth: ClientAuth,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) issuer: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OAuthEntityProfile {
+    pub(crate) name: String,
+    pub(crate) oauth_entity: String,
+    #[serde(default)]
+    pub(crate) scopes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) audience: Option<String>,
+    /// RFC 8707.
+    #[serde(default)]
+    pub(crate) resource: Vec<String>,
+    #[serde(default)]
+    pub(crate) extra_parameters: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Credential {
+    pub(crate) name: String,
+    pub(crate) credential_id: String,
+    pub(crate) resolver: String,
+    pub(crate) oauth_entity_profile: String,
+    #[serde(default)]
+    pub(crate) applies_to: AppliesTo,
+}
+
+/// Which MIDs may use a credential.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AppliesTo {
+    #[default]
+    All,
+    /// Names of MIDs.
+    Mids(Vec<String>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Connection {
+    pub(crate) alias: String,
+    pub(crate) base_url: String,
+    pub(crate) credential: String,
+    /// Name of the one MID that may serve it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mid: Option<String>,
+    /// How long the API may take to answer, in milliseconds.
+    #[serde(default = "default_timeout")]
+    pub(crate) timeout_ms: u64,
+}
+
+fn default_timeout() -> u64 {
+    30_000
+}
+
+/// The whole of what `midward apply` sends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ApplyDocument {
+    pub(crate) version: u32,
+    #[serde(default)]
+    pub(crate) oauth_entities: Vec<OAuthEntity>,
+    #[serde(default)]
+    pub(crate) oauth_entity_profiles: Vec<OAuthEntityProfile>,
+    #[serde(default)]
+    pub(crate) credentials: Vec<Credential>,
+    #[serde(default)]
+    pub(crate) connections: Vec<Connection>,
+}
+
+/// What a client of the API may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Role {
+    Administrator,
+    /// Makes calls through the connections named in its key, and sees its own requests.
+    Caller,
+}
+
+impl Role {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Administrator => "administrator",
+            Self::Caller => "caller",
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        [Self::Administrator, Self::Caller].into_iter().find(|role| role.name() == name)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ApiKey {
+    #[serde(skip)]
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) connections: Vec<String>,
+    /// The first characters of the key, to recognise it by.
+    pub(crate) prefix: String,
+    #[serde(skip)]
+    pub(crate) first_admin: bool,
+    /// Unix milliseconds.
+    pub(crate) created_at: i64,
+}
+
+impl ApiKey {
+    /// Whether the key may make calls through a connection.
+    pub(crate) fn may_call(&self, alias: &str) -> bool {
+        self.role == Role::Administrator || self.connections.iter().any(|named| named == alias)
+    }
+}

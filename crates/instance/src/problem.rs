@@ -1,0 +1,121 @@
+//! Errors of the HTTP API: problem details (RFC 9457) with the hop, a stable code and what to do next.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use midward_core::{Failure, Hop};
+use serde_json::json;
+
+use crate::store::StoreError;
+
+/// A failure and the HTTP status that carries it.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    pub(crate) status: StatusCode,
+    pub(crate) failure: Box<Failure>,
+    pub(crate) request_id: Option<String>,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, failure: Failure) -> Self {
+        Self { status, failure: Box::new(failure), request_id: None }
+    }
+
+    pub(crate) fn with_request(mut self, id: &str) -> Self {
+        self.request_id = Some(id.to_owned());
+        self
+    }
+
+    /// The caller's own mistake.
+    pub(crate) fn bad_request(code: &str, detail: impl Into<String>, action: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, Failure::permanent(Hop::Caller, code, detail, action))
+    }
+
+    pub(crate) fn not_found(what: &str, name: &str) -> Self {
+        let shown: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
+        let code = format!("unknown_{}", what.to_lowercase().replace([' ', '-'], "_"));
+        Self::new(
+            StatusCode::NOT_FOUND,
+            Failure::permanent(
+                Hop::Caller,
+                &code,
+                format!("there is no {what} named {shown:?}"),
+                "List what there is with `midward get`, and check the spelling.",
+            ),
+        )
+    }
+
+    pub(crate) fn too_large(limit: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            Failure::permanent(
+                Hop::Caller,
+                "body_too_large",
+                format!("the body is larger than {limit} bytes"),
+                "Send less at once, or raise `limits.body_bytes` of the instance and the MID Server.",
+            ),
+        )
+    }
+
+    /// The status for a failure that ended a call.
+    pub(crate) fn of_call(failure: Failure) -> Self {
+        let status = match (failure.hop, failure.code.as_str()) {
+            (_, "expired" | "deadline" | "timeout") => StatusCode::GATEWAY_TIMEOUT,
+            (Hop::Policy, _) => StatusCode::FORBIDDEN,
+            (_, "no_mid") => StatusCode::SERVICE_UNAVAILABLE,
+            (Hop::Caller, _) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        Self::new(status, failure)
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed");
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Failure::transient(
+                Hop::Instance,
+                "storage_failed",
+                "the instance's database did not take or give the data; nothing was acknowledged",
+                "Try again; when it stays, look into the instance's log and at its disk.",
+            ),
+        )
+    }
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let failure = self.failure;
+        let mut body = json!({
+            "type": format!("urn:midward:problem:{}", failure.code),
+            "title": format!("{} failed", failure.hop),
+            "status": self.status.as_u16(),
+            "detail": failure.detail,
+            "hop": failure.hop,
+            "code": failure.code,
+            "action": failure.action,
+            "persistence": failure.persistence,
+        });
+        if let Some(id) = self.request_id {
+            body["request_id"] = id.into();
+        }
+        if let Some(reference) = failure.reference {
+            body["reference"] = reference.into();
+        }
+        let mut response = (self.status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,133 @@
+//! The queue: submissions, polls and outcomes go through one writer task that commits them in groups. The database is
+//! the truth; what is in memory (waiting polls, waiting callers) only makes it fast.
+
+mod batch;
+mod waiters;
+
+use std::sync::Arc;
+
+use midward_core::{BootTime, Clock};
+use midward_wire::{Outcome, OutcomeVerdict};
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::fleet::Fleet;
+use crate::routes::Route;
+use crate::store::requests::{Finish, NewRequest};
+use crate::store::{Store, StoreError};
+
+pub(crate) use waiters::{Ended, Waiters};
+
+/// How many jobs may wait for the writer; more are made to wait in turn.
+const WAITING: usize = 4096;
+
+/// Something for the writer.
+#[derive(Debug)]
+pub(crate) enum Job {
+    Submit(Box<Submission>),
+    Poll(Poll),
+    Outcomes {
+        mid_id: String,
+        reports: Vec<Report>,
+        reply: oneshot::Sender<Result<Vec<OutcomeVerdict>, StoreError>>,
+    },
+    HandBack {
+        mid_id: String,
+        leases: Vec<(String, i64)>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// A MID started anew: leases of its earlier incarnations end.
+    EndIncarnations {
+        mid_id: String,
+        current: String,
+    },
+    /// The times of leases and requests are looked at.
+    Sweep,
+}
+
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub(crate) route: Arc<Route>,
+    pub(crate) request: NewRequest,
+    pub(crate) reply: oneshot::Sender<Result<Submitted, StoreError>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Submitted {
+    New(String),
+    /// The same request was submitted under this idempotency key before.
+    Known(String),
+    /// Another request was submitted under this idempotency key before.
+    KeyReused(String),
+}
+
+/// A MID that waits for work.
+#[derive(Debug)]
+pub(crate) struct Poll {
+    pub(crate) mid_id: String,
+    pub(crate) incarnation: String,
+    pub(crate) capacity: u32,
+    pub(crate) received_batch: i64,
+    pub(crate) arrived: BootTime,
+    pub(crate) reply: oneshot::Sender<Result<Batch, StoreError>>,
+}
+
+/// What a poll is answered with.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) number: i64,
+    pub(crate) leases: Vec<Box<RawValue>>,
+}
+
+/// An outcome as a MID reported it.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) finish: Finish,
+    pub(crate) outcome: Arc<Outcome>,
+}
+
+/// Where jobs are handed in.
+#[derive(Clone, Debug)]
+pub(crate) struct Queue {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Queue {
+    /// Starts the writer; it ends when every [`Queue`] is dropped and all jobs are done.
+    pub(crate) fn start(
+        store: Store,
+        fleet: Arc<Fleet>,
+        waiters: Arc<Waiters>,
+        clock: Arc<dyn Clock>,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
+        let (jobs, inbox) = mpsc::channel(WAITING);
+        let writer = batch::Writer::new(store, fleet, waiters, clock);
+        (Self { jobs }, tokio::spawn(writer.run(inbox)))
+    }
+
+    pub(crate) async fn send(&self, job: Job) -> Result<(), StoreError> {
+        self.jobs.send(job).await.map_err(|_| StoreError::Stopped)
+    }
+
+    pub(crate) async fn submit(&self, route: Arc<Route>, request: NewRequest) -> Result<Submitted, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Submit(Box::new(Submission { route, request, reply }))).await?;
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    pub(crate) async fn outcomes(
+        &self,
+        mid_id: String,
+        reports: Vec<Report>,
+    ) -> Result<Vec<OutcomeVerdict>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Outcomes { mid_id, reports, reply }).await?;
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    pub(crate) async fn hand_back(&self, mid_id: String, leases: Vec<(String, i64)>) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::HandBack { mid_id, leases, reply }).await?;
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+}

@@ -1,0 +1,148 @@
+//! Connections compiled for the calling path: the document that leases name, and who may serve it. Kept in memory
+//! until something changes.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use midward_wire::{ConfigDigest, ConfigDocument, ConnectionConfig, CredentialConfig, GrantType, ProfileConfig};
+
+use crate::fleet::Fleet;
+use crate::model::{AppliesTo, Connection, Credential, OAuthEntity, OAuthEntityProfile};
+use crate::store::{Store, StoreError, connections, credentials, oauth, to_json};
+
+/// Everything that a submission needs to know about its connection.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) alias: String,
+    pub(crate) digest: ConfigDigest,
+    pub(crate) document: String,
+    pub(crate) resolver: String,
+    /// Names of the MIDs that it is limited to; empty: any.
+    pub(crate) mid_names: Vec<String>,
+    /// Their identifiers as `,id,id,`; empty: any; `,,`: limited to MIDs that do not exist.
+    pub(crate) mids: String,
+    pub(crate) timeout_ms: u64,
+}
+
+impl Route {
+    pub(crate) fn allows(&self, mid_id: &str) -> bool {
+        self.mids.is_empty() || self.mids.split(',').any(|id| !id.is_empty() && id == mid_id)
+    }
+}
+
+/// Compiled connections by alias, and their documents by digest.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    by_alias: RwLock<HashMap<String, Arc<Route>>>,
+    generation: AtomicU64,
+}
+
+impl Routes {
+    /// The route of a connection; `None` when there is no such connection.
+    pub(crate) async fn find(
+        &self,
+        store: &Store,
+        fleet: &Fleet,
+        alias: &str,
+    ) -> Result<Option<Arc<Route>>, StoreError> {
+        if let Some(route) = self.by_alias.read().unwrap_or_else(PoisonError::into_inner).get(alias) {
+            return Ok(Some(Arc::clone(route)));
+        }
+        let generation = self.generation.load(Ordering::Acquire);
+        let Some(route) = load(store, fleet, alias).await? else { return Ok(None) };
+        let mut tx = store.begin().await?;
+        connections::put_document(&mut *tx, &route.digest.0, &route.document).await?;
+        tx.commit().await?;
+        let route = Arc::new(route);
+        let mut routes = self.by_alias.write().unwrap_or_else(PoisonError::into_inner);
+        // Something changed while this was read: use it once, do not keep it.
+        if self.generation.load(Ordering::Acquire) == generation {
+            routes.insert(alias.to_owned(), Arc::clone(&route));
+        }
+        Ok(Some(route))
+    }
+
+    /// Records or MIDs changed.
+    pub(crate) fn forget(&self) {
+        let mut routes = self.by_alias.write().unwrap_or_else(PoisonError::into_inner);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        routes.clear();
+    }
+}
+
+async fn load(store: &Store, fleet: &Fleet, alias: &str) -> Result<Option<Route>, StoreError> {
+    let db = store.readers();
+    let Some(connection) = connections::named(db, alias).await? else { return Ok(None) };
+    let missing = |what: &str, name: &str| StoreError::Corrupt(format!("{what} {name} is missing"));
+    let credential = credentials::named(db, &connection.credential)
+        .await?
+        .ok_or_else(|| missing("credential", &connection.credential))?;
+    let profile = oauth::profile_named(db, &credential.oauth_entity_profile)
+        .await?
+        .ok_or_else(|| missing("OAuth entity profile", &credential.oauth_entity_profile))?;
+    let entity = oauth::entity_named(db, &profile.oauth_entity)
+        .await?
+        .ok_or_else(|| missing("OAuth entity", &profile.oauth_entity))?;
+    compile(connection, credential, profile, entity, fleet).map(Some)
+}
+
+fn compile(
+    connection: Connection,
+    credential: Credential,
+    profile: OAuthEntityProfile,
+    entity: OAuthEntity,
+    fleet: &Fleet,
+) -> Result<Route, StoreError> {
+    let limited = connection.mid.is_some() || credential.applies_to != AppliesTo::All;
+    let mid_names = match (&connection.mid, credential.applies_to) {
+        (None, AppliesTo::All) => Vec::new(),
+        (None, AppliesTo::Mids(names)) => names,
+        (Some(name), AppliesTo::All) => vec![name.clone()],
+        (Some(name), AppliesTo::Mids(names)) => names.into_iter().filter(|other| other == name).collect(),
+    };
+    let mut mids = String::new();
+    if limited {
+        mids.push(',');
+        for mid in mid_names.iter().filter_map(|name| fleet.by_name(name)) {
+            mids.push_str(&mid.id);
+            mids.push(',');
+        }
+        if mids.len() == 1 {
+            mids.push(',');
+        }
+    }
+    let document = to_json(&ConfigDocument {
+        version: midward_wire::VERSION,
+        connection: ConnectionConfig {
+            alias: connection.alias.clone(),
+            base_url: connection.base_url,
+            timeout_ms: connection.timeout_ms,
+        },
+        credential: CredentialConfig {
+            name: credential.name,
+            credential_id: credential.credential_id,
+            resolver: credential.resolver.clone(),
+        },
+        profile: ProfileConfig {
+            name: profile.name,
+            grant_type: GrantType::ClientCredentials,
+            token_url: entity.token_url,
+            client_auth: entity.client_auth,
+            scopes: profile.scopes,
+            audience: profile.audience,
+            resource: profile.resource,
+            extra_parameters: profile.extra_parameters,
+            issuer: entity.issuer,
+        },
+    })?;
+    Ok(Route {
+        alias: connection.alias,
+        digest: ConfigDigest::of(document.as_bytes()),
+        document,
+        resolver: credential.resolver,
+        mid_names,
+        mids,
+        timeout_ms: connection.timeout_ms,
+    })
+}

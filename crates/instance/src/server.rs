@@ -1,0 +1,356 @@
+//! Start, listeners, shutdown.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use midward_core::{Clock, Random, new_id};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::app::App;
+use crate::auth::{ApiKeys, MidTokens};
+use crate::config::{InstanceConfig, TlsConfig, TlsMode};
+use crate::fleet::Fleet;
+use crate::keys::{self, KeyError, SigningKey};
+use crate::model::{ApiKey, Role};
+use crate::queue::{Job, Queue, Waiters};
+use crate::routes::Routes;
+use crate::store::{Store, StoreError, api_keys, mids, settings};
+use crate::tls::{self, Tls, TlsError};
+
+/// How long running requests may take to end after a stop was asked for.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How often the times of leases and requests are looked at.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// Where a started instance listens.
+#[derive(Clone, Debug)]
+pub struct Started {
+    pub api_addr: SocketAddr,
+    pub call_addr: SocketAddr,
+    /// Origin that MIDs are told.
+    pub public_url: String,
+    /// Origin of synchronous calls.
+    pub call_url: String,
+    /// PEM of the CA that clients need, unless it is a public one.
+    pub ca_path: Option<PathBuf>,
+    /// Holds the first administrator's key until it is used.
+    pub first_admin_key: Option<PathBuf>,
+}
+
+/// Why an instance could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("TLS is off, but {0} is not a loopback address: use tls = \"self_signed\" or files")]
+    PlainOffLoopback(SocketAddr),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("{0}")]
+    Store(String),
+}
+
+impl From<StoreError> for InstanceError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+impl From<sqlx::Error> for InstanceError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+/// Runs an instance until `shutdown` is cancelled; then ends long polls, lets running requests end, and closes the
+/// database. `started` learns the addresses once both listeners are up.
+///
+/// # Errors
+/// Data folder, keys, certificates, database or addresses cannot be used.
+pub async fn run(
+    config: InstanceConfig,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    shutdown: CancellationToken,
+    started: oneshot::Sender<Started>,
+) -> Result<(), InstanceError> {
+    let folder = config.store.path.clone();
+    make_folder(&folder)?;
+    let api = listen(config.server.listen, &config).await?;
+    let call = listen(config.server.call_listen, &config).await?;
+    let (api_addr, call_addr) = (address(&api, config.server.listen)?, address(&call, config.server.call_listen)?);
+    let tls = open_tls(&config, &[api_addr, call_addr], &*clock)?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let public_url = config
+        .server
+        .public_url
+        .clone()
+        .map(|url| url.trim_end_matches('/').to_owned())
+        .unwrap_or_else(|| format!("{scheme}://{api_addr}"));
+
+    let signing_key = SigningKey::open(&folder.join("instance.key"), &*random)?;
+    let store = Store::open(&folder.join("midward.db")).await?;
+    let mut tx = store.begin().await?;
+    let instance_id = settings::find_or_insert(&mut tx, "instance_id", &new_id(clock.wall(), &*random)).await?;
+    tx.commit().await?;
+    let first_admin_file = folder.join("first-admin-key");
+    let waiting_key = first_admin(&store, &first_admin_file, &*clock, &*random).await?;
+    let fleet = Arc::new(Fleet::default());
+    fleet.load(mids::all(store.readers()).await?);
+    let waiters = Arc::new(Waiters::default());
+    let (queue, writer) = Queue::start(store.clone(), Arc::clone(&fleet), Arc::clone(&waiters), Arc::clone(&clock));
+    let app = Arc::new(App {
+        clock,
+        random,
+        store: store.clone(),
+        fleet,
+        routes: Routes::default(),
+        queue: queue.clone(),
+        waiters,
+        api_keys: ApiKeys::default(),
+        mid_tokens: MidTokens::default(),
+        signing_key,
+        instance_id,
+        public_url: public_url.clone(),
+        ca_pem: tls.as_ref().and_then(|tls| tls.ca_pem.clone()),
+        limits: config.limits.clone(),
+        first_admin_file: first_admin_file.clone(),
+        stopping: shutdown.clone(),
+    });
+
+    let notice = Started {
+        api_addr,
+        call_addr,
+        public_url,
+        call_url: format!("{scheme}://{call_addr}"),
+        ca_path: tls.as_ref().and_then(|tls| tls.ca_path.clone()),
+        first_admin_key: waiting_key.then_some(first_admin_file),
+    };
+    let listen_file = folder.join("listen.json");
+    write_notice(&listen_file, &notice)?;
+    let acceptor = tls.map(|tls| TlsAcceptor::from(tls.server));
+    let tracker = TaskTracker::new();
+    let connections = config.limits.connections;
+    tracker.spawn(accept(
+        api,
+        acceptor.clone(),
+        crate::api::router(Arc::clone(&app)),
+        connections,
+        tracker.clone(),
+        shutdown.clone(),
+    ));
+    tracker.spawn(accept(
+        call,
+        acceptor,
+        crate::api::call::router(Arc::clone(&app)),
+        connections,
+        tracker.clone(),
+        shutdown.clone(),
+    ));
+    tracker.spawn(sweep(queue.clone(), shutdown.clone()));
+    tracing::info!(api = %api_addr, calls = %call_addr, "the instance is ready");
+    // The one who started it may not want to know.
+    let _ = started.send(notice);
+
+    shutdown.cancelled().await;
+    tracing::info!("stopping: running requests may end");
+    tracker.close();
+    if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
+        tracing::warn!("some connections did not end in time");
+    }
+    drop((app, queue));
+    if tokio::time::timeout(DRAIN, writer).await.is_err() {
+        tracing::warn!("the writer did not end in time");
+    }
+    store.close().await;
+    if let Err(error) = std::fs::remove_file(&listen_file) {
+        tracing::warn!(%error, "listen.json stays behind");
+    }
+    Ok(())
+}
+
+fn make_folder(folder: &std::path::Path) -> Result<(), InstanceError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|source| InstanceError::Io { path: folder.to_owned(), source })
+}
+
+async fn listen(address: SocketAddr, config: &InstanceConfig) -> Result<TcpListener, InstanceError> {
+    if matches!(config.server.tls, TlsConfig::Mode(TlsMode::Off)) && !address.ip().is_loopback() {
+        return Err(InstanceError::PlainOffLoopback(address));
+    }
+    TcpListener::bind(address).await.map_err(|source| InstanceError::Listen { address, source })
+}
+
+fn address(listener: &TcpListener, asked: SocketAddr) -> Result<SocketAddr, InstanceError> {
+    listener.local_addr().map_err(|source| InstanceError::Listen { address: asked, source })
+}
+
+fn open_tls(
+    config: &InstanceConfig,
+    addresses: &[SocketAddr],
+    clock: &dyn Clock,
+) -> Result<Option<Tls>, InstanceError> {
+    match &config.server.tls {
+        TlsConfig::Mode(TlsMode::Off) => Ok(None),
+        TlsConfig::Mode(TlsMode::SelfSigned) => {
+            let ips: Vec<_> = addresses.iter().map(SocketAddr::ip).collect();
+            let hosts = tls::hosts(&ips, config.server.public_url.as_deref());
+            Ok(Some(tls::self_signed(&config.store.path, &hosts, clock.wall())?))
+        }
+        TlsConfig::Files(files) => Ok(Some(tls::from_files(files)?)),
+    }
+}
+
+/// Makes the first administrator's key when there is no key at all. True when its file waits to be used.
+async fn first_admin(
+    store: &Store,
+    file: &std::path::Path,
+    clock: &dyn Clock,
+    random: &dyn Random,
+) -> Result<bool, InstanceError> {
+    let all = api_keys::all(store.readers()).await?;
+    let unused = all.iter().find(|key| key.first_admin);
+    if !all.is_empty() && (unused.is_none() || file.exists()) {
+        return Ok(unused.is_some());
+    }
+    let secret = keys::new_secret("mwk_", random);
+    let mut tx = store.begin().await?;
+    // Its file got lost before it was used.
+    if let Some(lost) = unused {
+        api_keys::delete(&mut *tx, &lost.name).await?;
+    }
+    let key = ApiKey {
+        id: new_id(clock.wall(), random),
+        name: "first-admin".to_owned(),
+        role: Role::Administrator,
+        connections: Vec::new(),
+        prefix: secret.chars().take(10).collect(),
+        first_admin: true,
+        created_at: clock.wall().unix_millis(),
+    };
+    keys::write_private(file, secret.as_bytes())?;
+    api_keys::insert(&mut *tx, &key, &keys::hash_text(&keys::hash(&secret))).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+fn write_notice(path: &std::path::Path, started: &Started) -> Result<(), InstanceError> {
+    let notice = serde_json::json!({
+        "api_addr": started.api_addr,
+        "call_addr": started.call_addr,
+        "public_url": started.public_url,
+        "call_url": started.call_url,
+        "ca": started.ca_path,
+    });
+    // Whoever waits for the file never sees half of it.
+    let new = path.with_extension("json.new");
+    std::fs::write(&new, notice.to_string())
+        .and_then(|()| std::fs::rename(&new, path))
+        .map_err(|source| InstanceError::Io { path: path.to_owned(), source })
+}
+
+async fn sweep(queue: Queue, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => if queue.send(Job::Sweep).await.is_err() { return },
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    most: usize,
+    tracker: TaskTracker,
+    shutdown: CancellationToken,
+) {
+    let room = Arc::new(Semaphore::new(most));
+    loop {
+        let permit = tokio::select! {
+            permit = Arc::clone(&room).acquire_owned() => permit,
+            () = shutdown.cancelled() => return,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => return,
+        };
+        let (stream, permit) = match (accepted, permit) {
+            (Ok((stream, _)), Ok(permit)) => (stream, permit),
+            (accepted, _) => {
+                // Out of file descriptors, as a rule: it passes when connections end.
+                tracing::warn!(error = ?accepted.err(), "a connection was not accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (tls, router, shutdown) = (tls.clone(), router.clone(), shutdown.clone());
+        tracker.spawn(async move {
+            connection(stream, tls, router, shutdown).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, shutdown: CancellationToken) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "the connection is gone");
+        return;
+    }
+    match tls {
+        None => serve(stream, router, shutdown).await,
+        Some(tls) => match tokio::time::timeout(Duration::from_secs(10), tls.accept(stream)).await {
+            Ok(Ok(stream)) => serve(stream, router, shutdown).await,
+            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+            Err(_) => tracing::debug!("TLS handshake took too long"),
+        },
+    }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    router: Router,
+    shutdown: CancellationToken,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30)).max_buf_size(64 * 1024);
+    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended badly");
+                }
+                return;
+            }
+            () = shutdown.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}

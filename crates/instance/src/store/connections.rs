@@ -1,0 +1,76 @@
+//! Connections, and the documents that leases name by digest.
+
+use sqlx::any::AnyRow;
+use sqlx::{Any, Executor, Row as _};
+
+use super::StoreError;
+use crate::model::Connection;
+
+pub(crate) async fn all<'e>(db: impl Executor<'e, Database = Any>) -> Result<Vec<Connection>, StoreError> {
+    sqlx::query("SELECT alias, base_url, credential, mid, timeout_ms FROM connections ORDER BY alias")
+        .fetch_all(db)
+        .await?
+        .iter()
+        .map(connection)
+        .collect()
+}
+
+pub(crate) async fn named<'e>(
+    db: impl Executor<'e, Database = Any>,
+    alias: &str,
+) -> Result<Option<Connection>, StoreError> {
+    sqlx::query("SELECT alias, base_url, credential, mid, timeout_ms FROM connections WHERE alias = $1")
+        .bind(alias)
+        .fetch_optional(db)
+        .await?
+        .as_ref()
+        .map(connection)
+        .transpose()
+}
+
+pub(crate) async fn put<'e>(db: impl Executor<'e, Database = Any>, record: &Connection) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO connections (alias, base_url, credential, mid, timeout_ms) VALUES ($1, $2, $3, $4, $5) \
+         ON CONFLICT (alias) DO UPDATE SET base_url = excluded.base_url, credential = excluded.credential, \
+         mid = excluded.mid, timeout_ms = excluded.timeout_ms",
+    )
+    .bind(&record.alias)
+    .bind(&record.base_url)
+    .bind(&record.credential)
+    .bind(&record.mid)
+    .bind(i64::try_from(record.timeout_ms).unwrap_or(i64::MAX))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn put_document<'e>(
+    db: impl Executor<'e, Database = Any>,
+    digest: &str,
+    document: &str,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO config_documents (digest, document) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING")
+        .bind(digest)
+        .bind(document)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+pub(crate) async fn document<'e>(
+    db: impl Executor<'e, Database = Any>,
+    digest: &str,
+) -> Result<Option<String>, StoreError> {
+    let row = sqlx::query("SELECT document FROM config_documents WHERE digest = $1").bind(digest).fetch_optional(db);
+    Ok(row.await?.map(|row| row.try_get(0)).transpose()?)
+}
+
+fn connection(row: &AnyRow) -> Result<Connection, StoreError> {
+    Ok(Connection {
+        alias: row.try_get(0)?,
+        base_url: row.try_get(1)?,
+        credential: row.try_get(2)?,
+        mid: row.try_get(3)?,
+        timeout_ms: u64::try_from(row.try_get::<i64, _>(4)?).unwrap_or(0),
+    })
+}

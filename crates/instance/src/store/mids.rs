@@ -1,0 +1,179 @@
+//! MIDs, their one-time enrollment secrets, access tokens and spent client assertions.
+
+use midward_wire::{Heartbeat, MidState};
+use sqlx::any::AnyRow;
+use sqlx::{Any, Executor, Row as _};
+
+use super::{StoreError, from_json, to_json};
+
+/// A MID as the database knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct MidRow {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) state: MidState,
+    pub(crate) public_key: String,
+    /// Unix milliseconds.
+    pub(crate) created_at: i64,
+    pub(crate) last_seen_at: Option<i64>,
+    pub(crate) heartbeat: Option<Heartbeat>,
+}
+
+pub(crate) async fn all<'e>(db: impl Executor<'e, Database = Any>) -> Result<Vec<MidRow>, StoreError> {
+    sqlx::query("SELECT id, name, state, public_key, created_at, last_seen_at, heartbeat FROM mids ORDER BY name")
+        .fetch_all(db)
+        .await?
+        .iter()
+        .map(mid)
+        .collect()
+}
+
+/// False when the name is taken.
+pub(crate) async fn insert<'e>(db: impl Executor<'e, Database = Any>, row: &MidRow) -> Result<bool, StoreError> {
+    let done = sqlx::query(
+        "INSERT INTO mids (id, name, state, public_key, created_at) VALUES ($1, $2, $3, $4, $5) \
+         ON CONFLICT (name) DO NOTHING",
+    )
+    .bind(&row.id)
+    .bind(&row.name)
+    .bind(to_json(&row.state)?)
+    .bind(&row.public_key)
+    .bind(row.created_at)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub(crate) async fn set_state<'e>(
+    db: impl Executor<'e, Database = Any>,
+    id: &str,
+    state: MidState,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE mids SET state = $1 WHERE id = $2").bind(to_json(&state)?).bind(id).execute(db).await?;
+    Ok(())
+}
+
+pub(crate) async fn seen<'e>(
+    db: impl Executor<'e, Database = Any>,
+    id: &str,
+    now: i64,
+    heartbeat: &Heartbeat,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE mids SET last_seen_at = $1, heartbeat = $2 WHERE id = $3")
+        .bind(now)
+        .bind(to_json(heartbeat)?)
+        .bind(id)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+pub(crate) async fn insert_enroll_token<'e>(
+    db: impl Executor<'e, Database = Any>,
+    id: &str,
+    secret_hash: &str,
+    name: Option<&str>,
+    prevalidated: bool,
+    expires_at: i64,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO enroll_tokens (id, secret_hash, name, prevalidated, expires_at) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(id)
+    .bind(secret_hash)
+    .bind(name)
+    .bind(i64::from(prevalidated))
+    .bind(expires_at)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Spends a one-time secret: its pinned name and whether the MID is validated at once. `None`: unknown, used, expired.
+pub(crate) async fn spend_enroll_token<'e>(
+    db: impl Executor<'e, Database = Any>,
+    secret_hash: &str,
+    now: i64,
+) -> Result<Option<(Option<String>, bool)>, StoreError> {
+    let row = sqlx::query(
+        "UPDATE enroll_tokens SET used_at = $1 WHERE secret_hash = $2 AND used_at IS NULL AND expires_at > $1 \
+         RETURNING name, prevalidated",
+    )
+    .bind(now)
+    .bind(secret_hash)
+    .fetch_optional(db)
+    .await?;
+    match row {
+        Some(row) => Ok(Some((row.try_get(0)?, row.try_get::<i64, _>(1)? == 1))),
+        None => Ok(None),
+    }
+}
+
+pub(crate) async fn insert_token<'e>(
+    db: impl Executor<'e, Database = Any>,
+    hash: &str,
+    mid_id: &str,
+    expires_at: i64,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO mid_tokens (token_hash, mid_id, expires_at) VALUES ($1, $2, $3)")
+        .bind(hash)
+        .bind(mid_id)
+        .bind(expires_at)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Whose token it is, and until when.
+pub(crate) async fn token<'e>(
+    db: impl Executor<'e, Database = Any>,
+    hash: &str,
+) -> Result<Option<(String, i64)>, StoreError> {
+    let row = sqlx::query("SELECT mid_id, expires_at FROM mid_tokens WHERE token_hash = $1").bind(hash);
+    match row.fetch_optional(db).await? {
+        Some(row) => Ok(Some((row.try_get(0)?, row.try_get(1)?))),
+        None => Ok(None),
+    }
+}
+
+pub(crate) async fn delete_tokens<'e>(db: impl Executor<'e, Database = Any>, mid_id: &str) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM mid_tokens WHERE mid_id = $1").bind(mid_id).execute(db).await?;
+    Ok(())
+}
+
+/// False when this assertion was seen before.
+pub(crate) async fn spend_assertion<'e>(
+    db: impl Executor<'e, Database = Any>,
+    mid_id: &str,
+    jti: &str,
+    expires_at: i64,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query(
+        "INSERT INTO mid_assertions (mid_id, jti, expires_at) VALUES ($1, $2, $3) ON CONFLICT (mid_id, jti) DO NOTHING",
+    )
+    .bind(mid_id)
+    .bind(jti)
+    .bind(expires_at)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Removes tokens and assertions whose time is over.
+pub(crate) async fn forget_expired(tx: &mut sqlx::Transaction<'static, Any>, now: i64) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM mid_tokens WHERE expires_at < $1").bind(now).execute(&mut **tx).await?;
+    sqlx::query("DELETE FROM mid_assertions WHERE expires_at < $1").bind(now).execute(&mut **tx).await?;
+    Ok(())
+}
+
+fn mid(row: &AnyRow) -> Result<MidRow, StoreError> {
+    Ok(MidRow {
+        id: row.try_get(0)?,
+        name: row.try_get(1)?,
+        state: from_json(row.try_get(2)?)?,
+        public_key: row.try_get(3)?,
+        created_at: row.try_get(4)?,
+        last_seen_at: row.try_get(5)?,
+        heartbeat: row.try_get::<Option<String>, _>(6)?.map(|text| from_json(&text)).transpose()?,
+    })
+}

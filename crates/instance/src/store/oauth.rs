@@ -1,0 +1,116 @@
+//! OAuth entities and their profiles.
+
+use sqlx::any::AnyRow;
+use sqlx::{Any, Executor, Row as _};
+
+use super::{StoreError, from_json, to_json};
+use crate::model::{OAuthEntity, OAuthEntityProfile};
+
+pub(crate) async fn entities<'e>(db: impl Executor<'e, Database = Any>) -> Result<Vec<OAuthEntity>, StoreError> {
+    sqlx::query("SELECT name, token_url, client_auth, issuer FROM oauth_entities ORDER BY name")
+        .fetch_all(db)
+        .await?
+        .iter()
+        .map(entity)
+        .collect()
+}
+
+pub(crate) async fn entity_named<'e>(
+    db: impl Executor<'e, Database = Any>,
+    name: &str,
+) -> Result<Option<OAuthEntity>, StoreError> {
+    sqlx::query("SELECT name, token_url, client_auth, issuer FROM oauth_entities WHERE name = $1")
+        .bind(name)
+        .fetch_optional(db)
+        .await?
+        .as_ref()
+        .map(entity)
+        .transpose()
+}
+
+pub(crate) async fn put_entity<'e>(
+    db: impl Executor<'e, Database = Any>,
+    entity: &OAuthEntity,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO oauth_entities (name, token_url, client_auth, issuer) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (name) DO UPDATE SET token_url = excluded.token_url, client_auth = excluded.client_auth, \
+         issuer = excluded.issuer",
+    )
+    .bind(&entity.name)
+    .bind(&entity.token_url)
+    .bind(to_json(&entity.client_auth)?)
+    .bind(&entity.issuer)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn profiles<'e>(db: impl Executor<'e, Database = Any>) -> Result<Vec<OAuthEntityProfile>, StoreError> {
+    sqlx::query(
+        "SELECT name, oauth_entity, scopes, audience, resource, extra_parameters FROM oauth_entity_profiles \
+         ORDER BY name",
+    )
+    .fetch_all(db)
+    .await?
+    .iter()
+    .map(profile)
+    .collect()
+}
+
+pub(crate) async fn profile_named<'e>(
+    db: impl Executor<'e, Database = Any>,
+    name: &str,
+) -> Result<Option<OAuthEntityProfile>, StoreError> {
+    sqlx::query(
+        "SELECT name, oauth_entity, scopes, audience, resource, extra_parameters FROM oauth_entity_profiles \
+         WHERE name = $1",
+    )
+    .bind(name)
+    .fetch_optional(db)
+    .await?
+    .as_ref()
+    .map(profile)
+    .transpose()
+}
+
+pub(crate) async fn put_profile<'e>(
+    db: impl Executor<'e, Database = Any>,
+    profile: &OAuthEntityProfile,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO oauth_entity_profiles (name, oauth_entity, scopes, audience, resource, extra_parameters) \
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (name) DO UPDATE SET oauth_entity = excluded.oauth_entity, \
+         scopes = excluded.scopes, audience = excluded.audience, resource = excluded.resource, \
+         extra_parameters = excluded.extra_parameters",
+    )
+    .bind(&profile.name)
+    .bind(&profile.oauth_entity)
+    .bind(to_json(&profile.scopes)?)
+    .bind(&profile.audience)
+    .bind(to_json(&profile.resource)?)
+    .bind(to_json(&profile.extra_parameters)?)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+fn entity(row: &AnyRow) -> Result<OAuthEntity, StoreError> {
+    Ok(OAuthEntity {
+        name: row.try_get(0)?,
+        token_url: row.try_get(1)?,
+        client_auth: from_json(row.try_get(2)?)?,
+        issuer: row.try_get(3)?,
+    })
+}
+
+fn profile(row: &AnyRow) -> Result<OAuthEntityProfile, StoreError> {
+    Ok(OAuthEntityProfile {
+        name: row.try_get(0)?,
+        oauth_entity: row.try_get(1)?,
+        scopes: from_json(row.try_get(2)?)?,
+        audience: row.try_get(3)?,
+        resource: from_json(row.try_get(4)?)?,
+        extra_parameters: from_json(row.try_get(5)?)?,
+    })
+}
