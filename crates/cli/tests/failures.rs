@@ -64,13 +64,13 @@ async fn each_hop_names_itself_and_leaves_the_rest_serving() -> anyhow::Result<(
 async fn what_the_api_answers_is_passed_on_as_the_apis_own_answer() -> anyhow::Result<()> {
     let mut chain = Chain::start(Options::default()).await?;
     for status in ["404", "500", "503"] {
-        let answer = chain.stack.midward(&["call", "crm", "GET", &format!("/status/{status}"), "--json"]).await?;
+        let answer = chain.stack.midward(&["call", "crm", "GET", &format!("/status/{status}"), "--output", "json"]).await?;
         let answer: serde_json::Value = serde_json::from_slice(&answer.stdout)?;
         assert_eq!(answer["status"].to_string(), status);
     }
     // A 401 costs one new token and one repetition of what may be repeated; a second 401 is the API's answer.
     let before = chain.oidc.token_requests().await?;
-    let answer = chain.stack.midward(&["call", "crm", "GET", "/status/401", "--json"]).await?;
+    let answer = chain.stack.midward(&["call", "crm", "GET", "/status/401", "--output", "json"]).await?;
     let answer: serde_json::Value = serde_json::from_slice(&answer.stdout)?;
     assert_eq!(answer["status"], 401);
     assert_eq!(chain.oidc.token_requests().await?, before + 1);
@@ -83,7 +83,7 @@ async fn a_post_is_not_repeated_after_a_401_unless_marked_safe() -> anyhow::Resu
     let refuse = HttpFault::Respond { status: 401, headers: Vec::new(), body: String::new() };
     assert_eq!(chain.call(&["crm", "POST", "/counter"]).await?["status"], 200);
     chain.stack.api.set_fault(refuse.clone(), Some(1));
-    let answer = chain.stack.midward(&["call", "crm", "POST", "/counter", "--json"]).await?;
+    let answer = chain.stack.midward(&["call", "crm", "POST", "/counter", "--output", "json"]).await?;
     let answer: serde_json::Value = serde_json::from_slice(&answer.stdout)?;
     assert_eq!(answer["status"], 401, "{answer}");
     assert_eq!(chain.stack.api.counter(), 1);

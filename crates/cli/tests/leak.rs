@@ -159,7 +159,7 @@ async fn exercise(stack: &Stack, server: &AuthorizationServer, told: &mut Vec<Ve
 }
 
 async fn call(stack: &Stack, path: &str, told: &mut Vec<Vec<u8>>) -> anyhow::Result<bool> {
-    let output = stack.midward(&["call", "crm", "GET", path, "--json", "--trace"]).await?;
+    let output = stack.midward(&["call", "crm", "GET", path, "--output", "json", "--trace"]).await?;
     told.push([output.stdout, output.stderr].concat());
     Ok(output.status.success())
 }

@@ -170,7 +170,7 @@ fn stay_up(stack: &Stack) -> anyhow::Result<()> {
 
 /// One call, which must be answered with 200.
 async fn call(stack: &Stack) -> anyhow::Result<Value> {
-    let text = stack.midward_ok(&["call", "crm", "GET", "/hello", "--json", "--trace"]).await?;
+    let text = stack.midward_ok(&["call", "crm", "GET", "/hello", "--output", "json", "--trace"]).await?;
     let answer: Value = serde_json::from_str(&text)?;
     if answer["status"] != 200 {
         bail!("the API answered {}: {text}", answer["status"]);

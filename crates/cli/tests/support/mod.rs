@@ -63,11 +63,11 @@ impl Chain {
         Ok(Self { stack, oidc, folder })
     }
 
-    /// `midward call ARGS --json`, which must end with exit code 0.
+    /// `midward call ARGS --output json`, which must end with exit code 0.
     pub async fn call(&self, args: &[&str]) -> anyhow::Result<Value> {
         let mut all = vec!["call"];
         all.extend(args);
-        all.push("--json");
+        all.extend(["--output", "json"]);
         Ok(serde_json::from_str(&self.stack.midward_ok(&all).await?)?)
     }
 
