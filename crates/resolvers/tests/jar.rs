@@ -166,7 +166,7 @@ async fn a_jar_that_cannot_be_used_says_why() {
     assert_eq!(failed(&*at(&bench.folder.path().join("no.jar")), "x").await.code, "jar_missing");
     assert_eq!(failed(&*at(&newer_java(&bench)), "x").await.code, "class_version");
     let missing = format!("kind = 'jar'\njar = '{}'\njava = '/no/java'", bench.jars.sample().display());
-    assert_eq!(failed(&*bench.resolver(&missing), "x").await.hop, midward_core::Hop::Resolver);
+    assert_eq!(failed(&*bench.resolver(&missing), "x").await.code, "jvm_missing");
 }
 
 #[tokio::test]
