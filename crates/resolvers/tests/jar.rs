@@ -170,6 +170,24 @@ async fn a_jar_that_cannot_be_used_says_why() {
 }
 
 #[tokio::test]
+async fn the_customers_classes_win_and_its_lib_folder_joins_them() {
+    let bench = Bench::new();
+    let folder = bench.folder.path().join("customer");
+    std::fs::create_dir_all(folder.join("lib")).expect("folder");
+    let run = |words: &[&str]| {
+        assert!(Command::new("jar").args(words).current_dir(&folder).status().expect("jar").success());
+    };
+    run(&["xf", bench.jars.own_classes().to_str().expect("path")]);
+    run(&["cf", "resolver.jar", "com"]);
+    let resolver = bench.resolver(&format!("kind = 'jar'\njar = '{}/resolver.jar'", folder.display()));
+    let missing = failed(&*resolver, "x").await;
+    assert_eq!(missing.code, "class_needs_missing_class");
+    assert!(missing.detail.contains("helper.Helper"), "{missing}");
+    run(&["cf", "lib/helper.jar", "helper"]);
+    assert_eq!(resolved(&*resolver, "x").await, ("own interface, own config".into(), "helped".into()));
+}
+
+#[tokio::test]
 async fn a_replaced_jar_is_loaded_without_a_restart() {
     let bench = Bench::new();
     let jar = bench.folder.path().join("customer.jar");

@@ -45,7 +45,34 @@ async fn a_program_that_the_jar_started_ends_with_it() {
     let outcome = resolver.resolve(&lookup("child"), Duration::from_secs(2)).await;
     assert_eq!(outcome.expect_err("ended").0.code, "resolver_timeout");
     let pid = std::fs::read_to_string(&file).expect("the program ran").trim().to_owned();
-    // An orphan may stay a zombie here until somebody reaps it: what counts is that it no longer runs.
+    ended(&pid).await;
+}
+
+#[tokio::test]
+async fn nothing_outlives_the_process_that_started_it() {
+    use std::io::BufRead as _;
+    let script = "\"$0\" /bin/sleep 600 >/dev/null & echo $!; wait";
+    let mut parent = Command::new("/bin/sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_jar-host-exec")])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("sh");
+    let mut pid = String::new();
+    std::io::BufReader::new(parent.stdout.take().expect("stdout")).read_line(&mut pid).expect("a line");
+    let pid = pid.trim();
+    let became = async {
+        while !std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sleep") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), became).await.expect("the trampoline became the program");
+    parent.kill().expect("killed");
+    parent.wait().expect("reaped");
+    ended(pid).await;
+}
+
+/// Waits until the process runs no longer. An orphan may stay a zombie until somebody reaps it; that counts as ended.
+async fn ended(pid: &str) {
     let runs = || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
