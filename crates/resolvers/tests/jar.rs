@@ -227,9 +227,9 @@ async fn the_sample_jar_gets_any_secret_through_the_command_line_client() {
     ));
     assert_eq!(resolved(&*resolver, "safe:crm").await, ("cli,ent".into(), secret));
     assert_eq!(failed(&*resolver, "safe:none").await.code, "vault_not_found");
-    assert_eq!(failed(&*resolver, "safe:hang").await.code, "resolver_failed");
+    assert_eq!(failed(&*resolver, "safe:hang").await.code, "vault_client_timeout");
     std::fs::remove_file(&client).expect("removed");
-    assert_eq!(failed(&*resolver, "safe:crm").await.code, "resolver_failed");
+    assert_eq!(failed(&*resolver, "safe:crm").await.code, "vault_client_absent");
 }
 
 #[tokio::test]
