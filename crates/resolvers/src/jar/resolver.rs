@@ -26,7 +26,8 @@ const RESIDENT_ALLOWANCE_MIB: u64 = 192;
 /// Longest back-off after which a host is started before anybody asks for it.
 const RESTART_AHEAD: Duration = Duration::from_secs(2);
 
-/// A resolver that runs in a JVM of its own.
+/// A resolver that runs in a JVM of its own. It keeps no secrets, so [`Lookup::fresh`] changes nothing here; the AIM
+/// client's own cache cannot be passed by.
 pub struct JarResolver {
     inner: Arc<Inner>,
 }
