@@ -173,3 +173,23 @@ const fn default_concurrency() -> u16 {
 const fn default_recycle_after_calls() -> u64 {
     10_000
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_that_each_kind_needs_is_its_jar() {
+        let jar: ResolverConfig = toml::from_str("kind = 'jar'\njar = '/a.jar'").expect("complete");
+        assert!(matches!(jar, ResolverConfig::Jar(jar) if jar.class == default_class() && jar.timeout_ms == 10_000));
+        let sdk: ResolverConfig = toml::from_str("kind = 'cyberark_sdk'\njar = '/a.jar'").expect("complete");
+        assert!(matches!(sdk, ResolverConfig::CyberArkSdk(sdk) if sdk.app_id == "ServiceNow_MID_Server"));
+    }
+
+    #[test]
+    fn an_unknown_key_or_kind_is_refused() {
+        for bad in ["kind = 'jar'\njar = '/a.jar'\nclas = 'x'", "kind = 'javascript'\njar = 'a'", "jar = 'a'"] {
+            assert!(toml::from_str::<ResolverConfig>(bad).is_err(), "{bad}");
+        }
+    }
+}

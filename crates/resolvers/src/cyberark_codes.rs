@@ -9,7 +9,6 @@ enum Meaning {
     Changing,
     Connectivity,
     BadRequest,
-    Absent,
 }
 
 /// Whether `code` has the form of CyberArk's codes (`APPAP004E`), so that it can be shown: four or five capital letters,
@@ -69,12 +68,6 @@ pub fn cyberark_failure(code: &str) -> Failure {
             format!("the vault answered {code}: it did not accept the question"),
             "Check the resolver's application id, safe and folder, and the credential identifier.",
         ),
-        Some(Meaning::Absent) => Failure::transient(
-            hop,
-            "vault_client_absent",
-            format!("the AIM client answered {code}: it does not run"),
-            "Start CyberArk's Credential Provider on this host.",
-        ),
         None => Failure::transient(
             hop,
             "vault_error",
@@ -82,6 +75,36 @@ pub fn cyberark_failure(code: &str) -> Failure {
             "Look the code up in CyberArk's messages reference.",
         ),
     }
+}
+
+/// The failure for one of the words that a resolver JAR may have as an exception's whole message, to say what is wrong
+/// with the AIM client. `None` for any other text.
+pub fn aim_client_failure(word: &str) -> Option<Failure> {
+    let (code, detail, action) = match word {
+        "aim_client_absent" => (
+            "vault_client_absent",
+            "the AIM client's command line program could not be started",
+            "Install CyberArk's Credential Provider on the MID's host, or set AIM_CLIPASSWORDSDK_CMD in the resolver's \
+             environment_values.",
+        ),
+        "aim_client_timeout" => (
+            "vault_client_timeout",
+            "the AIM client did not answer in time and was ended",
+            "Check that CyberArk's Credential Provider runs and reaches its vault; it is asked again by itself.",
+        ),
+        "aim_client_output" => (
+            "vault_client_output",
+            "the AIM client's answer could not be read",
+            "Check that the configured program is CyberArk's clipasswordsdk.",
+        ),
+        "aim_client_failed" => (
+            "vault_client_failed",
+            "the AIM client failed without one of the vault's codes",
+            "Run clipasswordsdk by hand as the MID's user to see its message.",
+        ),
+        _ => return None,
+    };
+    Some(Failure::transient(Hop::Vault, code, detail, action))
 }
 
 fn meaning(code: &str) -> Option<Meaning> {
@@ -96,7 +119,6 @@ fn meaning(code: &str) -> Option<Meaning> {
             Meaning::Connectivity
         }
         "AIMWS030E" | "AIMWS031E" | "APPAP081E" | "CASVL010E" | "APPPR010E" => Meaning::BadRequest,
-        "APPAP005E" => Meaning::Absent,
         _ => return None,
     })
 }

@@ -9,5 +9,5 @@ mod resolver;
 
 pub use config::{CyberArkSdkConfig, JarConfig, ResolverConfig, ResolverContext, build};
 pub use credential_id::{CredentialId, InvalidCredentialId, MAX_CREDENTIAL_ID_LEN};
-pub use cyberark_codes::{cyberark_failure, is_cyberark_code, is_known_cyberark_code};
+pub use cyberark_codes::{aim_client_failure, cyberark_failure, is_cyberark_code, is_known_cyberark_code};
 pub use resolver::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverReport};

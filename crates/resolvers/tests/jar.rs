@@ -166,7 +166,25 @@ async fn a_jar_that_cannot_be_used_says_why() {
     assert_eq!(failed(&*at(&bench.folder.path().join("no.jar")), "x").await.code, "jar_missing");
     assert_eq!(failed(&*at(&newer_java(&bench)), "x").await.code, "class_version");
     let missing = format!("kind = 'jar'\njar = '{}'\njava = '/no/java'", bench.jars.sample().display());
-    assert_eq!(failed(&*bench.resolver(&missing), "x").await.hop, midward_core::Hop::Resolver);
+    assert_eq!(failed(&*bench.resolver(&missing), "x").await.code, "jvm_missing");
+}
+
+#[tokio::test]
+async fn the_customers_classes_win_and_its_lib_folder_joins_them() {
+    let bench = Bench::new();
+    let folder = bench.folder.path().join("customer");
+    std::fs::create_dir_all(folder.join("lib")).expect("folder");
+    let run = |words: &[&str]| {
+        assert!(Command::new("jar").args(words).current_dir(&folder).status().expect("jar").success());
+    };
+    run(&["xf", bench.jars.own_classes().to_str().expect("path")]);
+    run(&["cf", "resolver.jar", "com"]);
+    let resolver = bench.resolver(&format!("kind = 'jar'\njar = '{}/resolver.jar'", folder.display()));
+    let missing = failed(&*resolver, "x").await;
+    assert_eq!(missing.code, "class_needs_missing_class");
+    assert!(missing.detail.contains("helper.Helper"), "{missing}");
+    run(&["cf", "lib/helper.jar", "helper"]);
+    assert_eq!(resolved(&*resolver, "x").await, ("own interface, own config".into(), "helped".into()));
 }
 
 #[tokio::test]
@@ -209,9 +227,9 @@ async fn the_sample_jar_gets_any_secret_through_the_command_line_client() {
     ));
     assert_eq!(resolved(&*resolver, "safe:crm").await, ("cli,ent".into(), secret));
     assert_eq!(failed(&*resolver, "safe:none").await.code, "vault_not_found");
-    assert_eq!(failed(&*resolver, "safe:hang").await.code, "resolver_failed");
+    assert_eq!(failed(&*resolver, "safe:hang").await.code, "vault_client_timeout");
     std::fs::remove_file(&client).expect("removed");
-    assert_eq!(failed(&*resolver, "safe:crm").await.code, "resolver_failed");
+    assert_eq!(failed(&*resolver, "safe:crm").await.code, "vault_client_absent");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use midward_core::{ClientMaterial, Failure, Hop, MaterialField};
 
 use super::host::{CallError, End};
-use crate::cyberark_codes::{cyberark_failure, is_cyberark_code, is_known_cyberark_code};
+use crate::cyberark_codes::{aim_client_failure, cyberark_failure, is_cyberark_code, is_known_cyberark_code};
 use crate::frame::{Frame, FrameKind};
 
 /// Result keys in order of preference (ServiceNow's names first).
@@ -64,6 +64,9 @@ fn empty(frame: &Frame, lacking: &str) -> Failure {
 fn refused(frame: &Frame, source: Source) -> Failure {
     let code = frame.text("code").unwrap_or("resolver_error");
     let what = frame.text("what").map(printable).unwrap_or_default();
+    if let Some(failure) = frame.text("vault_code").and_then(aim_client_failure) {
+        return failure;
+    }
     let vault_code = frame.text("vault_code").filter(|vault_code| match source {
         Source::Jar => is_known_cyberark_code(vault_code),
         Source::CyberArkSdk => is_cyberark_code(vault_code),

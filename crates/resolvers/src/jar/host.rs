@@ -23,7 +23,7 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Host {
     shared: Arc<Shared>,
-    to_host: mpsc::Sender<Zeroizing<Vec<u8>>>,
+    outgoing: mpsc::Sender<Zeroizing<Vec<u8>>>,
     kill: watch::Sender<Option<End>>,
     next_call: AtomicU64,
     /// `interface`, `legacy` or `cyberark_sdk`.
@@ -111,9 +111,9 @@ impl Host {
         let (kill, killed) = watch::channel(None);
         let exited = watch_exit(pid).map_err(StartError::Io)?;
         tokio::spawn(drive(child, from_host, Arc::clone(&shared), first, killed, exited));
-        let (to_host, mut outgoing) = mpsc::channel::<Zeroizing<Vec<u8>>>(64);
+        let (outgoing, mut queue) = mpsc::channel::<Zeroizing<Vec<u8>>>(64);
         tokio::spawn(async move {
-            while let Some(bytes) = outgoing.recv().await {
+            while let Some(bytes) = queue.recv().await {
                 // A broken pipe means that the host ended: the reading side finds out and says how.
                 if pipe_in.write_all(&bytes).await.is_err() {
                     return;
@@ -122,10 +122,10 @@ impl Host {
         });
         let encoded = configuration.encode().map_err(|e| StartError::Io(io::Error::other(e)))?;
         // A closed channel, again, means that the host ended.
-        let _ = to_host.send(encoded).await;
+        let _ = outgoing.send(encoded).await;
         let host = |generation, version| Self {
             shared: Arc::clone(&shared),
-            to_host,
+            outgoing,
             kill,
             next_call: AtomicU64::new(1),
             generation,
@@ -160,7 +160,7 @@ impl Host {
         }
         let exchange = async {
             // When the host ended meanwhile, the answer says so.
-            let _ = self.to_host.send(encoded).await;
+            let _ = self.outgoing.send(encoded).await;
             answer.await
         };
         match tokio::time::timeout(limit, exchange).await {

@@ -26,7 +26,8 @@ const RESIDENT_ALLOWANCE_MIB: u64 = 192;
 /// Longest back-off after which a host is started before anybody asks for it.
 const RESTART_AHEAD: Duration = Duration::from_secs(2);
 
-/// A resolver that runs in a JVM of its own.
+/// A resolver that runs in a JVM of its own. It keeps no secrets, so [`Lookup::fresh`] changes nothing here; the AIM
+/// client's own cache cannot be passed by.
 pub struct JarResolver {
     inner: Arc<Inner>,
 }
@@ -96,7 +97,9 @@ impl JarResolver {
             store: JarStore {
                 jar: process.jar.to_owned(),
                 lib_dir: process.lib_dir.map(Path::to_owned),
-                state_dir: std::path::absolute(&context.state_dir).unwrap_or_else(|_| context.state_dir.clone()),
+                state_dir: std::path::absolute(&context.state_dir)
+                    .unwrap_or_else(|_| context.state_dir.clone())
+                    .join(folder_name(name)),
             },
             jar_host_dir,
             configuration: configuration.with("concurrency", concurrency.to_string()),
@@ -298,6 +301,14 @@ impl<'a> Process<'a> {
             recycle_after_calls: config.recycle_after_calls,
             resident_limit_mib: config.resident_limit_mib,
         }
+    }
+}
+
+/// A resolver's folder: its name, or its bytes when the name is none that records may have.
+fn folder_name(name: &str) -> String {
+    match midward_core::check_name(name) {
+        Ok(()) => name.to_owned(),
+        Err(_) => name.bytes().fold("x".to_owned(), |text, byte| format!("{text}{byte:02x}")),
     }
 }
 

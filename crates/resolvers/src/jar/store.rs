@@ -1,7 +1,8 @@
 //! The JAR in use: a private copy, named by its content, so that a file replaced under a running JVM harms nothing.
 
+use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -63,12 +64,30 @@ impl JarStore {
             Ok((folder, copied?))
         })?;
         let folder = jars.join(&digest);
-        if fs::rename(&temporary, &folder).is_err() {
-            // Somebody copied the same content before.
+        let names: Vec<_> = (0..sources.len()).map(|index| folder.join(copy_name(index))).collect();
+        if digest_of(&names).is_ok_and(|known| known == digest) {
+            // Copied before. A running JVM may still read it, so it stays untouched.
             fs::remove_dir_all(&temporary)?;
+        } else {
+            if folder.exists() {
+                fs::remove_dir_all(&folder)?;
+            }
+            fs::rename(&temporary, &folder)?;
         }
-        let libraries = sources.iter().skip(1).enumerate().map(|(index, _)| folder.join(library_name(index))).collect();
-        Ok(Staged { jar: folder.join("resolver.jar"), libraries, folder, digest })
+        let mut names = names.into_iter();
+        let jar = names.next().unwrap_or_default();
+        Ok(Staged { jar, libraries: names.collect(), folder, digest })
+    }
+
+    /// Removes all copies but those of these digests. Blocks.
+    pub(super) fn prune(&self, keep: &[String]) -> io::Result<()> {
+        for entry in fs::read_dir(self.state_dir.join("jars"))? {
+            let entry = entry?;
+            if !keep.iter().any(|digest| entry.file_name() == digest.as_str()) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// The JAR, then its libraries in the order of their names.
@@ -104,33 +123,40 @@ fn fresh_folder(parent: &Path) -> io::Result<PathBuf> {
 }
 
 fn copy_all(sources: &[PathBuf], folder: &Path) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    for (index, source) in sources.iter().enumerate() {
-        let name = index.checked_sub(1).map_or_else(|| "resolver.jar".to_owned(), library_name);
-        let mut from = File::open(source)?.take(MAX_JAR_LEN + 1);
-        let mut to = File::create_new(folder.join(name))?;
-        let mut buffer = vec![0; 64 * 1024];
-        let mut len = 0_u64;
-        let mut one = Sha256::new();
-        loop {
-            let read = from.read(&mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            len += read as u64;
-            if len > MAX_JAR_LEN {
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, "a JAR of more than 256 MiB"));
-            }
-            one.update(&buffer[..read]);
-            to.write_all(&buffer[..read])?;
+    let copies: Vec<_> = (0..sources.len()).map(|index| folder.join(copy_name(index))).collect();
+    for (source, copy) in sources.iter().zip(&copies) {
+        let copied = io::copy(&mut File::open(source)?.take(MAX_JAR_LEN + 1), &mut File::create_new(copy)?)?;
+        if copied > MAX_JAR_LEN {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "a JAR of more than 256 MiB"));
         }
-        hash.update(one.finalize());
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    digest_of(&copies)
 }
 
-fn library_name(index: usize) -> String {
-    format!("lib-{index:03}.jar")
+/// SHA-256 over the SHA-256 of each file, in hexadecimal.
+fn digest_of(files: &[PathBuf]) -> io::Result<String> {
+    let mut all = Sha256::new();
+    for file in files {
+        let mut one = Sha256::new();
+        let mut from = File::open(file)?;
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match from.read(&mut buffer)? {
+                0 => break,
+                read => one.update(&buffer[..read]),
+            }
+        }
+        all.update(one.finalize());
+    }
+    let mut digest = String::with_capacity(64);
+    for byte in all.finalize() {
+        let _ = write!(digest, "{byte:02x}");
+    }
+    Ok(digest)
+}
+
+fn copy_name(index: usize) -> String {
+    index.checked_sub(1).map_or_else(|| "resolver.jar".to_owned(), |library| format!("lib-{library:03}.jar"))
 }
 
 #[cfg(test)]
@@ -158,6 +184,12 @@ mod tests {
         assert_eq!(fs::read(&first.libraries[0]).expect("the old copy stays"), b"two");
         let left: Vec<_> = fs::read_dir(folder.path().join("state/jars")).expect("list").collect();
         assert_eq!(left.len(), 2, "no temporary folder is left: {left:?}");
+
+        fs::write(&second.jar, "damaged").expect("written");
+        assert_eq!(store.stage().expect("copied again"), second);
+        assert_eq!(fs::read(&second.jar).expect("whole"), b"one");
+        store.prune(std::slice::from_ref(&second.digest)).expect("pruned");
+        assert!(!first.folder.exists() && second.folder.exists());
     }
 
     #[test]

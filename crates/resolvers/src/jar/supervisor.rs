@@ -31,6 +31,8 @@ pub(super) struct Supervisor {
 
 struct State {
     current: Option<(Arc<Host>, Mark)>,
+    /// Digest of the copy that was loaded last; a host that is being replaced may still read it.
+    loaded: Option<String>,
     backoff: Backoff,
     not_before: Option<BootTime>,
     verdict: Option<(Option<Mark>, BootTime, Failure)>,
@@ -56,6 +58,7 @@ impl Supervisor {
             parts,
             state: Mutex::new(State {
                 current: None,
+                loaded: None,
                 backoff: Backoff::new(FIRST_RESTART, LAST_RESTART),
                 not_before: None,
                 verdict: None,
@@ -128,6 +131,9 @@ impl Supervisor {
             Ok(staged) => staged,
             Err(error) => return Err(self.judge(state, Some(mark), file_failure(&error))),
         };
+        if let Err(failure) = self.prepare(state, &staged).await {
+            return Err(self.judge(state, Some(mark), failure));
+        }
         let configuration = self.configure(&staged).await.map_err(|e| file_failure(&e))?;
         let before = self.parts.clock.boot();
         match Host::start(&self.parts.launch, staged.folder.clone(), &configuration, START_LIMIT).await {
@@ -147,11 +153,7 @@ impl Supervisor {
             Err(StartError::Unusable { code, what }) => {
                 Err(self.judge(state, Some(mark), unusable(&code, what.as_deref())))
             }
-            Err(StartError::Io(error)) => {
-                let detail = format!("the JVM could not be started: {}", error.kind());
-                let action = "Check that Java 11 or later is installed and that the resolver's `java` names it.";
-                Err(self.judge(state, Some(mark), Failure::permanent(Hop::Resolver, "jvm_missing", detail, action)))
-            }
+            Err(StartError::Io(error)) => Err(self.judge(state, Some(mark), jvm_missing(error.kind()))),
             Err(StartError::TimedOut) => {
                 self.back_off(state, &End::Overdue);
                 Err(Failure::transient(
@@ -224,6 +226,27 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Checks what would only show as a process that ends at once, and removes copies that nobody reads any more.
+    async fn prepare(&self, state: &mut State, staged: &Staged) -> Result<(), Failure> {
+        let previous = state.loaded.replace(staged.digest.clone());
+        let keep: Vec<String> = previous.into_iter().chain([staged.digest.clone()]).collect();
+        let (store, java, host_jar) =
+            (self.parts.store.clone(), self.parts.launch.java.clone(), self.parts.launch.host_jar.clone());
+        let check = move || {
+            let ours = std::fs::metadata(host_jar).map(drop);
+            Ok((std::fs::metadata(java).map(drop), ours, store.prune(&keep)))
+        };
+        let (java, ours, pruned) = blocking(check).await.map_err(|error| file_failure(&error))?;
+        if let Err(error) = pruned {
+            tracing::warn!(resolver = %self.parts.name, %error, "old copies of the JAR could not be removed");
+        }
+        java.map_err(|error| jvm_missing(error.kind()))?;
+        ours.map_err(|_| {
+            let action = "Put midward-jar-host.jar and midward-mid-classes.jar into the MID's JAR host folder.";
+            Failure::permanent(Hop::Mid, "jar_host_missing", "midward-jar-host.jar is not where it should be", action)
+        })
+    }
+
     async fn configure(&self, staged: &Staged) -> io::Result<Frame> {
         debug_assert_eq!(self.parts.configuration.kind, FrameKind::Configure);
         let folder = self.parts.jar_host_dir.clone();
@@ -258,6 +281,12 @@ fn our_jars(folder: &std::path::Path) -> io::Result<Vec<PathBuf>> {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+fn jvm_missing(kind: io::ErrorKind) -> Failure {
+    let detail = format!("the JVM could not be started: {kind}");
+    let action = "Check that Java 11 or later is installed and that the resolver's `java` names it.";
+    Failure::permanent(Hop::Resolver, "jvm_missing", detail, action)
 }
 
 fn file_failure(error: &io::Error) -> Failure {

@@ -26,6 +26,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> io::Result<Infallible> {
     rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::thread::set_no_new_privs(true)?;
+    // A MID that systemd gave capabilities (to bind a low port, say) does not pass them on.
+    rustix::thread::clear_ambient_capability_set()?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let mut command = Command::new(program);
     command.args(args);

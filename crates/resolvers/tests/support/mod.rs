@@ -20,10 +20,14 @@ impl Jars {
         std::fs::create_dir_all(&folder).expect("folder");
         let lock = std::fs::File::create(folder.join("lock")).expect("lock file");
         lock.lock().expect("lock");
-        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/jars");
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../jar-host/build.sh");
-        let jobs: [&[OsString]; 3] =
-            [&[], &["fake-sdk".into()], &["jar".into(), tests.into(), "test-resolvers".into()]];
+        let jobs: [&[OsString]; 4] = [
+            &[],
+            &["fake-sdk".into()],
+            &["jar".into(), tests.join("jars").into(), "test-resolvers".into()],
+            &["jar".into(), tests.join("jars-own").into(), "own-classes".into()],
+        ];
         for words in jobs {
             let status = Command::new(&script).arg(&folder).args(words).status().expect("sh and a JDK");
             assert!(status.success(), "building the JARs: {status}");
@@ -33,6 +37,11 @@ impl Jars {
 
     pub(crate) fn tests(&self) -> PathBuf {
         self.0.join("test-resolvers.jar")
+    }
+
+    /// Brings classes of its own under the names of the MID's, and needs `helper.Helper`.
+    pub(crate) fn own_classes(&self) -> PathBuf {
+        self.0.join("own-classes.jar")
     }
 
     pub(crate) fn sample(&self) -> PathBuf {

@@ -103,6 +103,13 @@ public final class Jars {
                     while (true) {
                         LEAK.size();
                     }
+                case "child":
+                    try {
+                        new ProcessBuilder("/bin/sh", "-c", "echo $$ > \"$PID_FILE\"; exec sleep 600").start().waitFor();
+                    } catch (Exception e) {
+                        throw new IllegalStateException(e);
+                    }
+                    break;
                 case "memory":
                     List<byte[]> all = new ArrayList<>();
                     while (true) {

@@ -1,8 +1,15 @@
 package dev.midward.jarhost;
 
+import java.util.Arrays;
+import java.util.List;
+
 /** A typed failure. Neither part is text that a JAR or a vault chose freely. */
 final class Refusal extends Exception {
     private static final long serialVersionUID = 1L;
+
+    /** Whole messages that a resolver may use to say what is wrong with the AIM client; fixed words, so they may leave. */
+    private static final List<String> WORDS =
+            Arrays.asList("aim_client_absent", "aim_client_timeout", "aim_client_output", "aim_client_failed");
 
     /** Stable, snake_case. */
     final String code;
@@ -26,7 +33,7 @@ final class Refusal extends Exception {
         return new Frame(type).with("code", code).with("what", what).with("vault_code", vaultCode);
     }
 
-    /** The code that a CyberArk message begins with, found along the chain of causes; null when there is none. */
+    /** The code that a CyberArk message begins with, or one of the words above, found along the chain of causes; null when there is none. */
     static String vaultCode(Throwable thrown) {
         for (int depth = 0; thrown != null && depth < 8; depth++, thrown = thrown.getCause()) {
             String message;
@@ -46,6 +53,9 @@ final class Refusal extends Exception {
     static String leadingCode(String message) {
         if (message == null) {
             return null;
+        }
+        if (WORDS.contains(message)) {
+            return message;
         }
         int letters = 0;
         while (letters < message.length() && message.charAt(letters) >= 'A' && message.charAt(letters) <= 'Z') {

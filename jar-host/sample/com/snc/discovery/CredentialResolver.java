@@ -1,5 +1,6 @@
 package com.snc.discovery;
 
+import com.service_now.mid.services.Config;
 import com.snc.automation_common.integration.creds.IExternalCredential;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
@@ -15,13 +16,14 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
+import java.util.regex.Pattern;
 
 /**
  * A sample resolver: asks CyberArk's Credential Provider through its command line. The account's UserName is the OAuth
  * client's id, its Password the client's secret.
  *
  * <p>Parameters: ext.cred.app_id, ext.cred.safe_name, ext.cred.safe_folder, ext.cred.safe_timeout (seconds),
- * ext.cred.aim_port, ext.cred.type_specifier (the separator in credential identifiers).
+ * ext.cred.aim_port, safe.cred.split.string (the separator in credential identifiers).
  */
 public final class CredentialResolver implements IExternalCredential {
     private static final String DEFAULT_CLIENT = "/opt/CARKaim/sdk/clipasswordsdk";
@@ -64,17 +66,14 @@ public final class CredentialResolver implements IExternalCredential {
                 throw new IllegalArgumentException("credential identifier malformed");
             }
         }
-        String between = parameter("ext.cred.type_specifier", ":");
-        int at = id.indexOf(between);
-        String safe = at < 0 ? "" : id.substring(0, at);
-        String object = at < 0 ? id : id.substring(at + between.length());
-        if (safe.isEmpty()) {
-            safe = parameter("ext.cred.safe_name", "");
-        }
-        if (safe.startsWith("-") || object.startsWith("-")) {
+        String[] parts = id.split(Pattern.quote(Config.get().getProperty("safe.cred.split.string", ":")), -1);
+        if (parts.length > 3) {
             throw new IllegalArgumentException("credential identifier malformed");
         }
-        return new String[] {safe, object};
+        String safe = parts.length > 1 ? parts[0] : "";
+        String object = parts.length > 1 ? parts[1] : parts[0];
+        String platform = parts.length > 2 ? parts[2] : "";
+        return new String[] {safe.isEmpty() ? parameter("ext.cred.safe_name", "") : safe, object, platform};
     }
 
     private List<String> command(String[] parts, String separator) {
@@ -84,6 +83,9 @@ public final class CredentialResolver implements IExternalCredential {
             query.append("Safe=").append(parts[0]).append(';');
         }
         query.append("Folder=").append(parameter("ext.cred.safe_folder", "root")).append(";Object=").append(parts[1]);
+        if (!parts[2].isEmpty()) {
+            query.append(";PolicyID=").append(parts[2]);
+        }
         List<String> command = new ArrayList<>();
         command.add(client == null || client.isEmpty() ? DEFAULT_CLIENT : client);
         command.add("GetPassword");
