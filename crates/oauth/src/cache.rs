@@ -140,7 +140,7 @@ impl TokenCache {
     pub fn counts(&self) -> TokenCounts {
         let counters = &self.inner.shared.counters;
         let index = self.inner.index.read().unwrap_or_else(PoisonError::into_inner);
-        let hits = index.entries.values().map(|entry| entry.hits.load(Ordering::Relaxed)).sum::<u64>();
+        let hits = index.entries.values().map(|entry| entry.hot.hits.load(Ordering::Relaxed)).sum::<u64>();
         TokenCounts {
             hits: hits + index.forgotten_hits,
             waits: counters.waits.load(Ordering::Relaxed),
@@ -168,7 +168,7 @@ impl TokenCache {
             let life = entry.look().life;
             let keep = Arc::strong_count(entry) > 1 || life.held(now).is_some() || life.fetch_runs();
             if !keep {
-                forgotten += entry.hits.load(Ordering::Relaxed);
+                forgotten += entry.hot.hits.load(Ordering::Relaxed);
             }
             keep
         });

@@ -61,7 +61,7 @@ pub(crate) fn status(entry: &Entry, now: BootTime) -> TokenStatus {
         scopes: held.map(|(held, _)| held.fetched.scopes.clone()).unwrap_or_default(),
         secret_version: held.and_then(|(held, _)| held.fetched.fingerprint).map(|print| print.to_string()),
         trace: last_trace,
-        hits: entry.hits.load(Ordering::Relaxed),
+        hits: entry.hot.hits.load(Ordering::Relaxed),
     }
 }
 
