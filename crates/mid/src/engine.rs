@@ -8,8 +8,8 @@ use bytes::Bytes;
 use midward_core::{BootTime, CircuitRules, Clock, Failure, FingerprintKey, Hop, Trace};
 use midward_net::WayOut;
 use midward_oauth::{
-    ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType, TokenCache, TokenHandle,
-    TokenKey, TokenRequestSpec,
+    ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType, TokenCache, TokenHandle, TokenKey,
+    TokenRequestSpec,
 };
 use midward_resolvers::{BoxFuture, Lookup};
 use midward_wire::{ApiCall, ApiReply, ConfigDocument, LeaseGrant, Outcome, ReplayRule};
@@ -159,9 +159,8 @@ impl Engine {
     fn handle(&self, document: &ConfigDocument, permit: &Permit) -> TokenHandle {
         let profile = &document.profile;
         let credential = &document.credential;
-        let address = url::Url::parse(&document.connection.base_url)
-            .ok()
-            .and_then(|url| url.host_str().map(str::to_owned));
+        let address =
+            url::Url::parse(&document.connection.base_url).ok().and_then(|url| url.host_str().map(str::to_owned));
         let spec = TokenRequestSpec {
             token_url: permit.token_url.clone(),
             grant: grant_type(profile.grant_type),
