@@ -20,7 +20,7 @@ use crate::config_cache::{ConfigCache, Configured};
 use crate::execute::{Execute, Leased};
 use crate::heartbeat::Resolvers;
 use crate::link::Link;
-use crate::policy::{Ask, Permit, PermittedCall, PolicyStore, Ways, suggest};
+use crate::policy::{Ask, Permit, PolicyStore, Ways, suggest};
 use crate::source::ResolverSource;
 use crate::transport::NetTokenTransport;
 
@@ -99,10 +99,7 @@ impl Engine {
             Err(failure) => return Outcome::Failed { failure },
         };
         let handle = config.derived.get_or_init(|| self.handle(&config.document, &permit)).clone();
-        let outcome = match &permit.call {
-            Some(permitted) => self.call(&config, &permit, permitted, &handle, &grant.call, ends, trace).await,
-            None => Outcome::Failed { failure: too_late() },
-        };
+        let outcome = self.call(&config, &permit, &handle, &grant.call, ends, trace).await;
         self.audit.record(AuditEntry::Call {
             at: self.clock.wall(),
             request_id: grant.request_id,
@@ -205,12 +202,15 @@ impl Engine {
         &self,
         config: &Configured<TokenHandle>,
         permit: &Permit,
-        permitted: &PermittedCall,
         handle: &TokenHandle,
         call: &ApiCall,
         ends: BootTime,
         trace: &mut Trace,
     ) -> Outcome {
+        let Some(permitted) = &permit.call else {
+            // Policy was asked about a call, so it permitted one.
+            return Outcome::Failed { failure: too_late() };
+        };
         let body = Bytes::copy_from_slice(&call.body.0);
         let mut refused: Option<ApiReply> = None;
         loop {
