@@ -123,7 +123,7 @@ impl Engine {
         let enrollment = self.link.enrollment();
         let ask = Ask {
             instance_id: &enrollment.instance_id,
-            instance_name: &enrollment.name,
+            instance_name: &enrollment.instance_url,
             config: document,
             call: grant.map(|grant| &grant.call),
             ways: Ways { token_proxy: self.token_way.proxy_origin(), api_proxy: self.apis.proxy_origin() },
