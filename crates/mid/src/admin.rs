@@ -25,7 +25,7 @@ const MAX_ANSWER: u64 = 4 * 1024 * 1024;
 const MAX_CONNECTIONS: usize = 16;
 /// How long a client may take to ask, and an answer to be made.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
-const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+const ANSWER_DEADLINE: Duration = Duration::from_mins(1);
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -23,7 +23,7 @@ const MAX_DOCUMENT: usize = 64 * 1024;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A document and what was derived from it, once.
-pub struct Configured<T> {
+pub(crate) struct Configured<T> {
     pub document: ConfigDocument,
     /// Filled by the first who needs it.
     pub derived: OnceLock<T>,
@@ -33,7 +33,7 @@ pub struct Configured<T> {
 type Fetched<T> = Result<Arc<Configured<T>>, Box<Failure>>;
 
 /// The cache. Reading a known document takes no lock.
-pub struct ConfigCache<T> {
+pub(crate) struct ConfigCache<T> {
     link: Arc<Link>,
     known: ArcSwap<HashMap<ConfigDigest, Arc<Configured<T>>>>,
     pending: Mutex<HashMap<ConfigDigest, Shared<BoxFuture<'static, Fetched<T>>>>>,
@@ -41,12 +41,12 @@ pub struct ConfigCache<T> {
 }
 
 impl<T: Send + Sync + 'static> ConfigCache<T> {
-    pub fn new(link: Arc<Link>) -> Arc<Self> {
+    pub(crate) fn new(link: Arc<Link>) -> Arc<Self> {
         Arc::new(Self { link, known: ArcSwap::default(), pending: Mutex::default(), uses: AtomicU64::new(0) })
     }
 
     /// The document; fetched when it is not known. A caller that leaves does not cancel the fetch.
-    pub async fn document(self: &Arc<Self>, digest: &ConfigDigest) -> Fetched<T> {
+    pub(crate) async fn document(self: &Arc<Self>, digest: &ConfigDigest) -> Fetched<T> {
         if let Some(known) = self.known.load().get(digest) {
             known.used.store(self.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
             return Ok(Arc::clone(known));
@@ -56,12 +56,12 @@ impl<T: Send + Sync + 'static> ConfigCache<T> {
     }
 
     /// All that are known, for the local commands.
-    pub fn documents(&self) -> Vec<Arc<Configured<T>>> {
+    pub(crate) fn documents(&self) -> Vec<Arc<Configured<T>>> {
         self.known.load().values().cloned().collect()
     }
 
     /// Forgets everything, so that it is derived anew.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.known.store(Arc::default());
     }
 

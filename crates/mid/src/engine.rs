@@ -8,8 +8,8 @@ use bytes::Bytes;
 use midward_core::{BootTime, CircuitRules, Clock, Failure, FingerprintKey, Hop, Trace};
 use midward_net::WayOut;
 use midward_oauth::{
-    ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType, TokenCache, TokenHandle,
-    TokenKey, TokenRequestSpec,
+    ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType, TokenCache, TokenHandle, TokenKey,
+    TokenRequestSpec,
 };
 use midward_resolvers::{BoxFuture, Lookup};
 use midward_wire::{ApiCall, ApiReply, ConfigDocument, LeaseGrant, Outcome, ReplayRule};
@@ -20,7 +20,7 @@ use crate::config_cache::{ConfigCache, Configured};
 use crate::execute::{Execute, Leased};
 use crate::heartbeat::Resolvers;
 use crate::link::Link;
-use crate::policy::{Ask, Permit, PermittedCall, PolicyStore, Ways, suggest};
+use crate::policy::{Ask, Permit, PolicyStore, Ways, suggest};
 use crate::source::ResolverSource;
 use crate::transport::NetTokenTransport;
 
@@ -99,10 +99,7 @@ impl Engine {
             Err(failure) => return Outcome::Failed { failure },
         };
         let handle = config.derived.get_or_init(|| self.handle(&config.document, &permit)).clone();
-        let outcome = match &permit.call {
-            Some(permitted) => self.call(&config, &permit, permitted, &handle, &grant.call, ends, trace).await,
-            None => Outcome::Failed { failure: too_late() },
-        };
+        let outcome = self.call(&config, &permit, &handle, &grant.call, ends, trace).await;
         self.audit.record(AuditEntry::Call {
             at: self.clock.wall(),
             request_id: grant.request_id,
@@ -126,7 +123,7 @@ impl Engine {
         let enrollment = self.link.enrollment();
         let ask = Ask {
             instance_id: &enrollment.instance_id,
-            instance_name: &enrollment.name,
+            instance_name: &enrollment.instance_url,
             config: document,
             call: grant.map(|grant| &grant.call),
             ways: Ways { token_proxy: self.token_way.proxy_origin(), api_proxy: self.apis.proxy_origin() },
@@ -159,9 +156,8 @@ impl Engine {
     fn handle(&self, document: &ConfigDocument, permit: &Permit) -> TokenHandle {
         let profile = &document.profile;
         let credential = &document.credential;
-        let address = url::Url::parse(&document.connection.base_url)
-            .ok()
-            .and_then(|url| url.host_str().map(str::to_owned));
+        let address =
+            url::Url::parse(&document.connection.base_url).ok().and_then(|url| url.host_str().map(str::to_owned));
         let spec = TokenRequestSpec {
             token_url: permit.token_url.clone(),
             grant: grant_type(profile.grant_type),
@@ -206,12 +202,15 @@ impl Engine {
         &self,
         config: &Configured<TokenHandle>,
         permit: &Permit,
-        permitted: &PermittedCall,
         handle: &TokenHandle,
         call: &ApiCall,
         ends: BootTime,
         trace: &mut Trace,
     ) -> Outcome {
+        let Some(permitted) = &permit.call else {
+            // Policy was asked about a call, so it permitted one.
+            return Outcome::Failed { failure: too_late() };
+        };
         let body = Bytes::copy_from_slice(&call.body.0);
         let mut refused: Option<ApiReply> = None;
         loop {

@@ -9,7 +9,7 @@ use midward_wire::{ConfigDigest, LeaseGrant, Outcome};
 
 /// A request that this MID holds until a time.
 #[derive(Debug)]
-pub struct Leased {
+pub(crate) struct Leased {
     pub grant: LeaseGrant,
     /// When the poll that brought it was sent: lease and expiry count from here.
     pub asked_at: BootTime,
@@ -17,22 +17,22 @@ pub struct Leased {
 
 impl Leased {
     /// Another MID may have the request from here on.
-    pub fn lease_ends(&self) -> BootTime {
+    pub(crate) fn lease_ends(&self) -> BootTime {
         self.asked_at + Duration::from_millis(self.grant.lease_ms)
     }
 
     /// Nobody waits for the answer from here on.
-    pub fn expires(&self) -> BootTime {
+    pub(crate) fn expires(&self) -> BootTime {
         self.asked_at + Duration::from_millis(self.grant.expires_ms)
     }
 
-    pub fn config(&self) -> &ConfigDigest {
+    pub(crate) fn config(&self) -> &ConfigDigest {
         &self.grant.config
     }
 }
 
 /// Runs requests side by side. Every path ends in an outcome.
-pub trait Execute: Debug + Send + Sync + 'static {
+pub(crate) trait Execute: Debug + Send + Sync + 'static {
     fn execute(&self, leased: Leased) -> BoxFuture<'_, (Outcome, Trace)>;
 
     /// Drops every token: this MID was invalidated.

@@ -18,14 +18,14 @@ use crate::link::{Link, LinkError, LinkState};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const DEADLINE: Duration = Duration::from_secs(5);
 /// The instance may choose within these.
-const SLOWEST: Duration = Duration::from_secs(60);
+const SLOWEST: Duration = Duration::from_mins(1);
 const FASTEST: Duration = Duration::from_secs(1);
 
 /// The resolvers by name; replaced as a whole by a reload.
-pub type Resolvers = Arc<ArcSwap<BTreeMap<String, Arc<dyn Resolver>>>>;
+pub(crate) type Resolvers = Arc<ArcSwap<BTreeMap<String, Arc<dyn Resolver>>>>;
 
 /// Sends heartbeats.
-pub struct Heart {
+pub(crate) struct Heart {
     link: Arc<Link>,
     incarnation: String,
     capacity: Capacity,
@@ -36,7 +36,7 @@ pub struct Heart {
 }
 
 impl Heart {
-    pub fn new(
+    pub(crate) fn new(
         link: Arc<Link>,
         incarnation: String,
         capacity: Capacity,
@@ -48,22 +48,22 @@ impl Heart {
     }
 
     /// Sends one now and tells when the next one is due.
-    pub async fn beat(&self) -> Result<Duration, LinkError> {
+    pub(crate) async fn beat(&self) -> Result<Duration, LinkError> {
         self.send(self.statuses()).await
     }
 
     /// From now on every heartbeat says that this MID takes no more work.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    pub fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
     /// Sends them until `stop`. While the instance gives this MID no work it sends none: the lease loop asks slowly
     /// enough for both.
-    pub async fn run(&self, stop: CancellationToken) {
+    pub(crate) async fn run(&self, stop: CancellationToken) {
         let mut state = self.link.state();
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
         let mut told = Vec::new();
@@ -102,7 +102,7 @@ impl Heart {
     }
 
     /// The resolvers as the heartbeat tells them.
-    pub fn statuses(&self) -> Vec<ResolverStatus> {
+    pub(crate) fn statuses(&self) -> Vec<ResolverStatus> {
         self.resolvers.load().iter().map(|(name, resolver)| status(name, resolver.as_ref())).collect()
     }
 

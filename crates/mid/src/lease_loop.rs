@@ -36,7 +36,7 @@ const SHORTEST_EMPTY_POLL: Duration = Duration::from_millis(200);
 const REMEMBERED: usize = 65_536;
 
 /// Everything that the loop works with.
-pub struct LeaseLoop {
+pub(crate) struct LeaseLoop {
     pub link: Arc<Link>,
     pub heart: Arc<Heart>,
     pub executor: Arc<dyn Execute>,
@@ -51,11 +51,11 @@ pub struct LeaseLoop {
 
 impl LeaseLoop {
     /// Polls until `stop`, then hands back what it was given but did not start.
-    pub async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
         let mut seen = Seen::new(REMEMBERED);
         let mut received_batch = 0;
         let mut disturbed = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        let mut unwanted = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
+        let mut unwanted = Backoff::new(Duration::from_secs(2), Duration::from_mins(1));
         let mut announced = false;
         while !stop.is_cancelled() {
             tokio::select! {

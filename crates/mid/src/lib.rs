@@ -31,7 +31,7 @@ pub use config::{LogFormat, MidConfig};
 pub use enroll::{decode_token, enroll};
 pub use http::{InstanceHttp, InstanceWay, Unreachable};
 pub use lifecycle::{harden, run};
+pub use midward_wire::MidState;
 pub use runtime::Mid;
 pub use service::{Reload, TRAMPOLINE_COMMAND, build_mid, check_policy, instance_way, not_enrolled};
-pub use midward_wire::MidState;
 pub use state::{Enrollment, StateDir};

@@ -28,7 +28,7 @@ const TOKEN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Where the link stands, for the heartbeat, the status command and the wiping of tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkState {
+pub(crate) enum LinkState {
     /// No answer yet.
     Connecting,
     /// The last attempt got no usable answer from the instance.
@@ -39,7 +39,7 @@ pub enum LinkState {
 
 /// Why a call to the instance gave nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LinkError {
+pub(crate) enum LinkError {
     /// No answer.
     #[error("the instance cannot be reached: {0}")]
     Unreachable(String),
@@ -65,7 +65,7 @@ pub enum LinkError {
 
 impl LinkError {
     /// What an operator does about it.
-    pub const fn action(&self) -> &'static str {
+    pub(crate) const fn action(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "Check the network, [ways_out.instance] and the instance's address.",
             Self::NotTheInstance { .. } => "Look for a captive portal or proxy between here and the instance.",
@@ -79,7 +79,7 @@ impl LinkError {
 }
 
 /// The link.
-pub struct Link {
+pub(crate) struct Link {
     http: Arc<dyn InstanceHttp>,
     enrollment: Enrollment,
     pinned_key: [u8; 32],
@@ -98,7 +98,7 @@ struct OwnToken {
 
 impl Link {
     /// `key` is the MID's PKCS #8 Ed25519 key.
-    pub fn new(
+    pub(crate) fn new(
         http: Arc<dyn InstanceHttp>,
         enrollment: Enrollment,
         key: &Secret,
@@ -127,16 +127,16 @@ impl Link {
         })
     }
 
-    pub fn enrollment(&self) -> &Enrollment {
+    pub(crate) fn enrollment(&self) -> &Enrollment {
         &self.enrollment
     }
 
-    pub fn state(&self) -> watch::Receiver<LinkState> {
+    pub(crate) fn state(&self) -> watch::Receiver<LinkState> {
         self.state.subscribe()
     }
 
     /// Posts a message and reads the answer.
-    pub async fn post<T: DeserializeOwned>(
+    pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         message: &impl Serialize,
@@ -149,7 +149,7 @@ impl Link {
 
     /// One authenticated exchange, repeated once with a new token when ours is not accepted: every message to the
     /// instance may be sent twice.
-    pub async fn call(
+    pub(crate) async fn call(
         &self,
         method: Method,
         path: &str,
@@ -162,7 +162,7 @@ impl Link {
     }
 
     /// Forgets the own token, so that the next call gets the instance's word about our state.
-    pub async fn doubt(&self) {
+    pub(crate) async fn doubt(&self) {
         *self.token.lock().await = None;
     }
 
@@ -326,7 +326,7 @@ impl Link {
 
     /// What a reply to an authenticated message says about our state. It is not signed, so the worst is only a reason
     /// to ask for the signed word.
-    pub async fn told(&self, state: MidState) {
+    pub(crate) async fn told(&self, state: MidState) {
         match state {
             MidState::Validated | MidState::Paused => self.publish(LinkState::Known(state)),
             MidState::Enrolled | MidState::Invalidated => self.doubt().await,

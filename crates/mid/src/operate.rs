@@ -24,9 +24,7 @@ pub(crate) struct Operator {
 
 impl Operate for Operator {
     fn answer(&self, request: AdminRequest) -> BoxFuture<'_, AdminReply> {
-        Box::pin(async move {
-            self.try_answer(request).await.unwrap_or_else(|failure| AdminReply::Failed { failure })
-        })
+        Box::pin(async move { self.try_answer(request).await.unwrap_or_else(|failure| AdminReply::Failed { failure }) })
     }
 }
 
@@ -77,9 +75,8 @@ impl Operator {
         resolver: Option<String>,
         address: Option<String>,
     ) -> Result<ResolveReport, Failure> {
-        CredentialId::check(&credential_id).map_err(|error| {
-            wrong("credential_id_invalid", error.to_string(), "Correct the credential identifier.")
-        })?;
+        CredentialId::check(&credential_id)
+            .map_err(|error| wrong("credential_id_invalid", error.to_string(), "Correct the credential identifier."))?;
         let name = resolver.map_or_else(|| only_name(&self.engine.resolvers), Ok)?;
         let resolver = find(&self.engine.resolvers, &name)?;
         let lookup = Lookup { credential_id, address, fresh: true };

@@ -20,16 +20,16 @@ const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 const IN_FLIGHT: usize = 2;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long one outcome is offered: as long as a queued request lives by default.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(15 * 60);
+const GIVE_UP_AFTER: Duration = Duration::from_mins(15);
 const MAX_ANSWER: usize = 256 * 1024;
 
 /// Takes outcomes. Waits while many are unsent, which holds back new work.
 #[derive(Clone, Debug)]
-pub struct OutcomeSender(mpsc::Sender<OutcomeReport>);
+pub(crate) struct OutcomeSender(mpsc::Sender<OutcomeReport>);
 
 impl OutcomeSender {
     /// Hands an outcome over for delivery.
-    pub async fn send(&self, report: OutcomeReport) {
+    pub(crate) async fn send(&self, report: OutcomeReport) {
         if let Err(unsent) = self.0.send(report).await {
             tracing::error!(request = unsent.0.request_id, "outcome lost: the sender of outcomes has stopped");
         }
@@ -37,7 +37,7 @@ impl OutcomeSender {
 }
 
 /// Delivers outcomes until every [`OutcomeSender`] is gone and everything is delivered or given up.
-pub struct OutcomeDelivery {
+pub(crate) struct OutcomeDelivery {
     receiver: mpsc::Receiver<OutcomeReport>,
     poster: Arc<Poster>,
 }
@@ -50,7 +50,7 @@ struct Poster {
 }
 
 /// A pair of sender and delivery; `room` outcomes wait at most.
-pub fn outcomes(
+pub(crate) fn outcomes(
     link: Arc<Link>,
     incarnation: String,
     room: usize,
@@ -63,7 +63,7 @@ pub fn outcomes(
 }
 
 impl OutcomeDelivery {
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
         let posts = TaskTracker::new();
         let mut carried = None;

@@ -187,11 +187,7 @@ fn resolvers(
 
 /// The usual places; the environment is not asked.
 fn find_java() -> PathBuf {
-    const PLACES: [&str; 4] = [
-        "/usr/bin/java",
-        "/usr/lib/jvm/default-java/bin/java",
-        "/usr/local/bin/java",
-        "/opt/java/openjdk/bin/java",
-    ];
+    const PLACES: [&str; 4] =
+        ["/usr/bin/java", "/usr/lib/jvm/default-java/bin/java", "/usr/local/bin/java", "/opt/java/openjdk/bin/java"];
     PLACES.iter().map(Path::new).find(|path| path.exists()).unwrap_or_else(|| Path::new(PLACES[0])).to_owned()
 }

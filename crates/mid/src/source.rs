@@ -32,8 +32,7 @@ impl MaterialSource for ResolverSource {
             let resolver = find(&self.resolvers, &self.name)?;
             let lookup = Lookup { fresh, ..self.lookup.clone() };
             let began = self.clock.boot();
-            let resolution =
-                resolver.resolve(&lookup, LOOKUP_DEADLINE).await.map_err(|error| *error.0)?;
+            let resolution = resolver.resolve(&lookup, LOOKUP_DEADLINE).await.map_err(|error| *error.0)?;
             let took = self.clock.boot().saturating_since(began);
             let mut trace = Trace::default();
             trace.push(Hop::Resolver, format!("{} returned the client's material", self.name), took);

@@ -11,19 +11,19 @@ use crate::output::Format;
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the MID Server does not run, 4 not enrolled, 5 wrong configuration.
 #[derive(Debug, Parser)]
 #[command(name = "midward-mid", version)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// How results are written.
     #[arg(long, global = true, value_enum, default_value_t = Format::Text, env = "MIDWARD_MID_OUTPUT")]
-    pub output: Format,
+    pub(crate) output: Format,
     /// The configuration file.
     #[arg(long, global = true, default_value = "/etc/midward/mid.toml", env = "MIDWARD_MID_CONFIG")]
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run the MID Server until SIGTERM; SIGHUP reads the policy again.
     Run(RunArguments),
     /// Register with an instance, with a one-time token from `midward mid enroll-token`.
@@ -44,57 +44,57 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
-pub struct RunArguments {
+pub(crate) struct RunArguments {
     /// Most calls at a time; wins over the file.
     #[arg(long, env = "MIDWARD_MID_MAX_CONCURRENT")]
-    pub max_concurrent: Option<u32>,
+    pub(crate) max_concurrent: Option<u32>,
     /// The policy file; wins over the file.
     #[arg(long, env = "MIDWARD_MID_POLICY_FILE")]
-    pub policy_file: Option<PathBuf>,
+    pub(crate) policy_file: Option<PathBuf>,
     /// The state folder; wins over the file.
     #[arg(long, env = "MIDWARD_MID_STATE_DIR")]
-    pub state_dir: Option<PathBuf>,
+    pub(crate) state_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
-pub struct EnrollArguments {
+pub(crate) struct EnrollArguments {
     /// File that holds the enrollment token; `-` reads stdin.
     #[arg(long, value_name = "FILE")]
-    pub token_file: PathBuf,
+    pub(crate) token_file: PathBuf,
     /// Replace an earlier enrollment.
     #[arg(long)]
-    pub replace: bool,
+    pub(crate) replace: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct ResolveArguments {
-    pub credential_id: String,
+pub(crate) struct ResolveArguments {
+    pub(crate) credential_id: String,
     /// Which resolver; not needed when only one is configured.
     #[arg(long)]
-    pub resolver: Option<String>,
+    pub(crate) resolver: Option<String>,
     /// Host of the connection, for look-ups by address.
     #[arg(long)]
-    pub address: Option<String>,
+    pub(crate) address: Option<String>,
 }
 
 #[derive(Debug, Args)]
-pub struct TokenArguments {
+pub(crate) struct TokenArguments {
     /// Alias of the connection.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
-    pub connection: Option<String>,
+    pub(crate) connection: Option<String>,
     /// All connections.
     #[arg(long)]
-    pub all: bool,
+    pub(crate) all: bool,
     /// Tell what the cache holds (the default).
     #[arg(long)]
-    pub explain: bool,
+    pub(crate) explain: bool,
     /// Drop the tokens: the next call gets a new one, with a secret that is read anew.
     #[arg(long, conflicts_with = "explain")]
-    pub flush: bool,
+    pub(crate) flush: bool,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum PolicyCommand {
+pub(crate) enum PolicyCommand {
     /// Read the policy file as `run` would.
     Check,
     /// Tell why a call was refused, and the line that would allow it.
@@ -104,7 +104,7 @@ pub enum PolicyCommand {
 }
 
 /// Writes completions to standard output.
-pub fn completions(shell: clap_complete::Shell) {
+pub(crate) fn completions(shell: clap_complete::Shell) {
     clap_complete::generate(shell, &mut Arguments::command(), "midward-mid", &mut std::io::stdout());
 }
 

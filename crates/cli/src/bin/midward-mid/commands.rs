@@ -15,7 +15,7 @@ use crate::output::{Format, print};
 /// Longest enrollment token, in bytes.
 const MAX_ENROLL_TOKEN: u64 = 256 * 1024;
 
-pub async fn run(path: &Path, arguments: &RunArguments) -> Result<(), Failure> {
+pub(crate) async fn run(path: &Path, arguments: &RunArguments) -> Result<(), Failure> {
     midward_mid::harden()?;
     let mut config = MidConfig::load(path)?;
     if let Some(max_concurrent) = arguments.max_concurrent {
@@ -33,7 +33,7 @@ pub async fn run(path: &Path, arguments: &RunArguments) -> Result<(), Failure> {
     midward_mid::run(mid, move || reload.reload()).await
 }
 
-pub async fn enroll(path: &Path, arguments: &EnrollArguments, format: Format) -> Result<(), Failure> {
+pub(crate) async fn enroll(path: &Path, arguments: &EnrollArguments, format: Format) -> Result<(), Failure> {
     let config = MidConfig::load(path)?;
     let token = midward_mid::decode_token(&read_token(&arguments.token_file)?)?;
     let state = StateDir::open(&config.mid.state_dir)?;
@@ -56,7 +56,7 @@ pub async fn enroll(path: &Path, arguments: &EnrollArguments, format: Format) ->
     Ok(())
 }
 
-pub async fn resolve(path: &Path, arguments: ResolveArguments, format: Format) -> Result<(), Failure> {
+pub(crate) async fn resolve(path: &Path, arguments: ResolveArguments, format: Format) -> Result<(), Failure> {
     let ResolveArguments { credential_id, resolver, address } = arguments;
     let reply = ask_mid(path, &AdminRequest::Resolve { credential_id, resolver, address }).await?;
     let AdminReply::Resolved(report) = reply else { return Err(unexpected()) };
@@ -72,7 +72,7 @@ pub async fn resolve(path: &Path, arguments: ResolveArguments, format: Format) -
     Ok(())
 }
 
-pub async fn token(path: &Path, arguments: TokenArguments, format: Format) -> Result<(), Failure> {
+pub(crate) async fn token(path: &Path, arguments: TokenArguments, format: Format) -> Result<(), Failure> {
     let connection = arguments.connection;
     if arguments.flush {
         let AdminReply::Flushed { count } = ask_mid(path, &AdminRequest::Flush { connection }).await? else {
@@ -93,7 +93,7 @@ pub async fn token(path: &Path, arguments: TokenArguments, format: Format) -> Re
     Ok(())
 }
 
-pub async fn policy(path: &Path, command: PolicyCommand, format: Format) -> Result<(), Failure> {
+pub(crate) async fn policy(path: &Path, command: PolicyCommand, format: Format) -> Result<(), Failure> {
     match command {
         PolicyCommand::Check => {
             let config = MidConfig::load(path)?;
@@ -120,7 +120,7 @@ pub async fn policy(path: &Path, command: PolicyCommand, format: Format) -> Resu
     Ok(())
 }
 
-pub async fn status(path: &Path, format: Format) -> Result<(), Failure> {
+pub(crate) async fn status(path: &Path, format: Format) -> Result<(), Failure> {
     let AdminReply::Status(status) = ask_mid(path, &AdminRequest::Status).await? else { return Err(unexpected()) };
     print(&status, format, |status| {
         let draining = if status.draining { ", draining" } else { "" };

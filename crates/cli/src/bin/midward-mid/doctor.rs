@@ -17,7 +17,7 @@ struct Check {
 }
 
 /// Prints every check; fails when one failed.
-pub async fn doctor(path: &Path, format: Format) -> Result<(), Failure> {
+pub(crate) async fn doctor(path: &Path, format: Format) -> Result<(), Failure> {
     let config = MidConfig::load(path)?;
     let mut checks = vec![check("configuration", Ok(path.display().to_string()))];
     checks.push(check("policy", check_policy(&config).map(|()| config.policy.file.display().to_string())));
@@ -26,7 +26,8 @@ pub async fn doctor(path: &Path, format: Format) -> Result<(), Failure> {
     checks.push(check("MID Server", running(&config).await));
     let failed = checks.iter().filter(|check| !check.ok).count();
     print(&checks, format, |checks| {
-        let line = |check: &Check| format!("{:<4} {}: {}", if check.ok { "ok" } else { "FAIL" }, check.what, check.detail);
+        let line =
+            |check: &Check| format!("{:<4} {}: {}", if check.ok { "ok" } else { "FAIL" }, check.what, check.detail);
         checks.iter().map(line).collect()
     });
     if failed == 0 {

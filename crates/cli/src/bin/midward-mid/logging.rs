@@ -8,7 +8,7 @@ use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
 /// `RUST_LOG` wins over `filter`; `info` is the default. Libraries that would write bytes of the wire at `trace` or
 /// `debug` never come below `info`, whatever the filter says: those bytes hold tokens and secrets.
-pub fn start(format: LogFormat, filter: Option<&str>) {
+pub(crate) fn start(format: LogFormat, filter: Option<&str>) {
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok();
     let directives = asked.as_deref().or(filter).unwrap_or("info");
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(directives);

@@ -7,13 +7,13 @@ use midward_core::Failure;
 use serde::Serialize;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     Text,
     Json,
 }
 
 /// Prints a result: as JSON, or the lines that `text` makes of it.
-pub fn print<T: Serialize>(result: &T, format: Format, text: impl FnOnce(&T) -> Vec<String>) {
+pub(crate) fn print<T: Serialize>(result: &T, format: Format, text: impl FnOnce(&T) -> Vec<String>) {
     let lines = match format {
         Format::Json => vec![serde_json::to_string(result).unwrap_or_default()],
         Format::Text => text(result),
@@ -27,7 +27,7 @@ pub fn print<T: Serialize>(result: &T, format: Format, text: impl FnOnce(&T) -> 
 }
 
 /// Prints a failure as one line to standard error and tells the exit code.
-pub fn report(failure: &Failure, format: Format) -> ExitCode {
+pub(crate) fn report(failure: &Failure, format: Format) -> ExitCode {
     let line = match format {
         Format::Json => serde_json::to_string(failure).unwrap_or_default(),
         Format::Text => format!("midward-mid: {}", failure.to_string().replace('\n', " ")),

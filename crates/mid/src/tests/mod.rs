@@ -1,0 +1,5 @@
+//! The MID Server against a scripted instance over real HTTP.
+
+mod instance;
+mod leases;
+mod link;
