@@ -56,8 +56,12 @@ async fn documents_that_do_not_hold_together_change_nothing() {
         ("/connections/0/base_url", json!("https://u:p@api.test"), "invalid_url"),
         ("/oauth_entities/0/token_url", json!("ftp://idp.test"), "invalid_url"),
         ("/connections/0/alias", json!("a/b"), "invalid_name"),
-        ("/credentials/0", json!({"name": "c", "credential_id": "x", "resolver": "r",
-            "oauth_entity_profile": "crm-read", "client_secret": "hunter2"}), "secret_refused"),
+        (
+            "/credentials/0",
+            json!({"name": "c", "credential_id": "x", "resolver": "r",
+            "oauth_entity_profile": "crm-read", "client_secret": "hunter2"}),
+            "secret_refused",
+        ),
         ("/credentials/0/applies_to", json!({"mids": []}), "invalid_record"),
     ];
     for (pointer, value, code) in cases {
@@ -106,7 +110,10 @@ async fn a_synchronous_call_gets_the_apis_own_answer() {
     let (answer, ()) = tokio::join!(instance.send(request), async {
         let leases = mid.poll(&instance, 5000, true).await;
         let [lease] = leases.as_slice() else { panic!("one lease: {leases:?}") };
-        assert_eq!((lease.epoch, lease.call.path.as_str(), lease.call.body.0.as_slice()), (1, "/items/7?x=%20y", &b"hello"[..]));
+        assert_eq!(
+            (lease.epoch, lease.call.path.as_str(), lease.call.body.0.as_slice()),
+            (1, "/items/7?x=%20y", &b"hello"[..])
+        );
         let names: Vec<&str> = lease.call.headers.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["x-tenant"], "nothing that is not the caller's to set");
         let (status, config) = instance
@@ -118,7 +125,10 @@ async fn a_synchronous_call_gets_the_apis_own_answer() {
     assert_eq!((answer.status().as_u16(), &answer.body()[..]), (201, &b"world"[..]));
     let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
     assert_eq!((header("x-api"), header("set-cookie"), header("connection")), (Some("yes"), None, None));
-    assert_eq!((header("x-content-type-options"), header("content-security-policy")), (Some("nosniff"), Some("sandbox")));
+    assert_eq!(
+        (header("x-content-type-options"), header("content-security-policy")),
+        (Some("nosniff"), Some("sandbox"))
+    );
     assert_eq!(header("proxy-status"), Some("midward; received-status=201"));
     assert!(header("midward-trace").is_some_and(|trace| trace.contains("POST answered 201")));
     instance.stop().await;
@@ -142,7 +152,10 @@ async fn a_lost_batch_is_delivered_again_and_executed_once() {
     let other = ScriptedMid::working(&instance, "mid-b").await;
     assert_eq!(other.report(&instance, &id, 1, "x").await, "refused", "not its request");
     let (_, shown) = instance.get(&format!("/api/v1/requests/{id}")).await;
-    assert_eq!((shown["state"].as_str(), shown["body_base64"].as_str()), (Some("replied"), Some(STANDARD.encode("x").as_str())));
+    assert_eq!(
+        (shown["state"].as_str(), shown["body_base64"].as_str()),
+        (Some("replied"), Some(STANDARD.encode("x").as_str()))
+    );
     instance.stop().await;
 }
 

@@ -306,7 +306,8 @@ impl Writer {
         }
         self.end_leases(tx, requests::Ended::Overdue, now, effects).await?;
         mids::forget_expired(tx, now).await?;
-        self.backlog |= requests::any_queued(tx).await?;
+        // Looked up rather than assumed: an idle instance has nothing to claim for its parked polls.
+        self.backlog = requests::any_queued(tx).await?;
         Ok(())
     }
 

@@ -18,9 +18,9 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-pub struct Instance {
-    pub started: Started,
-    pub key: String,
+pub(crate) struct Instance {
+    pub(crate) started: Started,
+    pub(crate) key: String,
     http: Client<HttpConnector, Full<Bytes>>,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), midward_instance::InstanceError>>,
@@ -28,7 +28,7 @@ pub struct Instance {
 
 impl Instance {
     /// Starts an instance on a data folder; `key` when the folder was used before.
-    pub async fn start(folder: &Path, key: Option<String>) -> Self {
+    pub(crate) async fn start(folder: &Path, key: Option<String>) -> Self {
         let mut config = InstanceConfig::default();
         config.server.listen = "127.0.0.1:0".parse().expect("an address");
         config.server.call_listen = config.server.listen;
@@ -37,13 +37,8 @@ impl Instance {
         config.limits.body_bytes = 64 * 1024;
         let shutdown = CancellationToken::new();
         let (sender, notice) = oneshot::channel();
-        let run = midward_instance::run(
-            config,
-            Arc::new(SystemClock),
-            Arc::new(SystemRandom),
-            shutdown.clone(),
-            sender,
-        );
+        let run =
+            midward_instance::run(config, Arc::new(SystemClock), Arc::new(SystemRandom), shutdown.clone(), sender);
         let task = tokio::spawn(run);
         let started = notice.await.expect("the instance starts");
         let key = key.unwrap_or_else(|| {
@@ -53,19 +48,19 @@ impl Instance {
         Self { started, key, http, shutdown, task }
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         drop(self.http);
         self.shutdown.cancel();
         self.task.await.expect("no panic").expect("a clean end");
     }
 
-    pub async fn send(&self, request: Request<Bytes>) -> Response<Bytes> {
+    pub(crate) async fn send(&self, request: Request<Bytes>) -> Response<Bytes> {
         let answer = self.http.request(request.map(Full::new)).await.expect("an answer");
         let (parts, body) = answer.into_parts();
         Response::from_parts(parts, body.collect().await.expect("a body").to_bytes())
     }
 
-    pub async fn api_as(&self, key: &str, method: Method, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn api_as(&self, key: &str, method: Method, path: &str, body: &Value) -> (u16, Value) {
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.started.public_url))
@@ -76,31 +71,30 @@ impl Instance {
         (answer.status().as_u16(), serde_json::from_slice(answer.body()).unwrap_or(Value::Null))
     }
 
-    pub async fn get(&self, path: &str) -> (u16, Value) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         self.api_as(&self.key, Method::GET, path, &Value::Null).await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         self.api_as(&self.key, Method::POST, path, body).await
     }
 
-    pub fn call(&self, method: Method, path: &str) -> http::request::Builder {
+    pub(crate) fn call(&self, method: Method, path: &str) -> http::request::Builder {
         Request::builder()
             .method(method)
             .uri(format!("{}/api/v1/connections/{path}", self.started.call_url))
             .header("authorization", format!("Bearer {}", self.key))
     }
 
-    pub async fn enroll_token(&self, name: &str, prevalidated: bool) -> midward_wire::EnrollToken {
-        let (status, answer) = self
-            .post("/api/v1/mids/enroll-tokens", &json!({ "name": name, "prevalidated": prevalidated }))
-            .await;
+    pub(crate) async fn enroll_token(&self, name: &str, prevalidated: bool) -> midward_wire::EnrollToken {
+        let (status, answer) =
+            self.post("/api/v1/mids/enroll-tokens", &json!({ "name": name, "prevalidated": prevalidated })).await;
         assert_eq!(status, 201, "{answer}");
         midward_wire::EnrollToken::decode(answer["token"].as_str().expect("a token")).expect("a good token")
     }
 }
 
-pub fn document() -> Value {
+pub(crate) fn document() -> Value {
     json!({
         "version": 1,
         "oauth_entities": [{"name": "idp", "token_url": "https://idp.test/token", "client_auth": "client_secret_basic"}],
@@ -112,17 +106,17 @@ pub fn document() -> Value {
 }
 
 /// A MID that does what the test says.
-pub struct ScriptedMid {
-    pub id: String,
+pub(crate) struct ScriptedMid {
+    pub(crate) id: String,
     key: Ed25519KeyPair,
-    pub token: String,
-    pub incarnation: String,
-    pub received: u64,
+    pub(crate) token: String,
+    pub(crate) incarnation: String,
+    pub(crate) received: u64,
 }
 
 impl ScriptedMid {
     /// Enrolls; the answer to its first token request is not asked for yet.
-    pub async fn enroll(instance: &Instance, name: &str, prevalidated: bool) -> Self {
+    pub(crate) async fn enroll(instance: &Instance, name: &str, prevalidated: bool) -> Self {
         let token = instance.enroll_token(name, prevalidated).await;
         let key = Ed25519KeyPair::generate().expect("a key");
         let request = json!({"version": 1, "secret": token.secret, "name": name,
@@ -134,14 +128,14 @@ impl ScriptedMid {
     }
 
     /// Ready to work.
-    pub async fn working(instance: &Instance, name: &str) -> Self {
+    pub(crate) async fn working(instance: &Instance, name: &str) -> Self {
         let mut mid = Self::enroll(instance, name, true).await;
         mid.sign_in(instance, "jti-1").await;
         mid.heartbeat(instance, "ready").await;
         mid
     }
 
-    pub async fn token_request(&self, instance: &Instance, jti: &str) -> (u16, Value) {
+    pub(crate) async fn token_request(&self, instance: &Instance, jti: &str) -> (u16, Value) {
         let now = SystemClock.wall().unix_seconds();
         let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let header = part(json!({"alg": "EdDSA", "typ": "JWT"}));
@@ -162,13 +156,13 @@ impl ScriptedMid {
         (answer.status().as_u16(), serde_json::from_slice(answer.body()).expect("JSON"))
     }
 
-    pub async fn sign_in(&mut self, instance: &Instance, jti: &str) {
+    pub(crate) async fn sign_in(&mut self, instance: &Instance, jti: &str) {
         let (status, answer) = self.token_request(instance, jti).await;
         assert_eq!(status, 200, "{answer}");
         self.token = answer["access_token"].as_str().expect("a token").to_owned();
     }
 
-    pub async fn heartbeat(&self, instance: &Instance, health: &str) -> (u16, Value) {
+    pub(crate) async fn heartbeat(&self, instance: &Instance, health: &str) -> (u16, Value) {
         let beat = json!({"version": 1, "incarnation": self.incarnation, "program_version": "0", "capacity": 8,
             "running": 0, "draining": false,
             "resolvers": [{"name": "cyberark", "kind": "jar", "health": health, "reason": "JAR missing"}]});
@@ -176,11 +170,15 @@ impl ScriptedMid {
     }
 
     /// Polls; the batch is acknowledged by the next poll only when `acknowledge`.
-    pub async fn poll(&mut self, instance: &Instance, wait_ms: u64, acknowledge: bool) -> Vec<midward_wire::LeaseGrant> {
+    pub(crate) async fn poll(
+        &mut self,
+        instance: &Instance,
+        wait_ms: u64,
+        acknowledge: bool,
+    ) -> Vec<midward_wire::LeaseGrant> {
         let poll = json!({"version": 1, "incarnation": self.incarnation, "capacity": 8, "wait_ms": wait_ms,
                           "received_batch": self.received});
-        let (status, answer) =
-            instance.api_as(&self.token, Method::POST, midward_wire::paths::LEASE, &poll).await;
+        let (status, answer) = instance.api_as(&self.token, Method::POST, midward_wire::paths::LEASE, &poll).await;
         assert_eq!(status, 200, "{answer}");
         if acknowledge {
             self.received = answer["batch"].as_u64().expect("a number");
@@ -188,15 +186,14 @@ impl ScriptedMid {
         serde_json::from_value(answer["leases"].clone()).expect("leases")
     }
 
-    pub async fn report(&self, instance: &Instance, id: &str, epoch: i64, body: &str) -> String {
+    pub(crate) async fn report(&self, instance: &Instance, id: &str, epoch: i64, body: &str) -> String {
         let body = base64::engine::general_purpose::STANDARD.encode(body);
         let report = json!({"version": 1, "incarnation": self.incarnation, "outcomes": [{
             "request_id": id, "epoch": epoch,
             "outcome": {"kind": "replied", "reply": {"status": 201, "headers": [["X-Api", "yes"],
                 ["Set-Cookie", "a=b"], ["Connection", "close"], ["Content-Type", "text/plain"]], "body": body}},
             "trace": [{"hop": "api", "what": "POST answered 201", "micros": 7}]}]});
-        let (status, answer) =
-            instance.api_as(&self.token, Method::POST, midward_wire::paths::OUTCOMES, &report).await;
+        let (status, answer) = instance.api_as(&self.token, Method::POST, midward_wire::paths::OUTCOMES, &report).await;
         assert_eq!(status, 200, "{answer}");
         answer["verdicts"][0].as_str().expect("a verdict").to_owned()
     }
