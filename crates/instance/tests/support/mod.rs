@@ -159,7 +159,7 @@ impl ScriptedMid {
     pub(crate) async fn sign_in(&mut self, instance: &Instance, jti: &str) {
         let (status, answer) = self.token_request(instance, jti).await;
         assert_eq!(status, 200, "{answer}");
-        self.token = answer["access_token"].as_str().expect("a token").to_owned();
+        answer["access_token"].as_str().expect("a token").clone_into(&mut self.token);
     }
 
     pub(crate) async fn heartbeat(&self, instance: &Instance, health: &str) -> (u16, Value) {
