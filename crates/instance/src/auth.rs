@@ -58,10 +58,10 @@ pub(crate) async fn client(app: &App, headers: &HeaderMap) -> Result<Arc<ApiKey>
         tx.commit().await?;
         match std::fs::remove_file(&app.first_admin_file) {
             Ok(()) => {
-                tracing::info!(file = %app.first_admin_file.display(), "first administrator's key used: its file is removed")
+                tracing::info!(file = %app.first_admin_file.display(), "first administrator's key used: its file is removed");
             }
             Err(error) => {
-                tracing::warn!(file = %app.first_admin_file.display(), %error, "first administrator's key used, but its file cannot be removed: remove it")
+                tracing::warn!(file = %app.first_admin_file.display(), %error, "first administrator's key used, but its file cannot be removed: remove it");
             }
         }
     }
@@ -87,14 +87,13 @@ pub(crate) async fn mid(app: &App, headers: &HeaderMap) -> Result<(Arc<(String, 
     let token = bearer(headers).ok_or_else(refused)?;
     let hash = hash(token);
     let now = app.clock.boot();
-    let holder = match recall(&app.mid_tokens.0, &hash, now) {
-        Some(holder) => holder,
-        None => {
-            let found = mids::token(app.store.readers(), &hash_text(&hash)).await?;
-            let holder = Arc::new(found.ok_or_else(refused)?);
-            remember(&app.mid_tokens.0, hash, &holder, now);
-            holder
-        }
+    let holder = if let Some(holder) = recall(&app.mid_tokens.0, &hash, now) {
+        holder
+    } else {
+        let found = mids::token(app.store.readers(), &hash_text(&hash)).await?;
+        let holder = Arc::new(found.ok_or_else(refused)?);
+        remember(&app.mid_tokens.0, hash, &holder, now);
+        holder
     };
     let state = app.fleet.state(&holder.0).ok_or_else(refused)?;
     if holder.1 <= app.now() || !matches!(state, MidState::Validated | MidState::Paused) {

@@ -142,6 +142,21 @@ pub(crate) fn entity(entity: &OAuthEntity) -> Result<(), Problem> {
     entity.issuer.as_deref().map_or(Ok(()), |issuer| url("issuer", issuer))
 }
 
+/// Parameters of a token request that are set by other fields, or are secrets.
+const OURS: &[&str] = &[
+    "grant_type",
+    "scope",
+    "client_id",
+    "client_secret",
+    "client_assertion",
+    "client_assertion_type",
+    "audience",
+    "resource",
+    "password",
+    "refresh_token",
+    "assertion",
+];
+
 pub(crate) fn profile(profile: &OAuthEntityProfile) -> Result<(), Problem> {
     name("OAuth entity profile", &profile.name)?;
     // RFC 6749 3.3.
@@ -151,19 +166,6 @@ pub(crate) fn profile(profile: &OAuthEntityProfile) -> Result<(), Problem> {
     if profile.scopes.len() > 100 || !profile.scopes.iter().all(scope_token) {
         return Err(invalid(&profile.name, "a scope is empty or holds a space, a quote or a backslash"));
     }
-    const OURS: &[&str] = &[
-        "grant_type",
-        "scope",
-        "client_id",
-        "client_secret",
-        "client_assertion",
-        "client_assertion_type",
-        "audience",
-        "resource",
-        "password",
-        "refresh_token",
-        "assertion",
-    ];
     if let Some(taken) = profile.extra_parameters.keys().find(|key| OURS.contains(&key.to_lowercase().as_str())) {
         return Err(invalid(
             &profile.name,

@@ -28,15 +28,14 @@ pub(crate) struct SigningKey(Ed25519KeyPair);
 impl SigningKey {
     /// Reads the key, or makes it.
     pub(crate) fn open(path: &Path, random: &dyn Random) -> Result<Self, KeyError> {
-        let seed = match read_private(path)? {
-            Some(seed) => seed,
-            None => {
-                let mut seed = vec![0; 32];
-                random.fill(&mut seed);
-                let seed = Secret::new(seed);
-                write_private(path, seed.expose())?;
-                seed
-            }
+        let seed = if let Some(seed) = read_private(path)? {
+            seed
+        } else {
+            let mut seed = vec![0; 32];
+            random.fill(&mut seed);
+            let seed = Secret::new(seed);
+            write_private(path, seed.expose())?;
+            seed
         };
         Ed25519KeyPair::from_seed_unchecked(seed.expose()).map(Self).map_err(|_| KeyError::Unusable(path.to_owned()))
     }

@@ -33,6 +33,7 @@ pub(crate) struct OAuthEntityProfile {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "credential_id is the name that everybody uses")]
 pub(crate) struct Credential {
     pub(crate) name: String,
     pub(crate) credential_id: String,

@@ -96,12 +96,9 @@ pub async fn run(
     let (api_addr, call_addr) = (address(&api, config.server.listen)?, address(&call, config.server.call_listen)?);
     let tls = open_tls(&config, &[api_addr, call_addr], &*clock)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let public_url = config
-        .server
-        .public_url
-        .clone()
-        .map(|url| url.trim_end_matches('/').to_owned())
-        .unwrap_or_else(|| format!("{scheme}://{api_addr}"));
+    let public_url = config.server.public_url.as_deref();
+    let public_url =
+        public_url.map_or_else(|| format!("{scheme}://{api_addr}"), |url| url.trim_end_matches('/').to_owned());
 
     let signing_key = SigningKey::open(&folder.join("instance.key"), &*random)?;
     let store = Store::open(&folder.join("midward.db")).await?;

@@ -53,13 +53,12 @@ pub(crate) fn from_files(files: &TlsFiles) -> Result<Tls, TlsError> {
 /// key is new at every start and never leaves memory.
 pub(crate) fn self_signed(folder: &Path, hosts: &[String], now: WallTime) -> Result<Tls, TlsError> {
     let (cert_path, key_path) = (folder.join("ca.pem"), folder.join("ca.key"));
-    let key = match read_private(&key_path)? {
-        Some(pem) => KeyPair::from_pem(pem.expose_str().ok_or_else(|| TlsError::NotPem(key_path.clone()))?)?,
-        None => {
-            let key = KeyPair::generate()?;
-            write_private(&key_path, key.serialize_pem().as_bytes())?;
-            key
-        }
+    let key = if let Some(pem) = read_private(&key_path)? {
+        KeyPair::from_pem(pem.expose_str().ok_or_else(|| TlsError::NotPem(key_path.clone()))?)?
+    } else {
+        let key = KeyPair::generate()?;
+        write_private(&key_path, key.serialize_pem().as_bytes())?;
+        key
     };
     let year = i32::try_from(1970 + now.unix_seconds() / 31_556_952).unwrap_or(2026);
     let mut params = CertificateParams::default();

@@ -12,7 +12,7 @@ use super::records::{Record, Tx, check_references};
 use super::{Body, body, parse};
 use crate::app::Shared;
 use crate::auth;
-use crate::model::ApplyDocument;
+use crate::model::{ApplyDocument, Credential};
 use crate::problem::Problem;
 
 #[derive(Debug, Deserialize)]
@@ -65,7 +65,7 @@ pub(super) async fn apply(
         .connections
         .iter()
         .filter_map(|connection| connection.mid.as_ref())
-        .chain(document.credentials.iter().flat_map(|credential| credential.mid_names()))
+        .chain(document.credentials.iter().flat_map(Credential::mid_names))
         .filter(|name| app.fleet.by_name(name).is_none())
         .collect();
     let warnings: Vec<String> =

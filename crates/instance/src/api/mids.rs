@@ -42,10 +42,11 @@ pub(super) async fn act(
     let client = auth::administrator(&app, &headers).await?;
     let mid = app.fleet.by_name(&name).ok_or_else(|| Problem::not_found("MID", &name))?;
     let state = match (action.as_str(), mid.state) {
-        ("validate", _) | ("resume", MidState::Paused | MidState::Validated) => MidState::Validated,
+        ("validate", _) | ("resume", MidState::Paused | MidState::Validated) | ("drain", MidState::Validated) => {
+            MidState::Validated
+        }
         ("invalidate", _) => MidState::Invalidated,
         ("pause", MidState::Validated | MidState::Paused) => MidState::Paused,
-        ("drain", MidState::Validated) => MidState::Validated,
         ("resume" | "pause" | "drain", state) => {
             let failure = Failure::permanent(
                 Hop::Caller,

@@ -82,12 +82,14 @@ async fn no_such_method() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, failure)
 }
 
+/// Fields that people put secrets into.
+const SECRETS: &[&str] =
+    &["client_secret", "password", "secret", "private_key", "client_id", "token", "access_token", "passphrase"];
+
 /// JSON that a caller sent. A field that looks like a secret is told apart from a mistyped one.
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| {
         let text = error.to_string();
-        const SECRETS: &[&str] =
-            &["client_secret", "password", "secret", "private_key", "client_id", "token", "access_token", "passphrase"];
         if SECRETS.iter().any(|name| text.contains(&format!("unknown field `{name}`"))) {
             return Problem::bad_request(
                 "secret_refused",

@@ -23,9 +23,9 @@ use crate::queue::Submitted;
 use crate::store::requests::{self, FAILED, LEASED, QUEUED, REPLIED, RequestRow};
 
 /// Longest time that a request may stay in the queue.
-const LONGEST_EXPIRY: Duration = Duration::from_secs(7 * 86_400);
+const LONGEST_EXPIRY: Duration = Duration::from_hours(7 * 24);
 /// Longest that an answer is held back.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

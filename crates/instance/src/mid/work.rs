@@ -112,6 +112,7 @@ pub(super) async fn config(
 /// As [`midward_wire::OutcomesRequest`], with each outcome's own text, which is what is stored.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the names of the wire protocol")]
 struct Outcomes<'a> {
     version: u32,
     #[serde(rename = "incarnation")]

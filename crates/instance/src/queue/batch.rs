@@ -52,12 +52,14 @@ struct Answer {
     leases: Vec<Leased>,
 }
 
+type VerdictsReply = oneshot::Sender<Result<Vec<OutcomeVerdict>, StoreError>>;
+
 /// What is told to others after the commit.
 #[derive(Debug, Default)]
 struct Effects {
     answers: HashMap<String, Answer>,
     submitted: Vec<(oneshot::Sender<Result<Submitted, StoreError>>, Submitted)>,
-    verdicts: Vec<(oneshot::Sender<Result<Vec<OutcomeVerdict>, StoreError>>, Vec<OutcomeVerdict>)>,
+    verdicts: Vec<(VerdictsReply, Vec<OutcomeVerdict>)>,
     done: Vec<oneshot::Sender<Result<(), StoreError>>>,
     ended: Vec<(String, Ended)>,
 }
@@ -306,7 +308,8 @@ impl Writer {
         }
         self.end_leases(tx, requests::Ended::Overdue, now, effects).await?;
         mids::forget_expired(tx, now).await?;
-        self.backlog |= requests::any_queued(tx).await?;
+        // Looked up rather than assumed: an idle instance has nothing to claim for its parked polls.
+        self.backlog = requests::any_queued(tx).await?;
         Ok(())
     }
 
@@ -437,7 +440,7 @@ fn lost() -> Failure {
     )
 }
 
-type OutcomesJob = (String, Vec<Report>, oneshot::Sender<Result<Vec<OutcomeVerdict>, StoreError>>);
+type OutcomesJob = (String, Vec<Report>, VerdictsReply);
 type HandBackJob = (String, Vec<(String, i64)>, oneshot::Sender<Result<(), StoreError>>);
 
 /// Jobs of one batch by kind.

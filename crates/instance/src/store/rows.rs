@@ -5,7 +5,7 @@ use std::sync::Arc;
 /// Splits `count` rows into pieces whose sizes are powers of two, at most [`LARGEST`].
 pub(crate) fn pieces(mut count: usize) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
-        let piece = if count >= LARGEST { LARGEST } else { (1 << count.checked_ilog2()?) as usize };
+        let piece = if count >= LARGEST { LARGEST } else { 1_usize << count.checked_ilog2()? };
         count -= piece;
         Some(piece)
     })

@@ -153,20 +153,17 @@ pub(crate) async fn apply(client: &Client, file: &Path, dry_run: bool, as_json: 
 
 pub(crate) async fn get(client: &Client, kind: Kind, name: Option<&str>, as_json: bool) -> Result<(), CliError> {
     let path = format!("/api/v1/{}", kind.path());
-    match name {
-        Some(name) => {
-            let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
-            output::json(&client.api(Method::GET, &format!("{path}/{name}"), None).await?);
-        }
-        None => {
-            let answer = client.api(Method::GET, &path, None).await?;
-            let items = answer.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
-            if as_json {
-                output::json(&Value::Array(items));
-            } else {
-                output::table(&items, kind.columns());
-            }
-        }
+    if let Some(name) = name {
+        let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
+        output::json(&client.api(Method::GET, &format!("{path}/{name}"), None).await?);
+        return Ok(());
+    }
+    let answer = client.api(Method::GET, &path, None).await?;
+    let items = answer.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+    if as_json {
+        output::json(&Value::Array(items));
+    } else {
+        output::table(&items, kind.columns());
     }
     Ok(())
 }

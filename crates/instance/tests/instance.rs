@@ -1,0 +1,320 @@
+//! The real server on loopback with a scripted MID.
+
+mod support;
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http::Method;
+use midward_wire::{EnrollToken, MidState, paths, state_signing_input};
+use serde_json::{Value, json};
+use support::{Instance, ScriptedMid, document};
+
+async fn with_document(folder: &tempfile::TempDir) -> Instance {
+    let instance = Instance::start(folder.path(), None).await;
+    let (status, answer) = instance.post("/api/v1/apply", &document()).await;
+    assert_eq!(status, 200, "{answer}");
+    instance
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+async fn submit(instance: &Instance, method: &str) -> String {
+    let request = json!({"connection": "crm", "method": method, "path": "/x"});
+    let (status, answer) = instance.post("/api/v1/requests", &request).await;
+    assert_eq!(status, 202, "{answer}");
+    answer["id"].as_str().expect("an id").to_owned()
+}
+
+#[tokio::test]
+async fn apply_is_idempotent_and_a_dry_run_changes_nothing() {
+    let folder = folder();
+    let instance = Instance::start(folder.path(), None).await;
+    let (status, answer) = instance.post("/api/v1/apply?dry_run=true", &document()).await;
+    assert_eq!((status, answer["changes"].as_array().map(Vec::len)), (200, Some(4)), "{answer}");
+    assert!(!folder.path().join("first-admin-key").exists(), "the one-time file is gone after its first use");
+    assert_eq!(instance.get("/api/v1/connections").await.1["items"], json!([]));
+    instance.post("/api/v1/apply", &document()).await;
+    let (_, answer) = instance.post("/api/v1/apply", &document()).await;
+    assert_eq!(answer["changes"], json!([]));
+    let mut changed = document();
+    changed["connections"][0]["timeout_ms"] = json!(5);
+    let (_, answer) = instance.post("/api/v1/apply", &changed).await;
+    assert_eq!(answer["changes"][0]["fields"], json!(["timeout_ms"]), "{answer}");
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn documents_that_do_not_hold_together_change_nothing() {
+    let folder = folder();
+    let instance = Instance::start(folder.path(), None).await;
+    let cases: [(&str, Value, &str); 6] = [
+        ("/connections/0/credential", json!("nobody"), "dangling_reference"),
+        ("/connections/0/base_url", json!("https://u:p@api.test"), "invalid_url"),
+        ("/oauth_entities/0/token_url", json!("ftp://idp.test"), "invalid_url"),
+        ("/connections/0/alias", json!("a/b"), "invalid_name"),
+        (
+            "/credentials/0",
+            json!({"name": "c", "credential_id": "x", "resolver": "r",
+            "oauth_entity_profile": "crm-read", "client_secret": "hunter2"}),
+            "secret_refused",
+        ),
+        ("/credentials/0/applies_to", json!({"mids": []}), "invalid_record"),
+    ];
+    for (pointer, value, code) in cases {
+        let mut bad = document();
+        *bad.pointer_mut(pointer).expect("a place") = value;
+        let (status, answer) = instance.post("/api/v1/apply", &bad).await;
+        assert_eq!((status, answer["code"].as_str()), (400, Some(code)), "{pointer}: {answer}");
+        assert!(!answer.to_string().contains("hunter2"));
+    }
+    assert_eq!(instance.get("/api/v1/oauth-entities").await.1["items"], json!([]));
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn a_callers_key_makes_calls_through_its_connections_and_nothing_else() {
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    let new = json!({"name": "app", "role": "caller", "connections": ["other"]});
+    let (status, answer) = instance.post("/api/v1/api-keys", &new).await;
+    assert_eq!(status, 201, "{answer}");
+    let key = answer["key"].as_str().expect("a key");
+    assert_eq!(instance.api_as(key, Method::GET, "/api/v1/connections", &Value::Null).await.0, 403);
+    let request = json!({"connection": "crm", "method": "GET", "path": "/"});
+    assert_eq!(instance.api_as(key, Method::POST, "/api/v1/requests", &request).await.0, 403);
+    assert_eq!(instance.api_as("mwk_wrong", Method::GET, "/api/v1/connections", &Value::Null).await.0, 401);
+    let id = submit(&instance, "GET").await;
+    assert_eq!(instance.api_as(key, Method::GET, &format!("/api/v1/requests/{id}"), &Value::Null).await.0, 404);
+    assert_eq!(instance.api_as(&instance.key, Method::DELETE, "/api/v1/api-keys/app", &Value::Null).await.0, 204);
+    assert_eq!(instance.api_as(key, Method::GET, "/api/v1/requests", &Value::Null).await.0, 401, "dropped at once");
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn a_synchronous_call_gets_the_apis_own_answer() {
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let request = instance
+        .call(Method::POST, "crm/call/items/7?x=%20y")
+        .header("x-tenant", "t")
+        .header("cookie", "c=d")
+        .header("x-forwarded-for", "1.2.3.4")
+        .header("midward-trace", "1")
+        .body(Bytes::from("hello"))
+        .expect("a request");
+    let (answer, ()) = tokio::join!(instance.send(request), async {
+        let leases = mid.poll(&instance, 5000, true).await;
+        let [lease] = leases.as_slice() else { panic!("one lease: {leases:?}") };
+        assert_eq!(
+            (lease.epoch, lease.call.path.as_str(), lease.call.body.0.as_slice()),
+            (1, "/items/7?x=%20y", &b"hello"[..])
+        );
+        let names: Vec<&str> = lease.call.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["x-tenant"], "nothing that is not the caller's to set");
+        let (status, config) = instance
+            .api_as(&mid.token, Method::GET, &format!("{}/{}", paths::CONFIG, lease.config), &Value::Null)
+            .await;
+        assert_eq!((status, config["connection"]["base_url"].as_str()), (200, Some("https://api.test/v1")));
+        assert_eq!(mid.report(&instance, &lease.request_id, lease.epoch, "world").await, "accepted");
+    });
+    assert_eq!((answer.status().as_u16(), &answer.body()[..]), (201, &b"world"[..]));
+    let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+    assert_eq!((header("x-api"), header("set-cookie"), header("connection")), (Some("yes"), None, None));
+    assert_eq!(
+        (header("x-content-type-options"), header("content-security-policy")),
+        (Some("nosniff"), Some("sandbox"))
+    );
+    assert_eq!(header("proxy-status"), Some("midward; received-status=201"));
+    assert!(header("midward-trace").is_some_and(|trace| trace.contains("POST answered 201")));
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_batch_is_delivered_again_and_executed_once() {
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let id = submit(&instance, "POST").await;
+    let first = mid.poll(&instance, 5000, false).await;
+    let again = mid.poll(&instance, 5000, true).await;
+    assert_eq!((first.len(), again.len()), (1, 1));
+    assert_eq!((&first[0].request_id, first[0].epoch), (&again[0].request_id, again[0].epoch));
+    assert!(mid.poll(&instance, 50, true).await.is_empty(), "acknowledged");
+    assert_eq!(mid.report(&instance, &id, 2, "x").await, "refused", "an epoch that was never given");
+    assert_eq!(mid.report(&instance, &id, 1, "x").await, "accepted");
+    assert_eq!(mid.report(&instance, &id, 1, "x").await, "accepted", "the same outcome again");
+    assert_eq!(mid.report(&instance, &id, 1, "y").await, "refused", "another outcome stands");
+    let other = ScriptedMid::working(&instance, "mid-b").await;
+    assert_eq!(other.report(&instance, &id, 1, "x").await, "refused", "not its request");
+    let (_, shown) = instance.get(&format!("/api/v1/requests/{id}")).await;
+    assert_eq!(
+        (shown["state"].as_str(), shown["body_base64"].as_str()),
+        (Some("replied"), Some(STANDARD.encode("x").as_str()))
+    );
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_incarnation_ends_the_leases_of_the_old_one() {
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let (get, post) = (submit(&instance, "GET").await, submit(&instance, "POST").await);
+    let mut held = 0;
+    while held < 2 {
+        held += mid.poll(&instance, 5000, true).await.len();
+    }
+    mid.incarnation = "inc-2".into();
+    mid.received = 0;
+    assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
+    let again = mid.poll(&instance, 5000, true).await;
+    assert_eq!(again.iter().map(|lease| (&lease.request_id, lease.epoch)).collect::<Vec<_>>(), [(&get, 2)]);
+    let (_, shown) = instance.get(&format!("/api/v1/requests/{post}?wait_ms=5000")).await;
+    assert_eq!((shown["state"].as_str(), shown["failure"]["code"].as_str()), (Some("unknown"), Some("mid_lost")));
+    assert_eq!(mid.report(&instance, &post, 1, "late").await, "accepted", "a late outcome replaces unknown");
+    assert_eq!(mid.report(&instance, &get, 1, "old").await, "refused", "somebody was given it again");
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_mid_that_applies_the_caller_learns_why() {
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    let call = async |want: &str| {
+        let request = instance.call(Method::GET, "crm/call/x").body(Bytes::new()).expect("a request");
+        let answer = instance.send(request).await;
+        let problem: Value = serde_json::from_slice(answer.body()).expect("a problem");
+        assert_eq!((answer.status().as_u16(), problem["code"].as_str()), (503, Some("no_mid")), "{problem}");
+        assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains(want)), "{want}: {problem}");
+    };
+    call("none is enrolled").await;
+    let mut mid = ScriptedMid::enroll(&instance, "mid-a", false).await;
+    call("mid-a waits to be validated").await;
+    instance.post("/api/v1/mids/mid-a/validate", &Value::Null).await;
+    call("mid-a is down").await;
+    mid.sign_in(&instance, "j").await;
+    mid.heartbeat(&instance, "unusable").await;
+    call("resolver cyberark on mid-a is unusable: JAR missing").await;
+    let id = submit(&instance, "GET").await;
+    let (_, shown) = instance.get(&format!("/api/v1/requests/{id}")).await;
+    assert_eq!((shown["state"].as_str(), shown["waiting_because"]["code"].as_str()), (Some("queued"), Some("no_mid")));
+    mid.heartbeat(&instance, "ready").await;
+    assert_eq!(mid.poll(&instance, 5000, true).await.len(), 1, "served once somebody can");
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn enrollment_validation_and_the_signed_word_about_it() {
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    let token = instance.enroll_token("mid-x", true).await;
+    let key = URL_SAFE_NO_PAD.encode([7; 32]);
+    let request = json!({"version": 1, "secret": token.secret, "name": "mid-x", "public_key": key});
+    assert_eq!(instance.post(paths::ENROLL, &request).await.0, 200);
+    let (status, answer) = instance.post(paths::ENROLL, &request).await;
+    assert_eq!((status, answer["code"].as_str()), (403, Some("enroll_token_refused")), "used once");
+
+    let mut mid = ScriptedMid::enroll(&instance, "mid-a", false).await;
+    let refused = async |mid: &ScriptedMid, token: &EnrollToken, jti: &str, state: MidState| {
+        let (status, answer) = mid.token_request(&instance, jti).await;
+        assert_eq!((status, answer["error"].as_str()), (401, Some("invalid_client")), "{answer}");
+        assert_eq!(answer["state"]["state"], json!(state));
+        let signature = URL_SAFE_NO_PAD.decode(answer["state"]["signature"].as_str().expect("text")).expect("base64");
+        let public = URL_SAFE_NO_PAD.decode(&token.instance_key).expect("base64");
+        UnparsedPublicKey::new(&ED25519, public)
+            .verify(&state_signing_input(&mid.id, state, jti), &signature)
+            .expect("the instance's signature");
+    };
+    refused(&mid, &token, "a", MidState::Enrolled).await;
+    instance.post("/api/v1/mids/mid-a/validate", &Value::Null).await;
+    mid.sign_in(&instance, "b").await;
+    let (status, answer) = mid.token_request(&instance, "b").await;
+    assert_eq!((status, &answer["state"]), (401, &Value::Null), "an assertion is good once");
+    assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
+    instance.post("/api/v1/mids/mid-a/invalidate", &Value::Null).await;
+    assert_eq!(mid.heartbeat(&instance, "ready").await.0, 401, "its tokens ended at once");
+    refused(&mid, &token, "c", MidState::Invalidated).await;
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_before_they_are_stored() {
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    for (field, value, code) in [
+        ("headers", json!([["Authorization", "Bearer x"]]), "header_refused"),
+        ("headers", json!([["X-A", "a\r\nB: c"]]), "header_refused"),
+        ("path", json!("//evil/x"), "path_refused"),
+        ("path", json!("/a/%2e%2e/b"), "path_refused"),
+        ("path", json!("http://evil/"), "path_refused"),
+        ("method", json!("TRACE"), "method_refused"),
+        ("surprise", json!(1), "invalid_json"),
+    ] {
+        let mut request = json!({"connection": "crm", "method": "GET", "path": "/"});
+        request[field] = value;
+        let (status, answer) = instance.post("/api/v1/requests", &request).await;
+        assert_eq!((status, answer["code"].as_str()), (400, Some(code)), "{request}: {answer}");
+    }
+    let (status, answer) =
+        instance.post("/api/v1/requests", &json!({"connection": "no", "method": "GET", "path": "/"})).await;
+    assert_eq!((status, answer["code"].as_str()), (404, Some("unknown_connection")));
+    let large = instance.call(Method::POST, "crm/call/x").body(Bytes::from(vec![b'x'; 65 * 1024])).expect("a request");
+    assert_eq!(instance.send(large).await.status().as_u16(), 413);
+    assert_eq!(instance.get("/api/v1/requests").await.1["items"], json!([]));
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn an_idempotency_key_makes_one_request() {
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    let mut request = json!({"connection": "crm", "method": "POST", "path": "/", "idempotency_key": "k"});
+    let (status, first) = instance.post("/api/v1/requests", &request).await;
+    let (again, second) = instance.post("/api/v1/requests", &request).await;
+    assert_eq!((status, again, &first["id"]), (202, 200, &second["id"]));
+    request["path"] = json!("/other");
+    assert_eq!(instance.post("/api/v1/requests", &request).await.0, 422);
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn an_expired_request_is_never_leased() {
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    let request = json!({"connection": "crm", "method": "POST", "path": "/", "expires_in_ms": 1});
+    let (_, answer) = instance.post("/api/v1/requests", &request).await;
+    let id = answer["id"].as_str().expect("an id");
+    let (_, shown) = instance.get(&format!("/api/v1/requests/{id}?wait_ms=10000")).await;
+    assert_eq!((shown["state"].as_str(), shown["failure"]["code"].as_str()), (Some("failed"), Some("expired")));
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    assert!(mid.poll(&instance, 100, true).await.is_empty());
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_keeps_what_was_accepted() {
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let held = submit(&instance, "POST").await;
+    assert_eq!(mid.poll(&instance, 5000, false).await.len(), 1);
+    let queued = submit(&instance, "POST").await;
+    let key = instance.key.clone();
+    instance.stop().await;
+
+    let instance = Instance::start(folder.path(), Some(key)).await;
+    // The lost batch first, then what is queued.
+    assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
+    let mut leased = Vec::new();
+    while leased.len() < 2 {
+        leased.extend(mid.poll(&instance, 5000, true).await.into_iter().map(|lease| lease.request_id));
+    }
+    assert_eq!(leased, [held.clone(), queued]);
+    assert_eq!(mid.report(&instance, &held, 1, "x").await, "accepted");
+    instance.stop().await;
+}

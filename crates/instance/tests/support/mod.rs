@@ -1,0 +1,200 @@
+//! A real instance on loopback, an HTTP client, and a scripted MID that speaks the real protocol.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use midward_core::{Clock as _, SystemClock, SystemRandom};
+use midward_instance::{InstanceConfig, Started, TlsConfig, TlsMode};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) struct Instance {
+    pub(crate) started: Started,
+    pub(crate) key: String,
+    http: Client<HttpConnector, Full<Bytes>>,
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), midward_instance::InstanceError>>,
+}
+
+impl Instance {
+    /// Starts an instance on a data folder; `key` when the folder was used before.
+    pub(crate) async fn start(folder: &Path, key: Option<String>) -> Self {
+        let mut config = InstanceConfig::default();
+        config.server.listen = "127.0.0.1:0".parse().expect("an address");
+        config.server.call_listen = config.server.listen;
+        config.server.tls = TlsConfig::Mode(TlsMode::Off);
+        config.store.path = folder.to_owned();
+        config.limits.body_bytes = 64 * 1024;
+        let shutdown = CancellationToken::new();
+        let (sender, notice) = oneshot::channel();
+        let run =
+            midward_instance::run(config, Arc::new(SystemClock), Arc::new(SystemRandom), shutdown.clone(), sender);
+        let task = tokio::spawn(run);
+        let started = notice.await.expect("the instance starts");
+        let key = key.unwrap_or_else(|| {
+            std::fs::read_to_string(folder.join("first-admin-key")).expect("the first administrator's key")
+        });
+        let http = Client::builder(TokioExecutor::new()).build_http();
+        Self { started, key, http, shutdown, task }
+    }
+
+    pub(crate) async fn stop(self) {
+        drop(self.http);
+        self.shutdown.cancel();
+        self.task.await.expect("no panic").expect("a clean end");
+    }
+
+    pub(crate) async fn send(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let answer = self.http.request(request.map(Full::new)).await.expect("an answer");
+        let (parts, body) = answer.into_parts();
+        Response::from_parts(parts, body.collect().await.expect("a body").to_bytes())
+    }
+
+    pub(crate) async fn api_as(&self, key: &str, method: Method, path: &str, body: &Value) -> (u16, Value) {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.started.public_url))
+            .header("authorization", format!("Bearer {key}"))
+            .body(Bytes::from(body.to_string()))
+            .expect("a request");
+        let answer = self.send(request).await;
+        (answer.status().as_u16(), serde_json::from_slice(answer.body()).unwrap_or(Value::Null))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
+        self.api_as(&self.key, Method::GET, path, &Value::Null).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.api_as(&self.key, Method::POST, path, body).await
+    }
+
+    pub(crate) fn call(&self, method: Method, path: &str) -> http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(format!("{}/api/v1/connections/{path}", self.started.call_url))
+            .header("authorization", format!("Bearer {}", self.key))
+    }
+
+    pub(crate) async fn enroll_token(&self, name: &str, prevalidated: bool) -> midward_wire::EnrollToken {
+        let (status, answer) =
+            self.post("/api/v1/mids/enroll-tokens", &json!({ "name": name, "prevalidated": prevalidated })).await;
+        assert_eq!(status, 201, "{answer}");
+        midward_wire::EnrollToken::decode(answer["token"].as_str().expect("a token")).expect("a good token")
+    }
+}
+
+pub(crate) fn document() -> Value {
+    json!({
+        "version": 1,
+        "oauth_entities": [{"name": "idp", "token_url": "https://idp.test/token", "client_auth": "client_secret_basic"}],
+        "oauth_entity_profiles": [{"name": "crm-read", "oauth_entity": "idp", "scopes": ["read"]}],
+        "credentials": [{"name": "crm-cred", "credential_id": "safe:crm", "resolver": "cyberark",
+                         "oauth_entity_profile": "crm-read", "applies_to": "all"}],
+        "connections": [{"alias": "crm", "base_url": "https://api.test/v1", "credential": "crm-cred"}],
+    })
+}
+
+/// A MID that does what the test says.
+pub(crate) struct ScriptedMid {
+    pub(crate) id: String,
+    key: Ed25519KeyPair,
+    pub(crate) token: String,
+    pub(crate) incarnation: String,
+    pub(crate) received: u64,
+}
+
+impl ScriptedMid {
+    /// Enrolls; the answer to its first token request is not asked for yet.
+    pub(crate) async fn enroll(instance: &Instance, name: &str, prevalidated: bool) -> Self {
+        let token = instance.enroll_token(name, prevalidated).await;
+        let key = Ed25519KeyPair::generate().expect("a key");
+        let request = json!({"version": 1, "secret": token.secret, "name": name,
+                             "public_key": URL_SAFE_NO_PAD.encode(key.public_key().as_ref())});
+        let (status, answer) = instance.post(midward_wire::paths::ENROLL, &request).await;
+        assert_eq!(status, 200, "{answer}");
+        let id = answer["mid_id"].as_str().expect("an id").to_owned();
+        Self { id, key, token: String::new(), incarnation: "inc-1".into(), received: 0 }
+    }
+
+    /// Ready to work.
+    pub(crate) async fn working(instance: &Instance, name: &str) -> Self {
+        let mut mid = Self::enroll(instance, name, true).await;
+        mid.sign_in(instance, "jti-1").await;
+        mid.heartbeat(instance, "ready").await;
+        mid
+    }
+
+    pub(crate) async fn token_request(&self, instance: &Instance, jti: &str) -> (u16, Value) {
+        let now = SystemClock.wall().unix_seconds();
+        let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let header = part(json!({"alg": "EdDSA", "typ": "JWT"}));
+        let audience = format!("{}{}", instance.started.public_url, midward_wire::paths::TOKEN);
+        let claims =
+            part(json!({"iss": self.id, "sub": self.id, "aud": audience, "exp": now + 60, "iat": now, "jti": jti}));
+        let input = format!("{header}.{claims}");
+        let signature = URL_SAFE_NO_PAD.encode(self.key.sign(input.as_bytes()).as_ref());
+        let form = format!(
+            "grant_type=client_credentials&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type\
+             %3Ajwt-bearer&client_assertion={input}.{signature}"
+        );
+        let request = Request::post(audience)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Bytes::from(form))
+            .expect("a request");
+        let answer = instance.send(request).await;
+        (answer.status().as_u16(), serde_json::from_slice(answer.body()).expect("JSON"))
+    }
+
+    pub(crate) async fn sign_in(&mut self, instance: &Instance, jti: &str) {
+        let (status, answer) = self.token_request(instance, jti).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["access_token"].as_str().expect("a token").clone_into(&mut self.token);
+    }
+
+    pub(crate) async fn heartbeat(&self, instance: &Instance, health: &str) -> (u16, Value) {
+        let beat = json!({"version": 1, "incarnation": self.incarnation, "program_version": "0", "capacity": 8,
+            "running": 0, "draining": false,
+            "resolvers": [{"name": "cyberark", "kind": "jar", "health": health, "reason": "JAR missing"}]});
+        instance.api_as(&self.token, Method::POST, midward_wire::paths::HEARTBEAT, &beat).await
+    }
+
+    /// Polls; the batch is acknowledged by the next poll only when `acknowledge`.
+    pub(crate) async fn poll(
+        &mut self,
+        instance: &Instance,
+        wait_ms: u64,
+        acknowledge: bool,
+    ) -> Vec<midward_wire::LeaseGrant> {
+        let poll = json!({"version": 1, "incarnation": self.incarnation, "capacity": 8, "wait_ms": wait_ms,
+                          "received_batch": self.received});
+        let (status, answer) = instance.api_as(&self.token, Method::POST, midward_wire::paths::LEASE, &poll).await;
+        assert_eq!(status, 200, "{answer}");
+        if acknowledge {
+            self.received = answer["batch"].as_u64().expect("a number");
+        }
+        serde_json::from_value(answer["leases"].clone()).expect("leases")
+    }
+
+    pub(crate) async fn report(&self, instance: &Instance, id: &str, epoch: i64, body: &str) -> String {
+        let body = base64::engine::general_purpose::STANDARD.encode(body);
+        let report = json!({"version": 1, "incarnation": self.incarnation, "outcomes": [{
+            "request_id": id, "epoch": epoch,
+            "outcome": {"kind": "replied", "reply": {"status": 201, "headers": [["X-Api", "yes"],
+                ["Set-Cookie", "a=b"], ["Connection", "close"], ["Content-Type", "text/plain"]], "body": body}},
+            "trace": [{"hop": "api", "what": "POST answered 201", "micros": 7}]}]});
+        let (status, answer) = instance.api_as(&self.token, Method::POST, midward_wire::paths::OUTCOMES, &report).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["verdicts"][0].as_str().expect("a verdict").to_owned()
+    }
+}
