@@ -117,7 +117,16 @@ impl InstanceConfig {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        toml::from_str(&text).map_err(|error| ConfigError::Invalid { path: path.to_owned(), reason: error.to_string() })
+        let mut config: Self = toml::from_str(&text)
+            .map_err(|error| ConfigError::Invalid { path: path.to_owned(), reason: error.to_string() })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        config.store.path = folder.join(&config.store.path);
+        if let TlsConfig::Files(files) = &mut config.server.tls {
+            for file in [Some(&mut files.cert), Some(&mut files.key), files.ca.as_mut()].into_iter().flatten() {
+                *file = folder.join(&*file);
+            }
+        }
+        Ok(config)
     }
 }
 

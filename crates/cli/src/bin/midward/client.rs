@@ -1,19 +1,12 @@
 //! The HTTP client of the commands.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client as HyperClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use midward_core::{Failure, Hop, Secret};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
+use midward_net::{AddressGuard, IpNet, SendError, SendErrorKind, SendOptions, WayConfig, WayOut};
 use serde_json::Value;
 
 use crate::exit::CliError;
@@ -42,7 +35,8 @@ pub(crate) struct ClientSettings {
 
 /// A client of one instance.
 pub(crate) struct Client {
-    http: HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    way: WayOut,
+    guard: AddressGuard,
     url: String,
     call_url: String,
     key: Secret,
@@ -54,9 +48,13 @@ impl Client {
             CliError::usage("no API key is given", "Name its file with --key-file or MIDWARD_KEY_FILE.")
         })?;
         let key = Secret::new(read(file)?.trim_ascii().to_vec());
-        let http = HyperClient::builder(TokioExecutor::new()).build(connector(settings.ca_file.as_deref())?);
+        let config = WayConfig { ca_file: settings.ca_file.clone(), ..WayConfig::default() };
+        let way = WayOut::new(&config, Path::new(""))
+            .map_err(|error| CliError::usage(error.to_string(), "Check --ca-file: it names the PEM file of the CA."))?;
+        // The user of the command chose the address.
+        let guard = AddressGuard::new(["0.0.0.0/0", "::/0"].iter().filter_map(|net| net.parse::<IpNet>().ok()));
         let trim = |url: &str| url.trim_end_matches('/').to_owned();
-        Ok(Self { http, url: trim(&settings.url), call_url: trim(&settings.call_url), key })
+        Ok(Self { way, guard, url: trim(&settings.url), call_url: trim(&settings.call_url), key })
     }
 
     /// Asks the API; an answer that is not 2xx is an error.
@@ -101,44 +99,12 @@ impl Client {
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let request = request.body(Full::new(body)).map_err(|error| {
+        let request = request.body(body).map_err(|error| {
             CliError::usage(format!("the request cannot be made: {error}"), "Check URL, path and headers.")
         })?;
-        let exchange = async {
-            let answer = self.http.request(request).await.map_err(|error| unreachable(url, &error))?;
-            let (parts, body) = answer.into_parts();
-            let body = Limited::new(body, LARGEST_ANSWER).collect().await.map_err(|error| {
-                let detail = format!("the answer broke off: {error}");
-                CliError::from(Failure::transient(Hop::Instance, "instance_unreachable", detail, "Try again."))
-            })?;
-            Ok(Response::from_parts(parts, body.to_bytes()))
-        };
-        tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| {
-            let detail = format!("no answer within {} s", PATIENCE.as_secs());
-            Err(Failure::transient(Hop::Instance, "instance_unreachable", detail, "Look into the instance's log.")
-                .into())
-        })
+        let options = SendOptions { deadline: PATIENCE, max_body: LARGEST_ANSWER, guard: self.guard.clone() };
+        self.way.send(request, &options).await.map_err(|error| unreachable(url, error))
     }
-}
-
-fn connector(ca: Option<&Path>) -> Result<HttpsConnector<HttpConnector>, CliError> {
-    let mut roots = rustls::RootCertStore::empty();
-    if let Some(file) = ca {
-        let bad =
-            || CliError::usage(format!("{} holds no certificate", file.display()), "Give the PEM file of the CA.");
-        for certificate in CertificateDer::pem_slice_iter(&read(file)?) {
-            roots.add(certificate.map_err(|_| bad())?).map_err(|_| bad())?;
-        }
-    } else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| CliError::usage(format!("TLS cannot be used: {error}"), "Report this."))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build())
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, CliError> {
@@ -146,20 +112,15 @@ fn read(file: &Path) -> Result<Vec<u8>, CliError> {
         .map_err(|error| CliError::usage(format!("{} cannot be read: {error}", file.display()), "Check the path."))
 }
 
-fn unreachable(url: &str, error: &hyper_util::client::legacy::Error) -> CliError {
-    let mut reason = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        reason = inner.to_string();
-        source = inner.source();
-    }
+fn unreachable(url: &str, error: SendError) -> CliError {
     let origin = url.split('/').take(3).collect::<Vec<_>>().join("/");
-    let action = if reason.contains("certificate") {
-        "Name the instance's CA with --ca-file (`ca.pem` in its data folder)."
-    } else {
-        "Check --url (or --call-url), and that the instance runs."
+    let action = match error.kind {
+        SendErrorKind::Tls(_) => "Name the instance's CA with --ca-file (`ca.pem` in its data folder).",
+        SendErrorKind::Timeout => "Look into the instance's log.",
+        SendErrorKind::BodyTooLarge { .. } => "Ask for less at once.",
+        _ => "Check --url (or --call-url), and that the instance runs.",
     };
-    Failure::transient(Hop::Instance, "instance_unreachable", format!("{origin}: {reason}"), action).into()
+    Failure::transient(Hop::Instance, "instance_unreachable", format!("{origin}: {error}"), action).into()
 }
 
 fn not_midward(status: u16) -> CliError {

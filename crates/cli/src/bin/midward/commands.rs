@@ -70,6 +70,12 @@ pub(crate) struct CallArgs {
     /// Goes through the queue and waits for the outcome
     #[arg(long)]
     queued: bool,
+    /// Says that a repetition does no harm, whatever the method
+    #[arg(long)]
+    replay_safe: bool,
+    /// How long to wait for the answer, in milliseconds
+    #[arg(long)]
+    wait_ms: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -192,10 +198,17 @@ pub(crate) async fn call(client: &Client, args: CallArgs, as_json: bool) -> Resu
     if args.trace {
         headers.push(("midward-trace".to_owned(), "1".to_owned()));
     }
+    if args.replay_safe {
+        headers.push(("midward-replay".to_owned(), "safe".to_owned()));
+    }
+    if let Some(wait) = args.wait_ms {
+        headers.push(("midward-wait-ms".to_owned(), wait.to_string()));
+    }
     let answer = client.call(&args.connection, method, &args.path, &headers, body).await?;
-    if args.trace {
-        let trace = answer.headers().get("midward-trace").and_then(|value| value.to_str().ok());
-        show_trace(&trace.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default());
+    let trace = answer.headers().get("midward-trace").and_then(|value| value.to_str().ok());
+    let trace: Value = trace.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    if args.trace && !as_json {
+        show_trace(&trace);
     }
     let status = answer.status();
     // Only Midward's own answers carry an error in Proxy-Status; an API may send problem documents too.
@@ -206,7 +219,7 @@ pub(crate) async fn call(client: &Client, args: CallArgs, as_json: bool) -> Resu
         let problem = serde_json::from_slice(answer.body()).unwrap_or_default();
         return Err(CliError::problem(&problem));
     }
-    finish(status.as_u16(), answer.body(), as_json, || {
+    finish(status.as_u16(), answer.body(), &trace, as_json, || {
         let headers: Vec<_> = answer
             .headers()
             .iter()
@@ -228,14 +241,16 @@ async fn queued(
         .map_err(|_| CliError::usage("a queued body has to be text", "Call without --queued."))?;
     let request = json!({
         "connection": args.connection, "method": method.as_str(), "path": args.path, "headers": headers, "body": text,
+        "replay": if args.replay_safe { "safe" } else { "by_method" },
     });
     let submitted = client.api(Method::POST, "/api/v1/requests", Some(&request)).await?;
     let id = submitted.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
     output::complain(&format!("midward: queued as {id}"));
     loop {
         let state = client.api(Method::GET, &format!("/api/v1/requests/{id}?wait_ms=30000"), None).await?;
-        if args.trace {
-            show_trace(state.get("trace").unwrap_or(&Value::Null));
+        let trace = state.get("trace").cloned().unwrap_or_default();
+        if args.trace && !as_json {
+            show_trace(&trace);
         }
         if let Some(failure) = state.get("failure") {
             return Err(CliError::problem(failure));
@@ -246,14 +261,21 @@ async fn queued(
         if let Some(status) = state.get("status").and_then(Value::as_u64) {
             let body = state.get("body_base64").and_then(Value::as_str).unwrap_or_default();
             let body = decode(body);
-            return finish(u16::try_from(status).unwrap_or(0), &body, as_json, || state["headers"].clone());
+            return finish(u16::try_from(status).unwrap_or(0), &body, &trace, as_json, || state["headers"].clone());
         }
     }
 }
 
-fn finish(status: u16, body: &[u8], as_json: bool, headers: impl Fn() -> Value) -> Result<(), CliError> {
+fn finish(
+    status: u16,
+    body: &[u8],
+    trace: &Value,
+    as_json: bool,
+    headers: impl Fn() -> Value,
+) -> Result<(), CliError> {
     if as_json {
-        output::json(&json!({ "status": status, "headers": headers(), "body": String::from_utf8_lossy(body) }));
+        let body = String::from_utf8_lossy(body);
+        output::json(&json!({ "status": status, "headers": headers(), "body": body, "trace": trace }));
     } else {
         output::raw(body);
         if !body.ends_with(b"\n") {
