@@ -1,5 +1,6 @@
 //! The MID Server against a scripted instance over real HTTP.
 
+mod engine;
 mod instance;
 mod leases;
 mod link;
