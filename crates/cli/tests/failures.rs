@@ -64,7 +64,8 @@ async fn each_hop_names_itself_and_leaves_the_rest_serving() -> anyhow::Result<(
 async fn what_the_api_answers_is_passed_on_as_the_apis_own_answer() -> anyhow::Result<()> {
     let mut chain = Chain::start(Options::default()).await?;
     for status in ["404", "500", "503"] {
-        let answer = chain.stack.midward(&["call", "crm", "GET", &format!("/status/{status}"), "--output", "json"]).await?;
+        let answer =
+            chain.stack.midward(&["call", "crm", "GET", &format!("/status/{status}"), "--output", "json"]).await?;
         let answer: serde_json::Value = serde_json::from_slice(&answer.stdout)?;
         assert_eq!(answer["status"].to_string(), status);
     }

@@ -13,6 +13,11 @@ use midward_core::{Failure, Hop};
 
 use crate::args::{Arguments, Command};
 
+/// Wipes every block of memory when it is given back: what HTTP, TLS and JSON libraries copied of a secret does not
+/// stay behind in the heap.
+#[global_allocator]
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     // Before anything else: the trampoline of a JAR's process must not do what this program does at start.

@@ -266,13 +266,7 @@ async fn queued(
     }
 }
 
-fn finish(
-    status: u16,
-    body: &[u8],
-    trace: &Value,
-    as_json: bool,
-    headers: impl Fn() -> Value,
-) -> Result<(), CliError> {
+fn finish(status: u16, body: &[u8], trace: &Value, as_json: bool, headers: impl Fn() -> Value) -> Result<(), CliError> {
     if as_json {
         let body = String::from_utf8_lossy(body);
         output::json(&json!({ "status": status, "headers": headers(), "body": body, "trace": trace }));
