@@ -161,7 +161,7 @@ fn stay_up(stack: &Stack) -> anyhow::Result<()> {
     println!("  {midward} call crm GET /hello --trace");
     println!("  {midward} get connections");
     println!("  {midward} get mids");
-    println!("  {mid} resolve {OBJECT} --config {config}");
+    println!("  {mid} resolve {OBJECT} --resolver cyberark --config {config}");
     println!("  {mid} token crm --explain --config {config}");
     println!("  less {folder}/logs/mid.log\n");
     std::io::Write::flush(&mut std::io::stdout())?;

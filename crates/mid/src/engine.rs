@@ -100,6 +100,7 @@ impl Engine {
         };
         let handle = config.derived.get_or_init(|| self.handle(&config.document, &permit)).clone();
         let outcome = self.call(&config, &permit, &handle, &grant.call, ends, trace).await;
+        tracing::debug!(request = grant.request_id, rule = permit.rule, outcome = describe(&outcome), "call ended");
         self.audit.record(AuditEntry::Call {
             at: self.clock.wall(),
             request_id: grant.request_id,
@@ -186,11 +187,7 @@ impl Engine {
                 lookup,
                 Arc::clone(&self.clock),
             )),
-            transport: Arc::new(NetTokenTransport::new(
-                self.token_way.clone(),
-                permit.guard.clone(),
-                Arc::clone(&self.clock),
-            )),
+            transport: Arc::new(NetTokenTransport::new(self.token_way.clone(), permit.guard.clone())),
             clock: Arc::clone(&self.clock),
             fingerprint_key: self.fingerprint_key.clone(),
             circuit_rules: CircuitRules::default(),
@@ -287,11 +284,13 @@ fn too_late() -> Failure {
 }
 
 fn outcome_of(error: ApiCallError) -> Outcome {
-    if error.maybe_sent {
-        Outcome::Unknown { failure: error.failure }
-    } else {
-        Outcome::Failed { failure: error.failure }
+    let mut failure = error.failure;
+    if !error.maybe_sent {
+        return Outcome::Failed { failure };
     }
+    failure.detail += "; it may have acted on the call";
+    failure.action = format!("Before you repeat the call, check at the API whether it was made. {}", failure.action);
+    Outcome::Unknown { failure }
 }
 
 fn describe(outcome: &Outcome) -> String {

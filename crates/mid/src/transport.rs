@@ -1,11 +1,10 @@
 //! Token requests over a way out.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_ENCODING;
-use http::{HeaderMap, Method, Request};
-use midward_core::{Clock, Secret};
+use http::header::{CONNECTION, CONTENT_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request};
+use midward_core::Secret;
 use midward_net::{AddressGuard, SendError, SendErrorKind, SendOptions, WayOut};
 use midward_oauth::{
     BoxFuture, ClientCredentialsFetcher, TokenHttpReply, TokenHttpRequest, TokenTransport, TransportFailure,
@@ -18,34 +17,21 @@ pub struct NetTokenTransport {
     way: WayOut,
     /// Of the permit that the token is for.
     guard: AddressGuard,
-    clock: Arc<dyn Clock>,
 }
 
 impl NetTokenTransport {
-    pub fn new(way: WayOut, guard: AddressGuard, clock: Arc<dyn Clock>) -> Self {
-        Self { way, guard, clock }
+    pub fn new(way: WayOut, guard: AddressGuard) -> Self {
+        Self { way, guard }
     }
 
     async fn exchange(&self, request: TokenHttpRequest, limit: Duration) -> Result<TokenHttpReply, TransportFailure> {
         let limit = limit.min(ClientCredentialsFetcher::DEADLINE);
-        let start = self.clock.boot();
-        let mut retried = false;
-        loop {
-            let deadline = limit.saturating_sub(self.clock.boot().saturating_since(start));
-            let options = SendOptions { deadline, max_body: TokenHttpReply::MAX_BODY, guard: self.guard.clone() };
-            match self.way.send(http_request(&request)?, &options).await {
-                Ok(response) => {
-                    let (parts, body) = response.into_parts();
-                    // Takes the buffer over: what is left of the reply in the connection's own buffers is theirs.
-                    let body = Secret::new(Vec::from(body));
-                    check_coding(&parts.headers)?;
-                    return Ok(TokenHttpReply { status: parts.status.as_u16(), headers: parts.headers, body });
-                }
-                // An idle connection had ended before it took the request.
-                Err(lost) if !retried && !lost.maybe_sent && lost.kind == SendErrorKind::Closed => retried = true,
-                Err(error) => return Err(failure(error)),
-            }
-        }
+        let options = SendOptions { deadline: limit, max_body: TokenHttpReply::MAX_BODY, guard: self.guard.clone() };
+        let response = self.way.send(http_request(&request)?, &options).await.map_err(failure)?;
+        let (parts, body) = response.into_parts();
+        let body = Secret::new(Vec::from(body));
+        check_coding(&parts.headers)?;
+        Ok(TokenHttpReply { status: parts.status.as_u16(), headers: parts.headers, body })
     }
 }
 
@@ -72,6 +58,8 @@ fn http_request(request: &TokenHttpRequest) -> Result<Request<bytes::Bytes>, Tra
     *sent.method_mut() = Method::POST;
     *sent.uri_mut() = uri;
     *sent.headers_mut() = request.header_map();
+    // A connection that is kept keeps the buffer that the secret was written from.
+    sent.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     Ok(sent)
 }
 
@@ -109,7 +97,6 @@ fn failure(error: SendError) -> TransportFailure {
 
 #[cfg(test)]
 mod tests {
-    use midward_core::SystemClock;
     use midward_net::TlsFault;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
@@ -118,7 +105,7 @@ mod tests {
 
     fn transport(allow: &[&str]) -> NetTokenTransport {
         let guard = AddressGuard::new(allow.iter().map(|net| net.parse().expect("a network")));
-        NetTokenTransport::new(WayOut::plain_default().expect("a way"), guard, Arc::new(SystemClock))
+        NetTokenTransport::new(WayOut::plain_default().expect("a way"), guard)
     }
 
     /// Sends one token request to a server that answers with these bytes; the request as it came, and the result.

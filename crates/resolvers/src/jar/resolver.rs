@@ -207,8 +207,8 @@ impl Inner {
             let called = host.call(question.clone(), left()).await;
             match called {
                 Ok(answer) => {
-                    let what = format!("{} JAR and vault client answered", host.generation);
-                    trace.push(Hop::Resolver, what, self.clock.boot().saturating_since(ready));
+                    let what = format!("answered the customer's JAR ({})", host.generation);
+                    trace.push(Hop::Vault, what, self.clock.boot().saturating_since(ready));
                     break answer;
                 }
                 // Ended for a neighbour's sake: reading a vault twice harms nothing.
