@@ -5,11 +5,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use midward_core::{BootTime, Failure, Hop};
 use midward_wire::MidState;
 
-use crate::app::App;
+use crate::app::{App, Shared};
 use crate::keys::{hash, hash_text};
 use crate::model::{ApiKey, Role};
 use crate::problem::Problem;
@@ -20,7 +23,9 @@ const BELIEVED: Duration = Duration::from_secs(10);
 /// Most checks kept.
 const KEPT: usize = 10_000;
 
-type Checked<T> = RwLock<HashMap<[u8; 32], (Arc<T>, BootTime)>>;
+/// What was checked, and how often it was forgotten: what was read before is not kept after.
+#[derive(Debug)]
+struct Checked<T>(RwLock<(HashMap<[u8; 32], (Arc<T>, BootTime)>, u64)>);
 
 /// Checked API keys.
 #[derive(Debug, Default)]
@@ -32,13 +37,29 @@ pub(crate) struct MidTokens(Checked<(String, i64)>);
 
 impl ApiKeys {
     pub(crate) fn forget(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.forget();
     }
 }
 
 impl MidTokens {
     pub(crate) fn forget(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.forget();
+    }
+}
+
+/// Lets only requests with an API key through, before anything of their body is read.
+pub(crate) async fn clients_only(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    match client(&app, request.headers()).await {
+        Ok(_) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Lets only MIDs through, before anything of their body is read.
+pub(crate) async fn mids_only(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    match mid(&app, request.headers()).await {
+        Ok(_) => next.run(request).await,
+        Err(problem) => problem.into_response(),
     }
 }
 
@@ -47,9 +68,10 @@ pub(crate) async fn client(app: &App, headers: &HeaderMap) -> Result<Arc<ApiKey>
     let key = bearer(headers).ok_or_else(|| unauthorized("the request has no `Authorization: Bearer` API key"))?;
     let hash = hash(key);
     let now = app.clock.boot();
-    if let Some(known) = recall(&app.api_keys.0, &hash, now) {
-        return Ok(known);
-    }
+    let generation = match app.api_keys.0.recall(&hash, now) {
+        Ok(known) => return Ok(known),
+        Err(generation) => generation,
+    };
     let found = api_keys::by_hash(app.store.readers(), &hash_text(&hash)).await?;
     let key = found.ok_or_else(|| unauthorized("the API key is not known"))?;
     if key.first_admin {
@@ -66,7 +88,7 @@ pub(crate) async fn client(app: &App, headers: &HeaderMap) -> Result<Arc<ApiKey>
         }
     }
     let key = Arc::new(key);
-    remember(&app.api_keys.0, hash, &key, now);
+    app.api_keys.0.remember(generation, hash, &key, now);
     Ok(key)
 }
 
@@ -87,13 +109,14 @@ pub(crate) async fn mid(app: &App, headers: &HeaderMap) -> Result<(Arc<(String, 
     let token = bearer(headers).ok_or_else(refused)?;
     let hash = hash(token);
     let now = app.clock.boot();
-    let holder = if let Some(holder) = recall(&app.mid_tokens.0, &hash, now) {
-        holder
-    } else {
-        let found = mids::token(app.store.readers(), &hash_text(&hash)).await?;
-        let holder = Arc::new(found.ok_or_else(refused)?);
-        remember(&app.mid_tokens.0, hash, &holder, now);
-        holder
+    let holder = match app.mid_tokens.0.recall(&hash, now) {
+        Ok(holder) => holder,
+        Err(generation) => {
+            let found = mids::token(app.store.readers(), &hash_text(&hash)).await?;
+            let holder = Arc::new(found.ok_or_else(refused)?);
+            app.mid_tokens.0.remember(generation, hash, &holder, now);
+            holder
+        }
     };
     let state = app.fleet.state(&holder.0).ok_or_else(refused)?;
     if holder.1 <= app.now() || !matches!(state, MidState::Validated | MidState::Paused) {
@@ -132,16 +155,53 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && token.len() <= 512).then(|| token.trim())
 }
 
-fn recall<T>(checked: &Checked<T>, hash: &[u8; 32], now: BootTime) -> Option<Arc<T>> {
-    let checked = checked.read().unwrap_or_else(PoisonError::into_inner);
-    let (value, since) = checked.get(hash)?;
-    (now.saturating_since(*since) <= BELIEVED).then(|| Arc::clone(value))
+impl<T> Checked<T> {
+    /// What is known, or the generation to remember under.
+    fn recall(&self, hash: &[u8; 32], now: BootTime) -> Result<Arc<T>, u64> {
+        let checked = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        match checked.0.get(hash) {
+            Some((value, since)) if now.saturating_since(*since) <= BELIEVED => Ok(Arc::clone(value)),
+            _ => Err(checked.1),
+        }
+    }
+
+    /// Keeps a check, unless something was forgotten since `generation`: it may have been read before that.
+    fn remember(&self, generation: u64, hash: [u8; 32], value: &Arc<T>, now: BootTime) {
+        let mut checked = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if checked.1 != generation {
+            return;
+        }
+        if checked.0.len() >= KEPT {
+            checked.0.clear();
+        }
+        checked.0.insert(hash, (Arc::clone(value), now));
+    }
+
+    fn forget(&self) {
+        let mut checked = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        checked.0.clear();
+        checked.1 += 1;
+    }
 }
 
-fn remember<T>(checked: &Checked<T>, hash: [u8; 32], value: &Arc<T>, now: BootTime) {
-    let mut checked = checked.write().unwrap_or_else(PoisonError::into_inner);
-    if checked.len() >= KEPT {
-        checked.clear();
+impl<T> Default for Checked<T> {
+    fn default() -> Self {
+        Self(RwLock::new((HashMap::new(), 0)))
     }
-    checked.insert(hash, (Arc::clone(value), now));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_before_a_change_is_not_kept_after_it() {
+        let (checked, now) = (Checked::default(), BootTime::from_duration(Duration::from_secs(1)));
+        let generation = checked.recall(&[1; 32], now).expect_err("unknown");
+        checked.forget();
+        checked.remember(generation, [1; 32], &Arc::new("deleted meanwhile"), now);
+        let generation = checked.recall(&[1; 32], now).expect_err("not kept");
+        checked.remember(generation, [1; 32], &Arc::new("found"), now);
+        assert_eq!(checked.recall(&[1; 32], now).as_deref(), Ok(&"found"));
+    }
 }

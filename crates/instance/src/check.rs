@@ -1,6 +1,7 @@
 //! What a caller may put into a request and an administrator into a record. The MID checks again.
 
 use midward_core::check_name;
+use midward_wire::{HeaderKind, header_kind};
 use url::Url;
 
 use crate::model::{AppliesTo, Connection, Credential, OAuthEntity, OAuthEntityProfile};
@@ -8,27 +9,12 @@ use crate::problem::Problem;
 
 const FIX: &str = "Correct the request.";
 
-/// Request headers that belong to the connection or to the MID: refused in a queued request, consumed when they
-/// arrive with a synchronous call.
-pub(crate) fn is_forbidden_header(name: &str) -> bool {
-    const NAMES: &[&str] = &[
-        "authorization",
-        "proxy-authorization",
-        "host",
-        "content-length",
-        "transfer-encoding",
-        "connection",
-        "expect",
-        "cookie",
-        "te",
-        "trailer",
-        "upgrade",
-        "keep-alive",
-        "proxy-connection",
-        "forwarded",
-    ];
-    let lower = name.to_ascii_lowercase();
-    NAMES.contains(&lower.as_str()) || lower.starts_with("x-forwarded-") || lower.starts_with("midward-")
+/// What becomes of a request header; `Midward-*` is for the instance itself.
+pub(crate) fn kind_of(name: &str) -> HeaderKind {
+    if name.len() >= 8 && name.is_char_boundary(8) && name[..8].eq_ignore_ascii_case("midward-") {
+        return HeaderKind::Consumed;
+    }
+    header_kind(name)
 }
 
 /// Response headers that are not handed to a synchronous caller: RFC 9110 7.6.1, cookies, and what the instance
@@ -53,6 +39,10 @@ pub(crate) fn is_dropped_reply_header(name: &str) -> bool {
         "alt-svc",
         "strict-transport-security",
         "clear-site-data",
+        "nel",
+        "report-to",
+        "reporting-endpoints",
+        "service-worker-allowed",
     ];
     let lower = name.to_ascii_lowercase();
     NAMES.contains(&lower.as_str()) || lower.starts_with("midward-")
@@ -89,7 +79,7 @@ pub(crate) fn headers(headers: &[(String, String)]) -> Result<(), Problem> {
                 FIX,
             ));
         }
-        if is_forbidden_header(name) {
+        if kind_of(name) != HeaderKind::EndToEnd {
             return Err(Problem::bad_request(
                 "header_refused",
                 format!("header {} is not the caller's to set", name.to_ascii_lowercase()),
@@ -281,6 +271,9 @@ mod tests {
             ("Expect", "100-continue"),
             ("Cookie", "a=b"),
             ("X-Forwarded-For", "1"),
+            ("X_Real_IP", "1"),
+            ("X-HTTP-Method-Override", "DELETE"),
+            ("Midward-Trace", "1"),
             ("X-A", "a\r\nB: c"),
             ("X-A", "a\0"),
             ("X A", "a"),

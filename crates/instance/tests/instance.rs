@@ -318,3 +318,111 @@ async fn a_restart_keeps_what_was_accepted() {
     assert_eq!(mid.report(&instance, &held, 1, "x").await, "accepted");
     instance.stop().await;
 }
+
+#[tokio::test]
+async fn a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new() {
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let lost = submit(&instance, "POST").await;
+    assert_eq!(mid.poll(&instance, 5000, false).await.len(), 1);
+    submit(&instance, "POST").await;
+    let again = mid.poll_for(&instance, 0, 0, true).await;
+    assert_eq!(again.iter().map(|lease| &lease.request_id).collect::<Vec<_>>(), [&lost]);
+    assert!(mid.poll_for(&instance, 0, 0, true).await.is_empty());
+    let leases = json!({"version": 1, "incarnation": mid.incarnation, "leases": [[lost, 1]]});
+    assert_eq!(instance.api_as(&mid.token, Method::POST, paths::RELEASE, &leases).await.0, 204);
+    let (_, shown) = instance.get(&format!("/api/v1/requests/{lost}")).await;
+    assert_eq!(shown["state"], "queued");
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_was_given_out_and_then_expired_is_unknown_not_unsent() {
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let request = json!({"connection": "crm", "method": "POST", "path": "/", "replay": "safe", "expires_in_ms": 1500});
+    let (status, answer) = instance.post("/api/v1/requests", &request).await;
+    assert_eq!(status, 202, "{answer}");
+    let id = answer["id"].as_str().expect("an id").to_owned();
+    assert_eq!(mid.poll(&instance, 5000, true).await.len(), 1);
+    // It starts anew and takes nothing, so the request waits in the queue until its time is over.
+    mid.incarnation = "inc-2".into();
+    assert_eq!(mid.heartbeat(&instance, "unusable").await.0, 200);
+    let (_, shown) = instance.get(&format!("/api/v1/requests/{id}?wait_ms=10000")).await;
+    assert_eq!((shown["state"].as_str(), shown["failure"]["code"].as_str()), (Some("unknown"), Some("mid_lost")));
+    assert_eq!(mid.report(&instance, &id, 1, "late").await, "accepted", "the MID's own word replaces it");
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_connection_header_names_is_not_passed_on() {
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let request = instance
+        .call(Method::GET, "crm/call/x")
+        .header("connection", "x-hop, keep-alive")
+        .header("x-hop", "1")
+        .header("via", "1.1 proxy")
+        .header("x-real-ip", "1.2.3.4")
+        .header("x_forwarded_for", "1.2.3.4")
+        .header("x-tenant", "t")
+        .body(Bytes::new())
+        .expect("a request");
+    let (answer, ()) = tokio::join!(instance.send(request), async {
+        let leases = mid.poll(&instance, 5000, true).await;
+        let names: Vec<&str> = leases[0].call.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["x-tenant"]);
+        assert_eq!(mid.report(&instance, &leases[0].request_id, 1, "y").await, "accepted");
+    });
+    assert_eq!(answer.status().as_u16(), 201);
+    for name in ["x-http-method-override", "x-original-url"] {
+        let request =
+            instance.call(Method::POST, "crm/call/x").header(name, "DELETE").body(Bytes::new()).expect("a request");
+        assert_eq!(instance.send(request).await.status().as_u16(), 400, "{name}");
+    }
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_is_listened_to_for_long_before_showing_a_key() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    let (api, call) = (instance.started.api_addr, instance.started.call_addr);
+    for (address, path) in [
+        (api, "/api/v1/requests"),
+        (api, "/api/v1/apply"),
+        (api, paths::OUTCOMES),
+        (api, paths::LEASE),
+        (call, "/api/v1/connections/crm/call/x"),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
+        // The body is announced and never comes.
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("written");
+        let mut start = [0; 12];
+        let read = tokio::time::timeout(std::time::Duration::from_secs(5), stream.read_exact(&mut start));
+        read.await.unwrap_or_else(|_| panic!("{path} waits for the body")).expect("an answer");
+        assert_eq!(&start, b"HTTP/1.1 401", "{path}");
+    }
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn the_database_is_its_owners_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = folder();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    let instance = with_document(&folder).await;
+    for entry in std::fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let mode = entry.metadata().expect("metadata").permissions().mode() & 0o777;
+        let name = entry.file_name().into_string().expect("text");
+        if !matches!(name.as_str(), "listen.json" | "ca.pem") {
+            assert_eq!(mode, 0o600, "{name}");
+        }
+    }
+    instance.stop().await;
+}

@@ -53,7 +53,7 @@ impl ApiCaller {
     /// whichever is less. A connection that turns out to be dead before anything was written is replaced once.
     ///
     /// The token is taken out of the reply, should the API echo it: verbatim, and as base64, percent or JSON text (see
-    /// [`scrub`]). Compressed bodies are not looked into; identity is asked for unless the caller asks otherwise.
+    /// [`scrub`]). Compressed bodies are not looked into; identity is asked for, whatever the caller asks.
     pub async fn call(
         &self,
         call: &PermittedCall,
@@ -95,7 +95,8 @@ fn request(call: &PermittedCall, body: Bytes, token: &AccessToken) -> Result<Req
     let headers = request.headers_mut();
     *headers = call.headers.clone();
     headers.entry(USER_AGENT).or_insert(DEFAULT_USER_AGENT);
-    headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
+    // Whatever the caller wished for: a compressed answer that echoes the token could not be scrubbed.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(AUTHORIZATION, bearer(token).ok_or_else(unsendable)?);
     Ok(request)
 }

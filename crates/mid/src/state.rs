@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -89,6 +89,15 @@ impl StateDir {
     /// The MID's own key: Ed25519, PKCS #8.
     pub fn key(&self) -> Result<Secret, Failure> {
         let path = self.0.join(KEY_FILE);
+        let mode = fs::metadata(&path).map_err(|error| io_failure(&path, &error))?.permissions().mode();
+        if mode & 0o077 != 0 {
+            return Err(Failure::permanent(
+                Hop::Mid,
+                "mid_key_exposed",
+                format!("{} can be read by others than its owner", path.display()),
+                "Run `chmod 600` on it; enroll again if somebody may have read it.",
+            ));
+        }
         fs::read(&path).map(Secret::new).map_err(|error| io_failure(&path, &error))
     }
 
@@ -140,8 +149,6 @@ fn io_failure(path: &Path, error: &io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]
@@ -164,6 +171,10 @@ mod tests {
             let mode = fs::metadata(state.path().join(name)).expect("there").permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
+        state.key().expect("its owner's");
+        let key = state.path().join(KEY_FILE);
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).expect("a mode");
+        assert_eq!(state.key().expect_err("exposed").code, "mid_key_exposed");
         state.save(&enrollment, None, &Secret::from("key")).expect("saved");
         assert_eq!(state.ca_file(), None);
     }

@@ -6,6 +6,7 @@
 mod bytes64;
 mod config;
 mod enroll;
+mod headers;
 mod lease;
 mod outcome;
 
@@ -17,6 +18,7 @@ pub use enroll::{
     EnrollReply, EnrollRequest, EnrollToken, InvalidEnrollToken, MidState, SignedState, TokenError, TokenReply,
     state_signing_input,
 };
+pub use headers::{HeaderKind, header_kind};
 pub use lease::{
     ApiCall, Heartbeat, HeartbeatReply, LeaseGrant, LeaseReply, LeaseRequest, ReplayRule, ResolverHealth,
     ResolverStatus,

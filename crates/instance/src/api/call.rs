@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, OriginalUri, Path, State};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
+use bytes::Bytes;
 use midward_core::{Failure, Hop};
-use midward_wire::{ApiCall, ApiReply, Bytes64, Outcome, ReplayRule};
+use midward_wire::{ApiCall, ApiReply, Bytes64, HeaderKind, Outcome, ReplayRule};
 
 use super::submit;
 use super::{Body, body, no_such_path};
@@ -36,39 +37,18 @@ pub(crate) fn router(app: Shared) -> Router {
         .with_state(app)
 }
 
-async fn call_root(
-    state: State<Shared>,
-    Path(alias): Path<String>,
-    method: Method,
-    uri: OriginalUri,
-    headers: HeaderMap,
-    content: Body,
-) -> Response {
-    call(state, alias, method, uri, headers, content).await
+async fn call_root(state: State<Shared>, Path(alias): Path<String>, request: Request) -> Response {
+    call(state, alias, request).await
 }
 
-async fn call_path(
-    state: State<Shared>,
-    Path((alias, _)): Path<(String, String)>,
-    method: Method,
-    uri: OriginalUri,
-    headers: HeaderMap,
-    content: Body,
-) -> Response {
-    call(state, alias, method, uri, headers, content).await
+async fn call_path(state: State<Shared>, Path((alias, _)): Path<(String, String)>, request: Request) -> Response {
+    call(state, alias, request).await
 }
 
-async fn call(
-    State(app): State<Shared>,
-    alias: String,
-    method: Method,
-    OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
-    content: Body,
-) -> Response {
+async fn call(State(app): State<Shared>, alias: String, request: Request) -> Response {
     let id = app.new_id();
-    let traced = headers.get(&TRACE).is_some_and(|value| value == "1");
-    let answer = execute(&app, &id, &alias, &method, &uri, &headers, content).await;
+    let traced = request.headers().get(&TRACE).is_some_and(|value| value == "1");
+    let answer = execute(&app, &id, &alias, request).await;
     let (mut response, trace) = match answer {
         Ok((reply, trace)) => (passed_on(reply), Some(trace)),
         Err((problem, trace)) => (failed(problem.with_request(&id)), trace),
@@ -91,33 +71,34 @@ async fn execute(
     app: &App,
     id: &str,
     alias: &str,
-    method: &Method,
-    uri: &http::Uri,
-    headers: &HeaderMap,
-    content: Body,
+    mut request: Request,
 ) -> Result<(ApiReply, Trace), (Problem, Option<Trace>)> {
     let early = |problem: Problem| (problem, None);
-    let client = auth::client(app, headers).await.map_err(early)?;
-    let call = api_call(app, alias, method, uri, headers, content).map_err(early)?;
-    let wait = wait_time(app, headers).map_err(early)?;
+    // Nothing of a stranger's body is read.
+    let client = auth::client(app, request.headers()).await.map_err(early)?;
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let headers = std::mem::take(request.headers_mut());
+    let content = Bytes::from_request(request, &()).await;
+    let call = api_call(app, alias, &method, &uri, &headers, content).map_err(early)?;
+    let wait = wait_time(app, &headers).map_err(early)?;
     let route = submit::route(app, &client, alias).await.map_err(early)?;
     let now = app.clock.boot();
     if !app.fleet.serves(&route, now) {
         return Err(early(Problem::new(StatusCode::SERVICE_UNAVAILABLE, app.fleet.explain(&route, now))));
     }
     // Registered before it is submitted: the outcome may come at once.
-    let word = app.waiters.wait(id);
-    let submitted = submit::submit(app, &client, &route, id.to_owned(), call, wait, None).await;
-    if !matches!(submitted, Ok(Submitted::New(_))) {
-        drop(word);
-        app.waiters.leave(id);
-    } else if let Some(ended) = submit::wait(app, id, word, wait).await.map_err(early)? {
+    let waiting = app.waiters.wait(id);
+    let submitted = submit::submit(app, &client, &route, id.to_owned(), call, wait, None).await.map_err(early)?;
+    if !matches!(submitted, Submitted::New(_)) {
+        return Err(early(submit::key_reused()));
+    }
+    if let Some(ended) = submit::wait(app, id, waiting, wait).await {
         let trace = Some(std::sync::Arc::clone(&ended.trace));
         // Nobody else listens to this outcome as a rule, so it is not copied.
-        return match std::sync::Arc::unwrap_or_clone(ended.outcome) {
+        match std::sync::Arc::unwrap_or_clone(ended.outcome) {
             Outcome::Replied { reply } => Ok((reply, ended.trace)),
             Outcome::Failed { failure } | Outcome::Unknown { failure } => Err((Problem::of_call(failure), trace)),
-        };
+        }
     } else {
         let failure = Failure::transient(
             Hop::Instance,
@@ -125,11 +106,7 @@ async fn execute(
             format!("no answer came within {} ms; a call that was sent already may still end", wait.as_millis()),
             format!("See how it ended: `midward get requests {id}`; wait longer with Midward-Wait-Ms."),
         );
-        return Err(early(Problem::new(StatusCode::GATEWAY_TIMEOUT, failure)));
-    }
-    match submitted {
-        Err(problem) => Err(early(problem)),
-        Ok(_) => Err(early(submit::key_reused())),
+        Err(early(Problem::new(StatusCode::GATEWAY_TIMEOUT, failure)))
     }
 }
 
@@ -154,9 +131,10 @@ fn api_call(
         _ => format!("/{below}"),
     };
     check::path(&path)?;
+    let hops = named_by_connection(headers);
     let mut kept = Vec::with_capacity(headers.len());
     for (name, value) in headers {
-        if check::is_forbidden_header(name.as_str()) {
+        if check::kind_of(name.as_str()) == HeaderKind::Consumed || hops.contains(name) {
             continue;
         }
         let value = value.to_str().map_err(|_| {
@@ -177,6 +155,12 @@ fn api_call(
         }
     };
     Ok(ApiCall { method: method.as_str().to_owned(), path, headers: kept, body: Bytes64(body.into()), replay })
+}
+
+/// Headers for this connection only (RFC 9110 7.6.1).
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
 }
 
 fn wait_time(app: &App, headers: &HeaderMap) -> Result<Duration, Problem> {

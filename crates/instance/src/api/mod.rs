@@ -9,8 +9,11 @@ mod records;
 mod requests;
 mod submit;
 
+use std::sync::Arc;
+
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -19,6 +22,7 @@ use midward_core::{Failure, Hop};
 use serde::de::DeserializeOwned;
 
 use crate::app::Shared;
+use crate::auth;
 use crate::problem::Problem;
 
 /// Everything on the first listener: API, health, and the MIDs' side.
@@ -43,10 +47,11 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/v1/api-keys/{name}", axum::routing::delete(clients::delete))
         .route("/api/v1/requests", get(requests::list).post(requests::submit))
         .route("/api/v1/requests/{id}", get(requests::one))
+        .route_layer(from_fn_with_state(Arc::clone(&app), auth::clients_only))
         .route("/api/v1/openapi.json", get(openapi::document))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .merge(crate::mid::router())
+        .merge(crate::mid::router(&app))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(limit))

@@ -103,22 +103,13 @@ pub(super) async fn one(
 ) -> Result<Json<Value>, Problem> {
     let client = auth::client(&app, &headers).await?;
     // Registered before looking, so that an outcome in between is not missed.
-    let word = app.waiters.wait(&id);
-    let row = match visible(&app, &client, &id).await {
-        Ok(row) => row,
-        Err(problem) => {
-            drop(word);
-            app.waiters.leave(&id);
-            return Err(problem);
-        }
-    };
+    let waiting = app.waiters.wait(&id);
+    let row = visible(&app, &client, &id).await?;
     if row.outcome.is_some() || query.wait_ms == 0 {
-        drop(word);
-        app.waiters.leave(&id);
         return shown(&app, &row).await.map(Json);
     }
     let wait = Duration::from_millis(query.wait_ms).min(LONGEST_WAIT);
-    submit::wait(&app, &id, word, wait).await?;
+    submit::wait(&app, &id, waiting, wait).await;
     let row = visible(&app, &client, &id).await?;
     shown(&app, &row).await.map(Json)
 }

@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::auth;
 use crate::model::ApiKey;
 use crate::problem::Problem;
-use crate::queue::{Ended, Submitted};
+use crate::queue::{Ended, Submitted, Waiting};
 use crate::routes::Route;
 use crate::store::requests::{self, NewRequest, RequestRow};
 use crate::store::{from_json, to_json};
@@ -77,35 +77,26 @@ pub(super) async fn submit(
     Ok(app.queue.submit(Arc::clone(route), request).await?)
 }
 
-/// How a request ended; `None` when `wait` was over first. Looks at the database first when `look` says so.
-pub(super) async fn wait(
-    app: &App,
-    id: &str,
-    mut word: tokio::sync::oneshot::Receiver<Ended>,
-    wait: Duration,
-) -> Result<Option<Ended>, Problem> {
+/// How a request ended; `None` when `wait` was over first.
+pub(super) async fn wait(app: &App, id: &str, mut waiting: Waiting<'_>, wait: Duration) -> Option<Ended> {
     let deadline = tokio::time::sleep(wait);
     tokio::pin!(deadline);
     let mut gone = false;
-    let found = loop {
+    loop {
         tokio::select! {
-            ended = &mut word, if !gone => match ended {
-                Ok(ended) => break Some(ended),
+            ended = &mut waiting.word, if !gone => match ended {
+                Ok(ended) => return Some(ended),
                 Err(_) => gone = true,
             },
-            () = &mut deadline => break None,
-            () = tokio::time::sleep(ASK_AGAIN) => {
-                if let Some(ended) = stored(app, id).await? {
-                    break Some(ended);
-                }
-            }
+            () = &mut deadline => return None,
+            () = tokio::time::sleep(ASK_AGAIN) => match stored(app, id).await {
+                Ok(Some(ended)) => return Some(ended),
+                Ok(None) => {}
+                // The request is accepted and runs: saying that it was not would have it submitted twice.
+                Err(problem) => tracing::warn!(request = id, code = problem.failure.code, "the store was not asked"),
+            },
         }
-    };
-    drop(word);
-    if found.is_none() {
-        app.waiters.leave(id);
     }
-    Ok(found)
 }
 
 async fn stored(app: &App, id: &str) -> Result<Option<Ended>, Problem> {

@@ -4,26 +4,50 @@ mod enroll;
 mod token;
 mod work;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use midward_core::{Failure, Hop};
 use midward_wire::{VERSION, paths};
 use serde::de::DeserializeOwned;
 
 use crate::app::Shared;
+use crate::auth;
 use crate::problem::Problem;
 
-pub(crate) fn router() -> Router<Shared> {
-    Router::new()
+/// Largest message of one who has not shown yet who it is, in bytes, and the time it may take.
+const FIRST_MESSAGE: usize = 16 * 1024;
+const FIRST_DEADLINE: Duration = Duration::from_secs(10);
+
+pub(crate) fn router(app: &Shared) -> Router<Shared> {
+    let strangers = Router::new()
         .route(paths::ENROLL, post(enroll::enroll))
         .route(paths::TOKEN, post(token::token))
+        .route_layer(DefaultBodyLimit::max(FIRST_MESSAGE))
+        .route_layer(from_fn(in_time));
+    Router::new()
         .route(paths::HEARTBEAT, post(work::heartbeat))
         .route(paths::LEASE, post(work::lease))
         .route(&format!("{}/{{digest}}", paths::CONFIG), get(work::config))
         .route(paths::OUTCOMES, post(work::outcomes))
         .route(paths::RELEASE, post(work::release))
+        .route_layer(from_fn_with_state(Arc::clone(app), auth::mids_only))
+        .merge(strangers)
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    tokio::time::timeout(FIRST_DEADLINE, next.run(request)).await.unwrap_or_else(|_| {
+        let action = "Send the whole message at once.";
+        let failure = Failure::transient(Hop::Caller, "message_too_slow", "the message did not come in time", action);
+        Problem::new(StatusCode::REQUEST_TIMEOUT, failure).into_response()
+    })
 }
 
 /// A message of the wire protocol.

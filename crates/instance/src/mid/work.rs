@@ -22,10 +22,14 @@ use crate::auth;
 use crate::problem::Problem;
 use crate::queue::{Job, Poll, Report};
 use crate::store::requests::{FAILED, Finish, REPLIED, UNKNOWN};
-use crate::store::{connections, mids};
+use crate::store::{StoreError, connections, mids};
 
 /// Longest that a poll is held open.
 const LONGEST_POLL: Duration = Duration::from_secs(25);
+/// How long a poll without room waits for the database at least.
+const SHORTEST_DRAIN: Duration = Duration::from_secs(2);
+/// It is stored with every lease, in bytes.
+const LONGEST_INCARNATION: usize = 64;
 /// How often MIDs send heartbeats: a dead one is noticed when three are missing.
 const HEARTBEAT_MS: u64 = 3000;
 
@@ -37,6 +41,9 @@ pub(super) async fn heartbeat(
     let (holder, state) = auth::mid(&app, &headers).await?;
     let heartbeat: Heartbeat = parse(&body)?;
     check_version(heartbeat.version)?;
+    if heartbeat.incarnation.len() > LONGEST_INCARNATION {
+        return Err(incarnation_too_long());
+    }
     if heartbeat.resolvers.len() > 64 {
         return Err(Problem::bad_request("too_many_resolvers", "a MID has 64 resolvers at most", "Configure fewer."));
     }
@@ -62,12 +69,20 @@ pub(super) async fn lease(
     let (holder, state) = auth::mid(&app, &headers).await?;
     let request: LeaseRequest = parse(&body)?;
     check_version(request.version)?;
+    if request.incarnation.len() > LONGEST_INCARNATION {
+        return Err(incarnation_too_long());
+    }
     let received = i64::try_from(request.received_batch).unwrap_or(i64::MAX);
     let mut reply = LeaseReply { version: VERSION, state, batch: request.received_batch, leases: Vec::new() };
     app.fleet.touch(&holder.0, app.clock.boot());
-    let wait = Duration::from_millis(request.wait_ms).min(LONGEST_POLL);
+    let mut wait = Duration::from_millis(request.wait_ms).min(LONGEST_POLL);
     let (sender, mut answer) = oneshot::channel();
-    if state == MidState::Validated && request.capacity > 0 {
+    let mut answer_due = true;
+    if request.capacity == 0 {
+        // A draining MID wants back what got lost: answered by the next commit.
+        wait = wait.max(SHORTEST_DRAIN);
+    }
+    if state == MidState::Validated {
         app.queue
             .send(Job::Poll(Poll {
                 mid_id: holder.0.clone(),
@@ -78,15 +93,19 @@ pub(super) async fn lease(
                 reply: sender,
             }))
             .await?;
+    } else {
+        answer_due = false;
     }
     let batch = tokio::select! {
-        answered = &mut answer => answered.ok().transpose()?,
+        // A poll that is dropped unanswered was part of a batch that was not committed.
+        answered = &mut answer, if answer_due => Some(answered.map_err(|_| StoreError::Stopped)??),
         () = tokio::time::sleep(wait) => None,
         () = app.stopping.cancelled() => None,
     };
     // An answer that came in the same moment is not thrown away.
     let batch = match batch {
-        None => answer.try_recv().ok().transpose()?,
+        None if answer_due => answer.try_recv().ok().transpose()?,
+        None => None,
         some => some,
     };
     if let Some(batch) = batch.filter(|batch| !batch.leases.is_empty()) {
@@ -96,6 +115,10 @@ pub(super) async fn lease(
     app.fleet.touch(&holder.0, app.clock.boot());
     reply.state = app.fleet.state(&holder.0).unwrap_or(state);
     Ok(Json(reply))
+}
+
+fn incarnation_too_long() -> Problem {
+    Problem::bad_request("invalid_incarnation", "the incarnation is longer than 64 bytes", "Use midward-mid.")
 }
 
 pub(super) async fn config(

@@ -100,12 +100,18 @@ impl Writer {
         if polls.is_empty() && fresh_sessions.is_empty() && sorted.is_idle() {
             return;
         }
+        let fresh: Vec<String> =
+            fresh_sessions.iter().chain(&sorted.ended_incarnations).map(|(mid_id, _)| mid_id.clone()).collect();
         let result = self.transact(&mut sorted, polls, fresh_sessions, &mut effects).await;
         match result {
             Ok(()) => self.tell(effects),
             Err(error) => {
                 tracing::error!(%error, "a batch was not committed; nothing of it is acknowledged");
                 self.backlog = true;
+                // The leases of earlier incarnations did not end, so these MIDs count as new again.
+                for mid_id in fresh {
+                    self.sessions.remove(&mid_id);
+                }
                 effects.fail(&error);
                 sorted.fail(&error);
             }
@@ -131,7 +137,7 @@ impl Writer {
         if let Some(older) = session.parked.take() {
             let _ = older.reply.send(Ok(Batch { number: session.batch, leases: Vec::new() }));
         }
-        if poll.received_batch < session.batch || self.backlog {
+        if poll.received_batch < session.batch || self.backlog || poll.capacity == 0 {
             polls.push(poll);
         } else {
             session.parked = Some(poll);
@@ -187,7 +193,7 @@ impl Writer {
             effects.answers.insert(poll.mid_id.clone(), Answer { poll, batch, leases: lost });
             return Ok(());
         }
-        let leases = if self.backlog {
+        let leases = if self.backlog && poll.capacity > 0 {
             let resolvers = self.fleet.claimable(&poll.mid_id, self.clock.boot());
             let claim = Claim {
                 mid_id: &poll.mid_id,
@@ -201,7 +207,10 @@ impl Writer {
         } else {
             Vec::new()
         };
-        if leases.is_empty() {
+        if leases.is_empty() && poll.capacity == 0 {
+            // It only asked for what got lost.
+            effects.answers.insert(poll.mid_id.clone(), Answer { poll, batch: session.batch, leases });
+        } else if leases.is_empty() {
             session.parked = Some(poll);
         } else {
             session.batch += 1;
@@ -300,11 +309,15 @@ impl Writer {
     }
 
     async fn sweep(&mut self, tx: &mut Tx, now: i64, effects: &mut Effects) -> Result<(), StoreError> {
-        let outcome = Outcome::Failed { failure: expired() };
-        let text = to_json(&outcome)?;
-        let outcome = Arc::new(outcome);
-        for id in requests::expire(tx, now, &text).await? {
-            effects.ended.push((id, Ended { outcome: Arc::clone(&outcome), trace: "[]".into() }));
+        // Lost: it was given to a MID before it came back into the queue, so it may have been sent.
+        for (outcome, was_given_out) in
+            [(Outcome::Failed { failure: expired() }, false), (Outcome::Unknown { failure: lost() }, true)]
+        {
+            let text = to_json(&outcome)?;
+            let outcome = Arc::new(outcome);
+            for id in requests::expire(tx, now, &text, was_given_out).await? {
+                effects.ended.push((id, Ended { outcome: Arc::clone(&outcome), trace: "[]".into() }));
+            }
         }
         self.end_leases(tx, requests::Ended::Overdue, now, effects).await?;
         mids::forget_expired(tx, now).await?;

@@ -10,6 +10,7 @@ pub(crate) mod requests;
 pub(crate) mod rows;
 pub(crate) mod settings;
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,6 +50,9 @@ impl Store {
     /// Opens or creates the database file and brings its schema up to date.
     pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
+        // It holds what APIs answered. SQLite gives its other files the mode of this one.
+        let made = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        made.map_err(|error| StoreError::Database(Arc::new(sqlx::Error::Io(error))))?;
         let url = dialect::url(path);
         let writer = pool(&url, 1).await?;
         Migrator::with_migrations(vec![Migration::new(

@@ -327,16 +327,24 @@ pub(crate) enum Ended<'a> {
     Overdue,
 }
 
-/// Ends queued requests whose time is over with `outcome`. Returns which.
-pub(crate) async fn expire(tx: &mut Tx, now: i64, outcome: &str) -> Result<Vec<String>, StoreError> {
-    let rows = sqlx::query(
-        "UPDATE requests SET state = 3, outcome = $1, trace = '[]', finished_at = $2 WHERE state = 0 \
-         AND expires_at <= $2 RETURNING id",
-    )
-    .bind(outcome)
-    .bind(now)
-    .fetch_all(&mut **tx)
-    .await?;
+/// Ends queued requests whose time is over with `outcome`. Returns which. Those that were surely never sent fail: never
+/// leased, or leased once and handed back; the others (`was_given_out`) become `unknown`.
+pub(crate) async fn expire(
+    tx: &mut Tx,
+    now: i64,
+    outcome: &str,
+    was_given_out: bool,
+) -> Result<Vec<String>, StoreError> {
+    let (state, which) = if was_given_out {
+        (UNKNOWN, "(lease_mid IS NOT NULL OR epoch > 1)")
+    } else {
+        (FAILED, "lease_mid IS NULL AND epoch <= 1")
+    };
+    let sql = format!(
+        "UPDATE requests SET state = {state}, outcome = $1, trace = '[]', finished_at = $2 WHERE state = 0 \
+         AND expires_at <= $2 AND {which} RETURNING id"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql)).bind(outcome).bind(now).fetch_all(&mut **tx).await?;
     ids(&rows)
 }
 

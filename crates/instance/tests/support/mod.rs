@@ -176,7 +176,17 @@ impl ScriptedMid {
         wait_ms: u64,
         acknowledge: bool,
     ) -> Vec<midward_wire::LeaseGrant> {
-        let poll = json!({"version": 1, "incarnation": self.incarnation, "capacity": 8, "wait_ms": wait_ms,
+        self.poll_for(instance, 8, wait_ms, acknowledge).await
+    }
+
+    pub(crate) async fn poll_for(
+        &mut self,
+        instance: &Instance,
+        capacity: u32,
+        wait_ms: u64,
+        acknowledge: bool,
+    ) -> Vec<midward_wire::LeaseGrant> {
+        let poll = json!({"version": 1, "incarnation": self.incarnation, "capacity": capacity, "wait_ms": wait_ms,
                           "received_batch": self.received});
         let (status, answer) = instance.api_as(&self.token, Method::POST, midward_wire::paths::LEASE, &poll).await;
         assert_eq!(status, 200, "{answer}");

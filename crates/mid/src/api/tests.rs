@@ -35,7 +35,8 @@ fn permitted(address: SocketAddr) -> PermittedCall {
     PermittedCall {
         method: http::Method::GET,
         target: format!("http://{address}/x?y=1").parse().expect("a URL"),
-        headers: HeaderMap::new(),
+        // An instance that would like to read an echoed token past the scrubber.
+        headers: HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("gzip"))]),
     }
 }
 

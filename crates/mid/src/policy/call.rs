@@ -3,43 +3,11 @@
 use std::fmt;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use midward_wire::ApiCall;
+use midward_wire::{ApiCall, HeaderKind, header_kind};
 
 const MAX_HEADERS: usize = 100;
 /// Names and values together, in bytes.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
-
-/// Names that a caller may not set. They belong to the MID, to the connection, or would change what was decided here
-/// (method and path overrides).
-const FORBIDDEN: [&str; 27] = [
-    "authorization",
-    "connection",
-    "content-length",
-    "cookie",
-    "cookie2",
-    "expect",
-    "forwarded",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "set-cookie",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-    "x-client-ip",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-original-method",
-    "x-original-url",
-    "x-real-ip",
-    "x-rewrite-url",
-];
 
 /// A call whose form is right. Whether it may be made is for a rule to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +65,7 @@ pub fn check_call(call: &ApiCall) -> Result<CheckedCall, CallFault> {
     let mut headers = HeaderMap::with_capacity(call.headers.len());
     for (at, (name, value)) in call.headers.iter().enumerate() {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| CallFault::HeaderName(at))?;
-        if is_forbidden_header(name.as_str()) {
+        if header_kind(name.as_str()) != HeaderKind::EndToEnd {
             return Err(CallFault::ForbiddenHeader(at));
         }
         let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| CallFault::HeaderValue(at))?;
@@ -109,10 +77,4 @@ pub fn check_call(call: &ApiCall) -> Result<CheckedCall, CallFault> {
 /// Case counts in methods (RFC 9110 9.1), but not for what some server might read as one of these.
 pub(super) fn is_forbidden_method(method: &Method) -> bool {
     ["CONNECT", "TRACE", "TRACK"].iter().any(|name| method.as_str().eq_ignore_ascii_case(name))
-}
-
-/// `name` is in lower case. Servers that follow CGI read `_` as `-`.
-fn is_forbidden_header(name: &str) -> bool {
-    let dashed = name.replace('_', "-");
-    dashed.starts_with("x-forwarded-") || FORBIDDEN.contains(&dashed.as_str())
 }

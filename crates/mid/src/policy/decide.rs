@@ -215,6 +215,24 @@ impl Rule {
                 misses.push(lacks(code, list, allowed, value));
             }
         }
+        // Without a scope the server grants its default (RFC 6749 3.3), which may be more than any that is listed; and
+        // without audience or resource a token for everything.
+        if profile.scopes.is_empty() && !self.file.scopes.is_empty() {
+            misses.push(Miss {
+                code: "policy_scope",
+                text: "it lists scopes, and none was asked for. Name one of them in the OAuth entity profile."
+                    .to_owned(),
+            });
+        }
+        let is_bound = !self.file.audiences.is_empty() || !self.file.resources.is_empty();
+        if is_bound && profile.audience.is_none() && profile.resource.is_empty() {
+            misses.push(Miss {
+                code: "policy_audience",
+                text: "it lists audiences or resources, and none was asked for. Name one of them in the OAuth entity \
+                       profile."
+                    .to_owned(),
+            });
+        }
         for (name, value) in &profile.extra_parameters {
             let allowed = self.file.extra_parameters.get(name).map(Vec::as_slice).unwrap_or_default();
             if !allowed.contains(value) {

@@ -117,7 +117,7 @@ fn one_rule_must_allow_everything() {
 #[test]
 fn every_field_is_bound() {
     type Change = fn(&mut ConfigDocument, &mut ApiCall);
-    let changes: [(&str, Change); 17] = [
+    let changes: [(&str, Change); 18] = [
         ("policy_no_rule", |c, _| c.credential.credential_id = "crm-client2".into()),
         ("policy_resolver", |c, _| c.credential.resolver = "vault".into()),
         ("policy_token_url", |c, _| c.profile.token_url = "https://evil.example/oauth/token".into()),
@@ -126,6 +126,7 @@ fn every_field_is_bound() {
         ("policy_client_auth", |c, _| c.profile.client_auth = ClientAuth::ClientSecretPost),
         ("policy_scope", |c, _| c.profile.scopes.push("admin".into())),
         ("policy_scope", |c, _| c.profile.scopes = vec!["read write".into()]),
+        ("policy_scope", |c, _| c.profile.scopes.clear()),
         ("policy_audience", |c, _| c.profile.audience = Some("https://crm.example".into())),
         ("policy_resource", |c, _| c.profile.resource.push("urn:hr".into())),
         ("policy_issuer", |c, _| c.profile.issuer = Some("https://evil.example".into())),
@@ -195,7 +196,7 @@ fn refusals_are_remembered_up_to_a_bound() {
     config.profile.scopes = vec!["\u{e4}".repeat(100_000)];
     let long = store.decide(&ask(&config, &call)).expect_err("refused");
     assert!(long.explanation.len() <= 16 * 1024);
-    config.profile.scopes.clear();
+    config.profile.scopes = vec!["read".into()];
     for _ in 0..1000 {
         store.decide(&ask(&config, &call)).expect_err("refused");
     }

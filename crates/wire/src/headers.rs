@@ -1,0 +1,82 @@
+//! Request headers that are not a caller's to set. One list, because the instance and the MID must agree: what the
+//! instance takes in and the MID refuses would fail late.
+
+/// They belong to the MID, to a connection, or to a proxy on the way (RFC 9110 7.6.1, RFC 7239 and what came before it).
+const CONSUMED: [&str; 24] = [
+    "authorization",
+    "client-ip",
+    "connection",
+    "content-length",
+    "cookie",
+    "cookie2",
+    "expect",
+    "forwarded",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "true-client-ip",
+    "upgrade",
+    "via",
+    "x-client-ip",
+    "x-forwarded",
+    "x-real-ip",
+];
+
+/// Some servers take method, path or host from them, behind the back of whoever decided about these.
+const OVERRIDES: [&str; 11] = [
+    "x-host",
+    "x-http-host-override",
+    "x-http-method",
+    "x-http-method-override",
+    "x-http-path-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-method",
+    "x-original-uri",
+    "x-original-url",
+    "x-rewrite-url",
+];
+
+/// What becomes of a request header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderKind {
+    /// The caller's own: passed on.
+    EndToEnd,
+    /// Meant for the connection that it came on. Refused in a queued request, dropped from a synchronous call.
+    Consumed,
+    /// Would change what was decided. Always refused: without it the call would mean something else.
+    Override,
+}
+
+/// The kind of a header, in any case. Servers that follow CGI read `_` as `-`.
+pub fn header_kind(name: &str) -> HeaderKind {
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    if OVERRIDES.contains(&name.as_str()) {
+        HeaderKind::Override
+    } else if CONSUMED.contains(&name.as_str()) || name.starts_with("x-forwarded-") {
+        HeaderKind::Consumed
+    } else {
+        HeaderKind::EndToEnd
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_and_underscores_hide_nothing() {
+        for name in ["Host", "X_Forwarded_For", "x-forwarded-host", "AUTHORIZATION", "Proxy_Authorization"] {
+            assert_eq!(header_kind(name), HeaderKind::Consumed, "{name}");
+        }
+        assert_eq!(header_kind("X_HTTP_Method_Override"), HeaderKind::Override);
+        assert_eq!(header_kind("X-Tenant"), HeaderKind::EndToEnd);
+    }
+}
