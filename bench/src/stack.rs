@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use midward_demo::stack::{Issuer, Programs, Setup, Stack};
 use midward_fakes::authorization_server::{AuthorizationServer, AuthorizationServerConfig, OAuthClient};
 use midward_fakes::target_api::{TargetApi, TargetApiConfig};
@@ -63,5 +64,27 @@ impl Bench {
             .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(bytes::Bytes::from(form))?;
         Ok(midward_fakes::client::send(request, None).await?.status().as_u16())
+    }
+
+    /// Queues a call; returns its identifier.
+    pub(crate) async fn submit(&self) -> anyhow::Result<String> {
+        let call = serde_json::json!({ "connection": "crm", "method": "GET", "path": "/hello" });
+        let request = http::Request::post(format!("http://{}/api/v1/requests", self.stack.api_addr))
+            .header(http::header::AUTHORIZATION, self.stack.authorization()?)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(bytes::Bytes::from(call.to_string()))?;
+        let answer = midward_fakes::client::send(request, None).await?;
+        let answer: serde_json::Value = serde_json::from_slice(answer.body())?;
+        Ok(answer["id"].as_str().with_context(|| answer.to_string())?.to_owned())
+    }
+
+    /// Where a queued call stands.
+    pub(crate) async fn request_state(&self, id: &str) -> anyhow::Result<String> {
+        let request = http::Request::get(format!("http://{}/api/v1/requests/{id}", self.stack.api_addr))
+            .header(http::header::AUTHORIZATION, self.stack.authorization()?)
+            .body(bytes::Bytes::new())?;
+        let answer = midward_fakes::client::send(request, None).await?;
+        let answer: serde_json::Value = serde_json::from_slice(answer.body())?;
+        Ok(answer["state"].as_str().with_context(|| answer.to_string())?.to_owned())
     }
 }

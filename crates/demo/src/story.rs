@@ -99,10 +99,12 @@ async fn first_call(stack: &Stack) -> anyhow::Result<()> {
 async fn second_call(stack: &Stack, server: &AuthorizationServer) -> anyhow::Result<()> {
     heading("The second call");
     let before = server.request_count();
-    let started = SystemClock.boot();
-    call(stack).await?;
+    let answer = call(stack).await?;
     ensure!(server.request_count() == before, "the second call asked for another token");
-    say_since("token from the MID's memory, nobody asked the vault or the authorization server", started);
+    let steps = answer["trace"].as_array().context("no trace")?;
+    let micros = steps.iter().filter_map(|step| step["micros"].as_u64()).sum();
+    println!("  token from the MID's memory: nobody asked the vault or the authorization server; all hops of the MID");
+    println!("  together took {}", millis(micros));
     Ok(())
 }
 
@@ -144,6 +146,14 @@ async fn hostile_token_url(stack: &Stack) -> anyhow::Result<()> {
     println!("  somebody who controls the instance points the token URL at a server of his own:");
     println!("  {line}");
     println!("  exit code {}; the thief's server saw 0 requests", output.status.code().unwrap_or(-1));
+    let reference = line.rsplit_once("Reference: ").map_or("", |(_, reference)| reference.trim_end_matches('.'));
+    let config = stack.path("mid.toml");
+    let explained = stack.mid_command(&["policy", "explain", reference, "--config", &config]).await?;
+    ensure!(explained.status.success(), "policy explain: {}", String::from_utf8_lossy(&explained.stderr));
+    println!("  only on the MID's own host, its owner reads why, and what to add if he wants it:");
+    for line in String::from_utf8_lossy(&explained.stdout).lines() {
+        println!("    {line}");
+    }
     stack.write("connections.yaml", &honest)?;
     stack.apply().await?;
     call(stack).await.context("after the honest configuration came back")?;
