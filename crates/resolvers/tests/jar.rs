@@ -51,7 +51,7 @@ async fn only_listed_environment_variables_reach_the_jar() {
     let bench = Bench::new();
     let resolver =
         bench.class("Environment", "environment = ['NOT_SET_ANYWHERE']\nenvironment_values = { LISTED = 'v' }");
-    assert_eq!(resolved(&*resolver, "x").await, ("LC_ALL,LISTED,MALLOC_ARENA_MAX".into(), "v".into()));
+    assert_eq!(resolved(&*resolver, "x").await, ("LC_ALL,LISTED,MALLOC_ARENA_MAX,TMPDIR".into(), "v".into()));
 }
 
 #[tokio::test]
@@ -220,10 +220,11 @@ async fn the_sample_jar_gets_any_secret_through_the_command_line_client() {
     std::fs::write(&client, script).expect("written");
     std::fs::set_permissions(&client, std::fs::Permissions::from_mode(0o755)).expect("executable");
     let resolver = bench.resolver(&format!(
-        "kind = 'jar'\njar = '{}'\nparameters = {{ 'ext.cred.safe_timeout' = '1' }}\n\
-         environment = ['PATH']\nenvironment_values = {{ AIM_CLIPASSWORDSDK_CMD = '{}' }}",
+        "kind = 'jar'\njar = '{1}'\nparameters = {{ 'ext.cred.safe_timeout' = '1' }}\n\
+         executables = ['/bin/sh', '/bin/cat', '/bin/sleep']\nreadable_paths = ['{0}/secret']\n\
+         environment = ['PATH']\nenvironment_values = {{ AIM_CLIPASSWORDSDK_CMD = '{0}/clipasswordsdk' }}",
+        bench.folder.path().display(),
         bench.jars.sample().display(),
-        client.display()
     ));
     assert_eq!(resolved(&*resolver, "safe:crm").await, ("cli,ent".into(), secret));
     assert_eq!(failed(&*resolver, "safe:none").await.code, "vault_not_found");
