@@ -73,6 +73,8 @@ pub(super) fn restrict(sandbox: &Sandbox, program: &Path) -> Result<(), Missing>
         .and_then(|rules| rules.add_rules(path_beneath_rules(java_settings(), read)))
         .and_then(|rules| rules.add_rules(path_beneath_rules(&sandbox.readable, read)))
         .and_then(|rules| rules.add_rules(path_beneath_rules(["/dev/null"], device)))
+        // Java's ProcessHandle lists processes and fails without; reading what is in their folders stays refused.
+        .and_then(|rules| rules.add_rules(path_beneath_rules(["/proc"], AccessFs::ReadDir)))
         .and_then(|rules| rules.add_rules(path_beneath_rules(&sandbox.writable, change)))
         .and_then(|rules| rules.add_rules(path_beneath_rules(program_and_runtime(program), start)))
         .and_then(|rules| rules.add_rules(path_beneath_rules(dynamic_linkers(), start)))
