@@ -39,7 +39,7 @@ impl Cell {
         )
     }
 
-    /// What came of an attempt; the neighbour is asked after each.
+    /// What came of an attempt, a line for each line of the target; the neighbour is asked after each.
     async fn attempt(&self, what: &str, target: &str, more: &str) -> String {
         let outcome = resolved(&*self.hostile(target, more), what).await.0;
         let process = resolved(&*self.neighbour, "n").await.0;
@@ -50,8 +50,11 @@ impl Cell {
     async fn refused(&self, what: &str, target: &str, more: &str) {
         let outcome = self.attempt(what, target, more).await;
         let sounds_like_it = ["AccessDenied", "Permission denied", "Operation not permitted", "NotPermitted"];
-        let refused = outcome.starts_with("refused ") && sounds_like_it.iter().any(|text| outcome.contains(text));
-        assert!(refused, "{what} {target}: {outcome}");
+        for (line, target) in outcome.lines().zip(target.lines().chain([""])) {
+            let refused = line.starts_with("refused ") && sounds_like_it.iter().any(|text| line.contains(text));
+            assert!(refused, "{what} {target}: {line}");
+        }
+        assert_eq!(outcome.lines().count(), target.lines().count().max(1), "{outcome}");
     }
 
     async fn done(&self, what: &str, target: &str, more: &str) -> String {
@@ -81,9 +84,8 @@ impl Drop for Process {
 async fn files_of_the_mids_user_are_out_of_reach() {
     let cell = Cell::new().await;
     let private = cell.file("private");
-    for path in ["/etc/shadow", &private, &format!("/proc/self/root{private}"), "/proc/self/cwd/../../../../private"] {
-        cell.refused("read", path, "").await;
-    }
+    let paths = format!("/etc/shadow\n{private}\n/proc/self/root{private}\n/proc/self/cwd/../../../../private");
+    cell.refused("read", &paths, "").await;
     cell.refused("write", &private, "").await;
     cell.refused("write", "/tmp/of-a-jar", "").await;
     let state = cell.bench.context().state_dir;
@@ -137,12 +139,11 @@ async fn other_processes_are_out_of_reach() {
     assert_eq!(up, "up\n");
     let pid = victim.0.id().to_string();
     let neighbour = cell.neighbours_process.rsplit('@').next().expect("pid").to_owned();
-    for pid in [pid.clone(), neighbour, std::process::id().to_string()] {
-        for file in ["environ", "cmdline", "maps", "fd/0", "root/etc/shadow"] {
-            cell.refused("read", &format!("/proc/{pid}/{file}"), "").await;
-        }
-        cell.refused("read-proc-mem", &pid, "").await;
-    }
+    let pids = [pid.clone(), neighbour, std::process::id().to_string()];
+    let files = ["environ", "cmdline", "maps", "fd/0", "root/etc/shadow"];
+    let paths = pids.iter().flat_map(|pid| files.iter().map(move |file| format!("/proc/{pid}/{file}")));
+    cell.refused("read", &paths.collect::<Vec<_>>().join("\n"), "").await;
+    cell.refused("read-proc-mem", &pids.join("\n"), "").await;
     let attached = cell.attempt("attach", &pid, "").await;
     assert!(attached.starts_with("refused "), "{attached}");
     let killed = cell.done("shell", &format!("kill -9 {pid}"), "executables = ['/bin/sh']").await;
@@ -169,17 +170,10 @@ async fn only_listed_programs_start() {
 #[tokio::test]
 async fn the_network_is_closed_but_for_listed_ports() {
     let cell = Cell::new().await;
-    let (listed, other) =
-        (TcpListener::bind("127.0.0.1:0").expect("bound"), TcpListener::bind("127.0.0.1:0").expect("bound"));
-    let (listed, other) = (listed.local_addr().expect("address").port(), other.local_addr().expect("address").port());
+    let servers = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("bound"));
+    let [listed, other] = servers.each_ref().map(|server| server.local_addr().expect("address").port());
     let listing = format!("connect_ports = [{listed}]");
-    assert_eq!(
-        cell.attempt("tcp", &listed.to_string(), &listing).await.split(' ').nth(1),
-        Some("java.net.ConnectException:")
-    );
-    let server = TcpListener::bind(("127.0.0.1", listed)).expect("bound again");
     assert_eq!(cell.done("tcp", &listed.to_string(), &listing).await, "connect");
-    drop(server);
     for more in ["", listing.as_str()] {
         cell.refused("tcp", &other.to_string(), more).await;
         cell.refused("bind", "", more).await;
@@ -221,6 +215,23 @@ async fn a_kernel_that_cannot_isolate_makes_the_resolver_unusable_unless_configu
     let off = make("sandbox = 'off'");
     assert_eq!(resolved(&*off, "read").await.0, "did private");
     assert_eq!(resolved(&*off, "bind").await.0, "did bind");
+}
+
+#[tokio::test]
+async fn a_java_that_is_a_script_says_what_it_needs() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let cell = Cell::new().await;
+    let java = cell.bench.folder.path().join("java");
+    std::fs::write(&java, "#!/bin/sh\nexec /usr/bin/java \"$@\"\n").expect("written");
+    std::fs::set_permissions(&java, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let java = format!("java = '{}'", java.display());
+    let failure = failed(&*cell.hostile("/etc/hosts", &java), "read").await;
+    assert_eq!(failure.code, "sandbox_unavailable", "{failure}");
+    assert!(failure.detail.contains("interpreter"), "{failure}");
+    // Links are followed: all of the JRE behind /usr/bin/java is named here.
+    let home = std::fs::canonicalize("/usr/bin/java").expect("java");
+    let home = home.parent().and_then(Path::parent).expect("a JRE").display().to_string();
+    cell.done("read", "/etc/hosts", &format!("{java}\nexecutables = ['/bin/sh', '{home}']")).await;
 }
 
 #[tokio::test]

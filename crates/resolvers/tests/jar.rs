@@ -135,7 +135,7 @@ async fn a_zip_bomb_is_unusable_and_harms_nobody() {
     let folder = bench.folder.path().join("bomb");
     let class = folder.join("com/snc/discovery/CredentialResolver.class");
     std::fs::create_dir_all(class.parent().expect("folder")).expect("folder");
-    std::fs::File::create(&class).expect("class").set_len(256 << 20).expect("zeros");
+    std::fs::File::create(&class).expect("class").set_len(96 << 20).expect("zeros");
     assert!(Command::new("jar").args(["cf", "bomb.jar", "com"]).current_dir(&folder).status().expect("jar").success());
     let jar = folder.join("bomb.jar");
     assert!(std::fs::metadata(&jar).expect("jar").len() < 1 << 20);

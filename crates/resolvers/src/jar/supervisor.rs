@@ -143,6 +143,7 @@ impl Supervisor {
                     generation = %host.generation,
                     version = host.version.as_deref().unwrap_or("unknown"),
                     digest = %&staged.digest[..12],
+                    sandbox = ?self.parts.launch.sandbox.mode,
                     millis = u64::try_from(self.parts.clock.boot().saturating_since(before).as_millis()).unwrap_or(u64::MAX),
                     "resolver ready"
                 );

@@ -14,7 +14,7 @@ use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, Signal};
 
 use super::launch::FRAMES_OUT;
-use super::sandbox::{Missing, Sandbox};
+use super::sandbox::{Missing, Sandbox, SandboxMode};
 use crate::frame::{Frame, FrameKind};
 
 /// Highest descriptor that the JVM may inherit: 0, 1, 2 and the two pipes of frames.
@@ -40,7 +40,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> io::Result<Infallible> {
         report(missing)?;
         return Err(io::Error::new(io::ErrorKind::Unsupported, missing));
     }
-    Err(command.exec())
+    let error = command.exec();
+    if sandbox.mode != SandboxMode::Off {
+        report(Missing::Program)?;
+    }
+    Err(error)
 }
 
 /// Tells the MID in the JVM's place.

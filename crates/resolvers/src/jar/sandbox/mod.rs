@@ -65,10 +65,12 @@ pub(super) enum Missing {
     Capabilities,
     #[error("the limits of descriptors and file sizes could not be set")]
     Limits,
+    #[error("the `java` program cannot be started inside the sandbox; a script's interpreter belongs in `executables`")]
+    Program,
 }
 
 impl Missing {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::LandlockAbsent,
         Self::LandlockDisabled,
         Self::LandlockOld,
@@ -76,6 +78,7 @@ impl Missing {
         Self::Seccomp,
         Self::Capabilities,
         Self::Limits,
+        Self::Program,
     ];
 
     /// The word for it between the trampoline and the MID.

@@ -18,18 +18,24 @@ import java.util.Map;
 /** Tries to reach what it should not. Its answer tells what came of it: "did" or the exception, never a failure. */
 public class Hostile extends Jars.Base {
     public Map<String, String> resolve(Map<String, String> args) {
-        String outcome;
-        try {
-            outcome = "did " + attempt(args.get("id"), String.valueOf(configuration.get("ext.cred.target")));
-        } catch (InvocationTargetException e) {
-            outcome = "refused " + e.getCause();
-        } catch (Throwable e) {
-            outcome = "refused " + e;
+        StringBuilder outcomes = new StringBuilder();
+        for (String target : String.valueOf(configuration.get("ext.cred.target")).split("\n")) {
+            outcomes.append(outcomes.length() == 0 ? "" : "\n").append(outcome(args.get("id"), target));
         }
         Map<String, String> result = new HashMap<>();
-        result.put("user", outcome);
+        result.put("user", outcomes.toString());
         result.put("pswd", "x");
         return result;
+    }
+
+    private static String outcome(String what, String target) {
+        try {
+            return "did " + attempt(what, target);
+        } catch (InvocationTargetException e) {
+            return "refused " + e.getCause();
+        } catch (Throwable e) {
+            return "refused " + e;
+        }
     }
 
     private static String attempt(String what, String target) throws Exception {
