@@ -306,6 +306,7 @@ dir = "{jars}"
 [resolvers.cyberark]
 kind = "jar"
 jar = "{sample}"
+connect_ports = [{port}]
 
 [resolvers.cyberark.environment_values]
 AIM_CLIPASSWORDSDK_CMD = "{cli}"

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use midward_core::{Clock, Random};
 use serde::Deserialize;
 
-use crate::jar::JarResolver;
+use crate::jar::{JarResolver, SandboxMode};
 use crate::{CredentialId, Resolver};
 
 /// One resolver's configuration, told apart by `kind`.
@@ -63,6 +63,27 @@ pub struct JarConfig {
     /// Resident size, in MiB, above which the JVM is replaced; the heap and 192 MiB unless set.
     #[serde(default)]
     pub resident_limit_mib: Option<u64>,
+    /// Whether the JAR must be isolated (`required`), as far as the kernel can (`best_effort`), or not at all (`off`).
+    #[serde(default)]
+    pub sandbox: SandboxMode,
+    /// TCP ports that the JAR and its programs may connect to, on any host. None unless listed.
+    #[serde(default)]
+    pub connect_ports: Vec<u16>,
+    /// UDP with any host and port. A look-up of a host name in DNS needs it.
+    #[serde(default)]
+    pub udp: bool,
+    /// Any Unix socket that the MID's user may use.
+    #[serde(default)]
+    pub unix_sockets: bool,
+    /// Files and folders, by absolute paths, that the JAR and its programs may read.
+    #[serde(default)]
+    pub readable_paths: Vec<PathBuf>,
+    /// Folders, by absolute paths, in which they may change files.
+    #[serde(default)]
+    pub writable_paths: Vec<PathBuf>,
+    /// Programs, or folders of programs, by absolute paths, that they may start. The AIM client is one already.
+    #[serde(default)]
+    pub executables: Vec<PathBuf>,
 }
 
 /// `kind = "cyberark_sdk"`.
@@ -107,6 +128,27 @@ pub struct CyberArkSdkConfig {
     pub recycle_after_calls: u64,
     #[serde(default)]
     pub resident_limit_mib: Option<u64>,
+    /// Whether the JAR must be isolated (`required`), as far as the kernel can (`best_effort`), or not at all (`off`).
+    #[serde(default)]
+    pub sandbox: SandboxMode,
+    /// TCP ports that the JAR and its programs may connect to, on any host. None unless listed, but for the provider's.
+    #[serde(default)]
+    pub connect_ports: Vec<u16>,
+    /// UDP with any host and port. A look-up of a host name in DNS needs it.
+    #[serde(default)]
+    pub udp: bool,
+    /// Any Unix socket that the MID's user may use.
+    #[serde(default)]
+    pub unix_sockets: bool,
+    /// Files and folders, by absolute paths, that the JAR and its programs may read.
+    #[serde(default)]
+    pub readable_paths: Vec<PathBuf>,
+    /// Folders, by absolute paths, in which they may change files.
+    #[serde(default)]
+    pub writable_paths: Vec<PathBuf>,
+    /// Programs, or folders of programs, by absolute paths, that they may start. The AIM client is one already.
+    #[serde(default)]
+    pub executables: Vec<PathBuf>,
 }
 
 /// What a resolver needs of the MID around it.

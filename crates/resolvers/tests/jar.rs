@@ -51,7 +51,7 @@ async fn only_listed_environment_variables_reach_the_jar() {
     let bench = Bench::new();
     let resolver =
         bench.class("Environment", "environment = ['NOT_SET_ANYWHERE']\nenvironment_values = { LISTED = 'v' }");
-    assert_eq!(resolved(&*resolver, "x").await, ("LC_ALL,LISTED,MALLOC_ARENA_MAX".into(), "v".into()));
+    assert_eq!(resolved(&*resolver, "x").await, ("LC_ALL,LISTED,MALLOC_ARENA_MAX,TMPDIR".into(), "v".into()));
 }
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn an_ended_process_is_reported_at_once_and_started_again() {
     let bench = Bench::new();
     let resolver = bench.class("Moody", "");
     let first = resolved(&*resolver, "a").await.0;
-    for way in ["exit", "halt"] {
+    for way in ["exit", "halt", "native crash"] {
         let before = SystemClock.boot();
         assert_eq!(failed(&*resolver, way).await.code, "resolver_crashed");
         let took = SystemClock.boot().saturating_since(before);
@@ -104,6 +104,47 @@ async fn a_worn_process_is_replaced() {
     }
     processes.dedup();
     assert_eq!(processes.len(), 3, "{processes:?}");
+}
+
+#[tokio::test]
+async fn a_process_that_leaks_is_replaced_by_its_resident_size() {
+    let bench = Bench::new();
+    let resolver = bench.class("Moody", "resident_limit_mib = 150");
+    let neighbour = bench.class("Moody", "");
+    let (first, beside) = (resolved(&*resolver, "a").await.0, resolved(&*neighbour, "a").await.0);
+    assert_eq!(resolved(&*resolver, "a").await.0, first);
+    let leaking = resolved(&*resolver, "leak").await.0;
+    assert_eq!(leaking.rsplit('@').next(), first.rsplit('@').next(), "the leak is in the first process");
+    assert_ne!(resolved(&*resolver, "a").await.0, first, "another process answers");
+
+    // Threads without end: each takes its stack, until that is too much as well.
+    let mut processes = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        let answered = resolved(&*resolver, "threads").await.0;
+        processes.insert(answered.rsplit('@').next().expect("pid").to_owned());
+    }
+    assert!(processes.len() > 1, "{processes:?}");
+    assert_eq!(resolved(&*neighbour, "a").await.0, beside, "the same process as before");
+}
+
+#[tokio::test]
+async fn a_zip_bomb_is_unusable_and_harms_nobody() {
+    let bench = Bench::new();
+    let neighbour = bench.class("Moody", "");
+    let beside = resolved(&*neighbour, "a").await.0;
+    let folder = bench.folder.path().join("bomb");
+    let class = folder.join("com/snc/discovery/CredentialResolver.class");
+    std::fs::create_dir_all(class.parent().expect("folder")).expect("folder");
+    std::fs::File::create(&class).expect("class").set_len(96 << 20).expect("zeros");
+    assert!(Command::new("jar").args(["cf", "bomb.jar", "com"]).current_dir(&folder).status().expect("jar").success());
+    let jar = folder.join("bomb.jar");
+    assert!(std::fs::metadata(&jar).expect("jar").len() < 1 << 20);
+    let resolver = bench.resolver(&format!("kind = 'jar'\njar = '{}'", jar.display()));
+    let failure = failed(&*resolver, "x").await;
+    assert_eq!(failure.code, "jar_unloadable", "{failure}");
+    assert!(failure.detail.contains("OutOfMemoryError"), "{failure}");
+    assert!(matches!(resolver.report(), ResolverReport::Unusable(_)));
+    assert_eq!(resolved(&*neighbour, "a").await.0, beside, "the same process as before");
 }
 
 #[tokio::test]
@@ -220,10 +261,11 @@ async fn the_sample_jar_gets_any_secret_through_the_command_line_client() {
     std::fs::write(&client, script).expect("written");
     std::fs::set_permissions(&client, std::fs::Permissions::from_mode(0o755)).expect("executable");
     let resolver = bench.resolver(&format!(
-        "kind = 'jar'\njar = '{}'\nparameters = {{ 'ext.cred.safe_timeout' = '1' }}\n\
-         environment = ['PATH']\nenvironment_values = {{ AIM_CLIPASSWORDSDK_CMD = '{}' }}",
+        "kind = 'jar'\njar = '{1}'\nparameters = {{ 'ext.cred.safe_timeout' = '1' }}\n\
+         executables = ['/bin/sh', '/bin/cat', '/bin/sleep']\nreadable_paths = ['{0}/secret']\n\
+         environment = ['PATH']\nenvironment_values = {{ AIM_CLIPASSWORDSDK_CMD = '{0}/clipasswordsdk' }}",
+        bench.folder.path().display(),
         bench.jars.sample().display(),
-        client.display()
     ));
     assert_eq!(resolved(&*resolver, "safe:crm").await, ("cli,ent".into(), secret));
     assert_eq!(failed(&*resolver, "safe:none").await.code, "vault_not_found");

@@ -38,8 +38,14 @@ fn nothing_to_run_is_an_error() {
 #[tokio::test]
 async fn a_program_that_the_jar_started_ends_with_it() {
     let bench = Bench::new();
-    let file = bench.folder.path().join("pid");
-    let more = format!("environment_values = {{ PID_FILE = '{}' }}", file.display());
+    let written = bench.folder.path().join("written");
+    std::fs::create_dir(&written).expect("folder");
+    let file = written.join("pid");
+    let more = format!(
+        "executables = ['/bin/sh', '/bin/sleep']\nwritable_paths = ['{}']\nenvironment_values = {{ PID_FILE = '{}' }}",
+        written.display(),
+        file.display()
+    );
     let resolver = bench.class("Moody", &more);
     resolver.warm_up().await;
     let outcome = resolver.resolve(&lookup("child"), Duration::from_secs(2)).await;

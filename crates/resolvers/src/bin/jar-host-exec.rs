@@ -1,8 +1,25 @@
 //! The trampoline as a program of its own, for this crate's tests. The MID has it as a hidden subcommand.
 
+use std::collections::BTreeMap;
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+
 fn main() -> std::process::ExitCode {
-    match midward_resolvers::jar::trampoline::run(std::env::args_os().skip(1)) {
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    if arguments.next_if(|first| first == "--without-landlock").is_some() && without_landlock().is_err() {
+        return std::process::ExitCode::from(125);
+    }
+    match midward_resolvers::jar::trampoline::run(arguments) {
         Ok(never) => match never {},
         Err(_) => std::process::ExitCode::from(126),
     }
+}
+
+/// Makes this process see a kernel without Landlock.
+fn without_landlock() -> Result<(), seccompiler::Error> {
+    let rules = BTreeMap::from([(libc::SYS_landlock_create_ruleset, Vec::new())]);
+    let absent = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, absent, arch)?;
+    apply_filter(&BpfProgram::try_from(filter)?)
 }

@@ -3,6 +3,7 @@
 use midward_core::{ClientMaterial, Failure, Hop, MaterialField};
 
 use super::host::{CallError, End};
+use super::sandbox::Missing;
 use crate::cyberark_codes::{aim_client_failure, cyberark_failure, is_cyberark_code, is_known_cyberark_code};
 use crate::frame::{Frame, FrameKind};
 
@@ -159,6 +160,19 @@ pub(super) fn unusable(code: &str, what: Option<&str>) -> Failure {
             "sdk_mismatch",
             format!("this JavaPasswordSDK.jar does not fit: {what}"),
             "Use the JAR from the installation folder of the AIM client on this host.",
+        ),
+        "sandbox_unavailable" => (
+            "sandbox_unavailable",
+            Missing::from_word(&what).map_or_else(
+                || "the JAR cannot be isolated".to_owned(),
+                |why| format!("the JAR cannot be isolated: {why}"),
+            ),
+            "Use a kernel that can (Linux 6.12), or set the resolver's `sandbox` to \"best_effort\" if you trust the JAR.",
+        ),
+        "sandbox_path_relative" => (
+            "sandbox_path_relative",
+            "a path of readable_paths, writable_paths or executables is not absolute".to_owned(),
+            "Write the path from the root on.",
         ),
         _ => ("jar_unloadable", format!("the JAR cannot be loaded: {what}"), "Check the JAR with its maker."),
     };

@@ -95,7 +95,7 @@ impl Host {
     }
 
     async fn handshake(launch: &Launch, folder: std::path::PathBuf, configuration: &Frame) -> Result<Self, StartError> {
-        let Launched { mut child, to_host: mut pipe_in, from_host } =
+        let Launched { mut child, to_host: mut pipe_in, from_host, scratch } =
             launch.start(folder).await.map_err(StartError::Io)?;
         let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let pid = pid.ok_or_else(|| StartError::Io(io::Error::other("the process has no id")))?;
@@ -110,7 +110,12 @@ impl Host {
         let (first, ready) = oneshot::channel();
         let (kill, killed) = watch::channel(None);
         let exited = watch_exit(pid).map_err(StartError::Io)?;
-        tokio::spawn(drive(child, from_host, Arc::clone(&shared), first, killed, exited));
+        let driven = drive(child, from_host, Arc::clone(&shared), first, killed, exited);
+        tokio::spawn(async move {
+            driven.await;
+            // Removing files blocks; nobody waits for it.
+            tokio::task::spawn_blocking(move || drop(scratch));
+        });
         let (outgoing, mut queue) = mpsc::channel::<Zeroizing<Vec<u8>>>(64);
         tokio::spawn(async move {
             while let Some(bytes) = queue.recv().await {

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::OnceLock;
 use std::sync::mpsc;
@@ -13,8 +13,11 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
+use super::sandbox::Sandbox;
+use super::scratch::Scratch;
+
 const FRAMES_IN: i32 = 3;
-const FRAMES_OUT: i32 = 4;
+pub(super) const FRAMES_OUT: i32 = 4;
 
 /// How to start a host. The same for all generations of one resolver's JVM.
 #[derive(Clone, Debug)]
@@ -24,6 +27,9 @@ pub(super) struct Launch {
     pub(super) host_jar: PathBuf,
     pub(super) heap_mib: u32,
     pub(super) environment: Vec<(OsString, OsString)>,
+    pub(super) sandbox: Sandbox,
+    /// Holds the folders of temporary files.
+    pub(super) scratch_dir: PathBuf,
 }
 
 /// A started host: the process and our ends of its pipes.
@@ -32,6 +38,7 @@ pub(super) struct Launched {
     pub(super) child: Child,
     pub(super) to_host: pipe::Sender,
     pub(super) from_host: pipe::Receiver,
+    pub(super) scratch: Scratch,
 }
 
 impl Launch {
@@ -39,14 +46,22 @@ impl Launch {
     pub(super) async fn start(&self, folder: PathBuf) -> io::Result<Launched> {
         let (child_in, to_host) = io::pipe()?;
         let (from_host, child_out) = io::pipe()?;
-        let mut words = self.trampoline.iter().map(OsString::as_os_str).chain([self.java.as_os_str()]);
+        let parent = self.scratch_dir.clone();
+        let scratch = tokio::task::spawn_blocking(move || Scratch::make(&parent)).await.map_err(io::Error::other)??;
+        let sandbox = self.sandbox_of(&folder, scratch.path()).to_args();
+        let words = self.trampoline.iter().chain(&sandbox).map(OsString::as_os_str);
+        let mut words = words.chain([self.java.as_os_str()]);
         let program = words.next().unwrap_or_else(|| OsStr::new("java"));
         let mut command = std::process::Command::new(program);
-        command.args(words).args(self.flags()).arg("-cp").arg(&self.host_jar).arg("dev.midward.jarhost.Main");
+        let mut temporary = OsString::from("-Djava.io.tmpdir=");
+        temporary.push(scratch.path());
+        command.args(words).args(self.flags()).arg(temporary);
+        command.arg("-cp").arg(&self.host_jar).arg("dev.midward.jarhost.Main");
         command
             .env_clear()
             .env("LC_ALL", "C.UTF-8")
             .env("MALLOC_ARENA_MAX", "2")
+            .env("TMPDIR", scratch.path())
             .envs(self.environment.iter().cloned());
         command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -62,7 +77,18 @@ impl Launch {
             child: spawn(command).await?,
             to_host: pipe::Sender::from_owned_fd(OwnedFd::from(to_host))?,
             from_host: pipe::Receiver::from_owned_fd(OwnedFd::from(from_host))?,
+            scratch,
         })
+    }
+
+    /// What is configured, and what every host needs: its JARs and its temporary folder.
+    fn sandbox_of(&self, folder: &Path, scratch: &Path) -> Sandbox {
+        let mut sandbox = self.sandbox.clone();
+        let ours = self.host_jar.parent().unwrap_or(&self.host_jar);
+        sandbox.readable.extend([folder.to_owned(), self.host_jar.clone()]);
+        sandbox.readable.extend(["midward-mid-classes.jar", "lib"].map(|name| ours.join(name)));
+        sandbox.writable.push(scratch.to_owned());
+        sandbox
     }
 
     fn flags(&self) -> Vec<String> {

@@ -5,8 +5,11 @@ mod answer;
 mod host;
 mod launch;
 mod resolver;
+mod sandbox;
+mod scratch;
 mod store;
 mod supervisor;
 pub mod trampoline;
 
 pub use resolver::JarResolver;
+pub use sandbox::SandboxMode;

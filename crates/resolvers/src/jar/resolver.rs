@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::answer::{Source, internal, material, unanswered};
 use super::host::{CallError, End};
 use super::launch::Launch;
+use super::sandbox::{Sandbox, SandboxMode};
 use super::store::JarStore;
 use super::supervisor::{Parts, Supervisor};
 use crate::frame::{Frame, FrameKind};
@@ -25,6 +26,13 @@ const RESIDENT_ALLOWANCE_MIB: u64 = 192;
 
 /// Longest back-off after which a host is started before anybody asks for it.
 const RESTART_AHEAD: Duration = Duration::from_secs(2);
+
+/// Names the AIM client's command line, in public resolver JARs.
+const AIM_CLIENT_VARIABLE: &str = "AIM_CLIPASSWORDSDK_CMD";
+/// Where CyberArk's packages put the AIM client.
+const AIM_CLIENT_FOLDER: &str = "/opt/CARKaim";
+/// The AIM provider's, unless its configuration says otherwise.
+const PROVIDER_PORT: u16 = 18_923;
 
 /// A resolver that runs in a JVM of its own. It keeps no secrets, so [`Lookup::fresh`] changes nothing here; the AIM
 /// client's own cache cannot be passed by.
@@ -85,6 +93,8 @@ impl JarResolver {
         let concurrency = process.concurrency.max(1);
         let allowed = RESIDENT_ALLOWANCE_MIB + u64::from(process.heap_mib);
         let jar_host_dir = std::path::absolute(&context.jar_host_dir).unwrap_or_else(|_| context.jar_host_dir.clone());
+        let state_dir = std::path::absolute(&context.state_dir).unwrap_or_else(|_| context.state_dir.clone());
+        let state_dir = state_dir.join(folder_name(name));
         let supervisor = Supervisor::new(Parts {
             name: name.to_owned(),
             launch: Launch {
@@ -93,14 +103,10 @@ impl JarResolver {
                 host_jar: jar_host_dir.join("midward-jar-host.jar"),
                 heap_mib: process.heap_mib,
                 environment: environment(process),
+                sandbox: process.sandbox(),
+                scratch_dir: state_dir.join("tmp"),
             },
-            store: JarStore {
-                jar: process.jar.to_owned(),
-                lib_dir: process.lib_dir.map(Path::to_owned),
-                state_dir: std::path::absolute(&context.state_dir)
-                    .unwrap_or_else(|_| context.state_dir.clone())
-                    .join(folder_name(name)),
-            },
+            store: JarStore { jar: process.jar.to_owned(), lib_dir: process.lib_dir.map(Path::to_owned), state_dir },
             jar_host_dir,
             configuration: configuration.with("concurrency", concurrency.to_string()),
             max_calls: process.recycle_after_calls,
@@ -270,6 +276,13 @@ struct Process<'a> {
     concurrency: u16,
     recycle_after_calls: u64,
     resident_limit_mib: Option<u64>,
+    sandbox: SandboxMode,
+    connect_ports: Vec<u16>,
+    udp: bool,
+    unix_sockets: bool,
+    readable_paths: &'a [PathBuf],
+    writable_paths: &'a [PathBuf],
+    executables: &'a [PathBuf],
 }
 
 impl<'a> Process<'a> {
@@ -285,6 +298,13 @@ impl<'a> Process<'a> {
             concurrency: config.concurrency,
             recycle_after_calls: config.recycle_after_calls,
             resident_limit_mib: config.resident_limit_mib,
+            sandbox: config.sandbox,
+            connect_ports: config.connect_ports.clone(),
+            udp: config.udp,
+            unix_sockets: config.unix_sockets,
+            readable_paths: &config.readable_paths,
+            writable_paths: &config.writable_paths,
+            executables: &config.executables,
         }
     }
 
@@ -300,6 +320,32 @@ impl<'a> Process<'a> {
             concurrency: config.concurrency,
             recycle_after_calls: config.recycle_after_calls,
             resident_limit_mib: config.resident_limit_mib,
+            sandbox: config.sandbox,
+            connect_ports: std::iter::once(config.port.unwrap_or(PROVIDER_PORT))
+                .chain(config.connect_ports.iter().copied())
+                .collect(),
+            udp: config.udp,
+            unix_sockets: config.unix_sockets,
+            readable_paths: &config.readable_paths,
+            writable_paths: &config.writable_paths,
+            executables: &config.executables,
+        }
+    }
+}
+
+impl Process<'_> {
+    /// What the configuration lets the process reach.
+    fn sandbox(&self) -> Sandbox {
+        let client = environment(self).into_iter().filter(|(name, _)| name == AIM_CLIENT_VARIABLE);
+        let client = client.map(|(_, value)| PathBuf::from(value));
+        Sandbox {
+            mode: self.sandbox,
+            readable: self.readable_paths.to_vec(),
+            writable: self.writable_paths.to_vec(),
+            executable: self.executables.iter().cloned().chain(client).chain([AIM_CLIENT_FOLDER.into()]).collect(),
+            connect_ports: self.connect_ports.clone(),
+            udp: self.udp,
+            unix_sockets: self.unix_sockets,
         }
     }
 }

@@ -143,6 +143,7 @@ impl Supervisor {
                     generation = %host.generation,
                     version = host.version.as_deref().unwrap_or("unknown"),
                     digest = %&staged.digest[..12],
+                    sandbox = ?self.parts.launch.sandbox.mode,
                     millis = u64::try_from(self.parts.clock.boot().saturating_since(before).as_millis()).unwrap_or(u64::MAX),
                     "resolver ready"
                 );
@@ -228,6 +229,9 @@ impl Supervisor {
 
     /// Checks what would only show as a process that ends at once, and removes copies that nobody reads any more.
     async fn prepare(&self, state: &mut State, staged: &Staged) -> Result<(), Failure> {
+        if self.parts.launch.sandbox.relative_path().is_some() {
+            return Err(unusable("sandbox_path_relative", None));
+        }
         let previous = state.loaded.replace(staged.digest.clone());
         let keep: Vec<String> = previous.into_iter().chain([staged.digest.clone()]).collect();
         let (store, java, host_jar) =

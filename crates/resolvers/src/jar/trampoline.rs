@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
@@ -13,26 +13,45 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, Signal};
 
+use super::launch::FRAMES_OUT;
+use super::sandbox::{Missing, Sandbox, SandboxMode};
+use crate::frame::{Frame, FrameKind};
+
 /// Highest descriptor that the JVM may inherit: 0, 1, 2 and the two pipes of frames.
-const LAST_INHERITED_FD: i32 = 4;
+const LAST_INHERITED_FD: i32 = FRAMES_OUT;
 /// `O_CLOEXEC` in the octal `flags` line of `/proc/self/fdinfo/N`.
 const CLOSE_ON_EXEC: u32 = 0o2_000_000;
 
-/// Limits this process and replaces it by the program that `args` names (its first item; the rest are its arguments).
-/// Call it first thing in `main`, before any thread or runtime is started. Returns only when something failed.
+/// Limits this process and replaces it by the program that `args` names, after the options of the sandbox; what follows
+/// are the program's own arguments. Call it first thing in `main`, before any thread or runtime is started. Returns only when something failed.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> io::Result<Infallible> {
     let mut args = args.into_iter();
-    let program = args.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program to run"))?;
+    let (sandbox, program) = Sandbox::from_args(&mut args)?;
     rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::thread::set_no_new_privs(true)?;
     // A MID that systemd gave capabilities (to bind a low port, say) does not pass them on.
     rustix::thread::clear_ambient_capability_set()?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    let mut command = Command::new(program);
+    let mut command = Command::new(&program);
     command.args(args);
     hide_other_descriptors(&mut command)?;
-    Err(command.exec())
+    if let Err(missing) = sandbox.enter(&program) {
+        report(missing)?;
+        return Err(io::Error::new(io::ErrorKind::Unsupported, missing));
+    }
+    let error = command.exec();
+    if sandbox.mode != SandboxMode::Off {
+        report(Missing::Program)?;
+    }
+    Err(error)
+}
+
+/// Tells the MID in the JVM's place.
+fn report(missing: Missing) -> io::Result<()> {
+    let frame = Frame::new(FrameKind::Unusable).with("code", "sandbox_unavailable").with("what", missing.word());
+    let mut pipe = std::fs::File::options().write(true).open(format!("/proc/self/fd/{FRAMES_OUT}"))?;
+    pipe.write_all(&frame.encode().map_err(io::Error::other)?)
 }
 
 /// Puts /dev/null over every other descriptor that would survive exec. Our own are all close-on-exec; these are leaks of

@@ -117,6 +117,21 @@ public final class Jars {
                     }
                 case "stack":
                     return resolve(args);
+                case "native crash":
+                    unsafe("putAddress", new Class<?>[] {long.class, long.class}, 0L, 1L);
+                    break;
+                case "leak":
+                    long size = 160L << 20;
+                    Object at = unsafe("allocateMemory", new Class<?>[] {long.class}, size);
+                    unsafe("setMemory", new Class<?>[] {long.class, long.class, byte.class}, at, size, (byte) 1);
+                    break;
+                case "threads":
+                    for (int i = 0; i < 100; i++) {
+                        Thread thread = new Thread(() -> touch(400));
+                        thread.setDaemon(true);
+                        thread.start();
+                    }
+                    break;
                 case "throw":
                     throw new IllegalStateException("vault said hunter2");
                 case "vault":
@@ -127,6 +142,30 @@ public final class Jars {
                     break;
             }
             return good(args.get("id") + "@" + ProcessHandle.current().pid());
+        }
+
+        private static Object unsafe(String name, Class<?>[] types, Object... values) {
+            try {
+                Class<?> type = Class.forName("sun.misc.Unsafe");
+                java.lang.reflect.Field field = type.getDeclaredField("theUnsafe");
+                field.setAccessible(true);
+                return type.getMethod(name, types).invoke(field.get(null), values);
+            } catch (ReflectiveOperationException e) {
+                throw new IllegalStateException(e);
+            }
+        }
+
+        /** Uses much of this thread's stack, and keeps it. */
+        private static void touch(int depth) {
+            if (depth > 0) {
+                touch(depth - 1);
+                return;
+            }
+            try {
+                Thread.sleep(600_000);
+            } catch (InterruptedException e) {
+                Thread.currentThread().interrupt();
+            }
         }
     }
 

@@ -1,0 +1,232 @@
+//! What a JAR's process may reach: files, ports, kernel calls. Decided by the configuration, handed to the trampoline in
+//! its arguments, and entered there, just before the process becomes the JVM. Whatever the JVM starts stays inside.
+
+mod calls;
+mod files;
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::{CapabilitiesSecureBits, CapabilitySet};
+use serde::Deserialize;
+
+/// Open descriptors of one process. A child of a JVM closes all up to this one before it starts its program.
+const MAX_DESCRIPTORS: u64 = 1024;
+/// Largest file that the process can write, in bytes.
+const MAX_FILE_LEN: u64 = 256 * 1024 * 1024;
+
+/// How much of the sandbox must be there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxMode {
+    /// All of it, or the resolver is unusable.
+    #[default]
+    Required,
+    /// What the kernel can do; the rest stays open.
+    BestEffort,
+    /// None: the JAR may do what the MID's user may do.
+    Off,
+}
+
+/// One resolver's sandbox. All paths are absolute; those that do not exist when the process starts are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sandbox {
+    pub(super) mode: SandboxMode,
+    /// Files, and folders with all below them, that may be read.
+    pub(super) readable: Vec<PathBuf>,
+    /// Folders in which files may be read, made, changed and removed.
+    pub(super) writable: Vec<PathBuf>,
+    /// Programs, and folders of programs, that may be read and started.
+    pub(super) executable: Vec<PathBuf>,
+    /// TCP ports, of any host, that may be connected to.
+    pub(super) connect_ports: Vec<u16>,
+    /// Whether UDP may be used, with any host and port: a DNS look-up needs it.
+    pub(super) udp: bool,
+    /// Whether Unix sockets may be used, with any socket that file permissions let the MID's user use.
+    pub(super) unix_sockets: bool,
+}
+
+/// What the sandbox needs and this kernel, or this process, cannot give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Missing {
+    #[error("the kernel was built without Landlock")]
+    LandlockAbsent,
+    #[error("Landlock was not enabled when the kernel booted (lsm=landlock)")]
+    LandlockDisabled,
+    #[error("the kernel's Landlock is older than ABI 6, which Linux 6.12 brought")]
+    LandlockOld,
+    #[error("the kernel refused the Landlock rules")]
+    Landlock,
+    #[error("the kernel refused the seccomp filter")]
+    Seccomp,
+    #[error("root's capabilities could not be given up")]
+    Capabilities,
+    #[error("the limits of descriptors and file sizes could not be set")]
+    Limits,
+    #[error("the `java` program cannot be started inside the sandbox; a script's interpreter belongs in `executables`")]
+    Program,
+}
+
+impl Missing {
+    const ALL: [Self; 8] = [
+        Self::LandlockAbsent,
+        Self::LandlockDisabled,
+        Self::LandlockOld,
+        Self::Landlock,
+        Self::Seccomp,
+        Self::Capabilities,
+        Self::Limits,
+        Self::Program,
+    ];
+
+    /// The word for it between the trampoline and the MID.
+    pub(super) fn word(self) -> String {
+        format!("{self:?}")
+    }
+
+    /// Reads [`Self::word`]. The JAR can forge it, but no more than one of these sentences.
+    pub(super) fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|missing| missing.word() == word)
+    }
+}
+
+impl Sandbox {
+    /// The first configured path that is not absolute.
+    pub(super) fn relative_path(&self) -> Option<&Path> {
+        let all = self.readable.iter().chain(&self.writable).chain(&self.executable);
+        all.map(PathBuf::as_path).find(|path| !path.is_absolute())
+    }
+
+    /// As arguments of the trampoline, which end before the program's name.
+    pub(super) fn to_args(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = Vec::new();
+        match self.mode {
+            SandboxMode::Required => args.push("--sandbox=required".into()),
+            SandboxMode::BestEffort => args.push("--sandbox=best_effort".into()),
+            SandboxMode::Off => return args,
+        }
+        for (name, paths) in
+            [("--readable", &self.readable), ("--writable", &self.writable), ("--executable", &self.executable)]
+        {
+            for path in paths {
+                args.extend([OsString::from(name), path.into()]);
+            }
+        }
+        for port in &self.connect_ports {
+            args.extend(["--connect".into(), port.to_string().into()]);
+        }
+        args.extend(self.udp.then(|| "--udp".into()));
+        args.extend(self.unix_sockets.then(|| "--unix-sockets".into()));
+        args
+    }
+
+    /// Reads [`Self::to_args`] up to the program's name, which is returned too.
+    pub(super) fn from_args(args: &mut impl Iterator<Item = OsString>) -> io::Result<(Self, OsString)> {
+        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
+        let mut sandbox = Self { mode: SandboxMode::Off, ..Self::default() };
+        loop {
+            let word = args.next().ok_or_else(|| invalid("no program to run"))?;
+            let mut value = || args.next().ok_or_else(|| invalid("a sandbox option without its value"));
+            match word.to_str() {
+                Some("--sandbox=required") => sandbox.mode = SandboxMode::Required,
+                Some("--sandbox=best_effort") => sandbox.mode = SandboxMode::BestEffort,
+                Some("--readable") => sandbox.readable.push(value()?.into()),
+                Some("--writable") => sandbox.writable.push(value()?.into()),
+                Some("--executable") => sandbox.executable.push(value()?.into()),
+                Some("--connect") => {
+                    let port = value()?.to_str().and_then(|port| port.parse().ok());
+                    sandbox.connect_ports.push(port.ok_or_else(|| invalid("not a port"))?);
+                }
+                Some("--udp") => sandbox.udp = true,
+                Some("--unix-sockets") => sandbox.unix_sockets = true,
+                Some(option) if option.starts_with("--") => return Err(invalid("an unknown sandbox option")),
+                _ => return Ok((sandbox, word)),
+            }
+        }
+    }
+
+    /// Enters the sandbox, for good: this thread, the program that replaces it, and all that it starts.
+    pub(super) fn enter(&self, program: &OsStr) -> Result<(), Missing> {
+        if self.mode == SandboxMode::Off {
+            return Ok(());
+        }
+        let limits = limit(Resource::Nofile, MAX_DESCRIPTORS).and_then(|()| limit(Resource::Fsize, MAX_FILE_LEN));
+        // Each step is tried, whatever became of the one before it.
+        let steps = [
+            limits.map_err(|_| Missing::Limits),
+            drop_capabilities(),
+            files::restrict(self, Path::new(program)),
+            calls::restrict(self),
+        ];
+        match self.mode {
+            SandboxMode::Required => steps.into_iter().collect(),
+            SandboxMode::BestEffort | SandboxMode::Off => Ok(()),
+        }
+    }
+}
+
+fn limit(resource: Resource, most: u64) -> rustix::io::Result<()> {
+    let most = rustix::process::getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
+    rustix::process::setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+}
+
+/// Makes exec grant root no capabilities. Another user has none to lose there: ambient ones are gone by now.
+fn drop_capabilities() -> Result<(), Missing> {
+    if !rustix::process::geteuid().is_root() && !rustix::process::getuid().is_root() {
+        return Ok(());
+    }
+    let bits = CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED;
+    let has_none = || {
+        let sets = rustix::thread::capabilities(None)?;
+        Ok::<_, rustix::io::Errno>(sets.permitted == CapabilitySet::empty())
+    };
+    match rustix::thread::set_capabilities_secure_bits(bits) {
+        Err(_) if has_none().unwrap_or(false) => Ok(()),
+        outcome => outcome.map_err(|_| Missing::Capabilities),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_carry_everything() {
+        let sandbox = Sandbox {
+            mode: SandboxMode::BestEffort,
+            readable: vec!["/a b".into(), "/--udp".into()],
+            writable: vec!["/w".into()],
+            executable: vec!["/x".into()],
+            connect_ports: vec![1, 65_535],
+            udp: true,
+            unix_sockets: true,
+        };
+        let mut words = sandbox.to_args().into_iter().chain(["/usr/bin/java".into(), "--udp".into()]);
+        assert_eq!(Sandbox::from_args(&mut words).expect("read"), (sandbox, "/usr/bin/java".into()));
+        assert_eq!(words.next(), Some("--udp".into()), "the program's own arguments stay");
+    }
+
+    #[test]
+    fn what_is_not_understood_starts_nothing() {
+        for words in [&["--readable"][..], &["--connect", "x", "/p"], &["--network", "/p"], &[]] {
+            let mut words = words.iter().map(OsString::from);
+            assert!(Sandbox::from_args(&mut words).is_err());
+        }
+    }
+
+    #[test]
+    fn each_word_means_one_thing() {
+        for missing in Missing::ALL {
+            assert_eq!(Missing::from_word(&missing.word()), Some(missing));
+        }
+        assert_eq!(Missing::from_word("hunter2"), None);
+    }
+
+    #[test]
+    fn a_relative_path_is_found() {
+        let sandbox = Sandbox { executable: vec!["/a".into(), "b".into()], ..Sandbox::default() };
+        assert_eq!(sandbox.relative_path(), Some(Path::new("b")));
+    }
+}

@@ -1,0 +1,242 @@
+//! A JAR that tries to leave its sandbox, beside a resolver that must not notice.
+
+mod support;
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use midward_resolvers::{Resolver, ResolverReport, build};
+use support::{Bench, failed, resolved};
+
+/// A hostile resolver's bench, with its neighbour.
+struct Cell {
+    bench: Bench,
+    neighbour: Arc<dyn Resolver>,
+    neighbours_process: String,
+}
+
+impl Cell {
+    async fn new() -> Self {
+        let bench = Bench::new();
+        let neighbour = bench.class("Moody", "");
+        let neighbours_process = resolved(&*neighbour, "n").await.0;
+        Self { bench, neighbour, neighbours_process }
+    }
+
+    fn hostile(&self, target: &str, more: &str) -> Arc<dyn Resolver> {
+        self.bench.resolver(&self.section(target, more))
+    }
+
+    fn section(&self, target: &str, more: &str) -> String {
+        format!(
+            "kind = 'jar'\njar = '{}'\nclass = 'jars.Hostile'\nparameters = {{ 'ext.cred.target' = '''{target}''' }}\n{more}",
+            self.bench.jars.tests().display()
+        )
+    }
+
+    /// What came of an attempt, a line for each line of the target; the neighbour is asked after each.
+    async fn attempt(&self, what: &str, target: &str, more: &str) -> String {
+        let outcome = resolved(&*self.hostile(target, more), what).await.0;
+        let process = resolved(&*self.neighbour, "n").await.0;
+        assert_eq!(process, self.neighbours_process, "the neighbour is the same process as before {what} {target}");
+        outcome
+    }
+
+    async fn refused(&self, what: &str, target: &str, more: &str) {
+        let outcome = self.attempt(what, target, more).await;
+        let sounds_like_it = ["AccessDenied", "Permission denied", "Operation not permitted", "NotPermitted"];
+        for (line, target) in outcome.lines().zip(target.lines().chain([""])) {
+            let refused = line.starts_with("refused ") && sounds_like_it.iter().any(|text| line.contains(text));
+            assert!(refused, "{what} {target}: {line}");
+        }
+        assert_eq!(outcome.lines().count(), target.lines().count().max(1), "{outcome}");
+    }
+
+    async fn done(&self, what: &str, target: &str, more: &str) -> String {
+        let outcome = self.attempt(what, target, more).await;
+        let done = outcome.strip_prefix("did ").map(str::to_owned);
+        done.unwrap_or_else(|| panic!("{what} {target}: {outcome}"))
+    }
+
+    fn file(&self, name: &str) -> String {
+        let path = self.bench.folder.path().join(name);
+        std::fs::write(&path, "private").expect("written");
+        path.display().to_string()
+    }
+}
+
+/// A process of the same user, ended with the test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().expect("killed");
+        self.0.wait().expect("reaped");
+    }
+}
+
+#[tokio::test]
+async fn files_of_the_mids_user_are_out_of_reach() {
+    let cell = Cell::new().await;
+    let private = cell.file("private");
+    let paths = format!("/etc/shadow\n{private}\n/proc/self/root{private}\n/proc/self/cwd/../../../../private");
+    cell.refused("read", &paths, "").await;
+    cell.refused("write", &private, "").await;
+    cell.refused("write", "/tmp/of-a-jar", "").await;
+    let state = cell.bench.context().state_dir;
+    assert!(cell.attempt("list", state.to_str().expect("path"), "").await.starts_with("refused "));
+    let neighbours = state.join("vault/jars").read_dir().expect("copies").next().expect("one").expect("entry").path();
+    assert!(neighbours.join("resolver.jar").exists());
+
+    assert_eq!(cell.done("read", &private, &format!("readable_paths = ['{private}']")).await, "private");
+    cell.refused("write", &private, &format!("readable_paths = ['{private}']")).await;
+    let folder = cell.bench.folder.path().join("writable");
+    std::fs::create_dir(&folder).expect("folder");
+    let file = folder.join("f").display().to_string();
+    cell.done("write", &file, &format!("writable_paths = ['{}']", folder.display())).await;
+    assert!(Path::new(&file).exists());
+}
+
+#[tokio::test]
+async fn its_own_jar_cannot_be_changed_but_temporary_files_can() {
+    let cell = Cell::new().await;
+    for what in ["write-own-jar", "replace-own-jar", "add-beside-own-jar"] {
+        cell.refused(what, "", "").await;
+    }
+    let resolver = cell.hostile("", "");
+    let made = resolved(&*resolver, "temporary").await.0;
+    let made = Path::new(made.strip_prefix("did ").expect("made"));
+    assert!(made.starts_with(cell.bench.context().state_dir), "a folder of its own: {}", made.display());
+    assert!(made.exists());
+    resolver.shut_down().await;
+    let gone = async {
+        while made.parent().is_some_and(Path::exists) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("temporary files end with the process");
+}
+
+#[tokio::test]
+async fn other_processes_are_out_of_reach() {
+    let cell = Cell::new().await;
+    let java = Command::new("/usr/bin/java")
+        .arg("-cp")
+        .arg(cell.bench.jars.tests())
+        .arg("jars.Hostile$Victim")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("java");
+    let mut victim = Process(java);
+    let mut up = String::new();
+    BufReader::new(victim.0.stdout.take().expect("stdout")).read_line(&mut up).expect("a line");
+    assert_eq!(up, "up\n");
+    let pid = victim.0.id().to_string();
+    let neighbour = cell.neighbours_process.rsplit('@').next().expect("pid").to_owned();
+    let pids = [pid.clone(), neighbour, std::process::id().to_string()];
+    let files = ["environ", "cmdline", "maps", "fd/0", "root/etc/shadow"];
+    let paths = pids.iter().flat_map(|pid| files.iter().map(move |file| format!("/proc/{pid}/{file}")));
+    cell.refused("read", &paths.collect::<Vec<_>>().join("\n"), "").await;
+    cell.refused("read-proc-mem", &pids.join("\n"), "").await;
+    let attached = cell.attempt("attach", &pid, "").await;
+    assert!(attached.starts_with("refused "), "{attached}");
+    let killed = cell.done("shell", &format!("kill -9 {pid}"), "executables = ['/bin/sh']").await;
+    assert!(killed.starts_with("1 ") && killed.contains("not permitted"), "{killed}");
+    let killed = cell.done("shell", &format!("kill -0 {}", std::process::id()), "executables = ['/bin/sh']").await;
+    assert!(killed.contains("not permitted"), "{killed}");
+    assert_eq!(victim.0.try_wait().expect("asked"), None, "the other process lives");
+    // Its own children obey.
+    assert_eq!(cell.done("stop-child", "", "executables = ['/bin/sleep']").await, "137");
+}
+
+#[tokio::test]
+async fn only_listed_programs_start() {
+    let cell = Cell::new().await;
+    cell.refused("run", "/bin/ls", "").await;
+    cell.refused("shell", "true", "").await;
+    cell.refused("run", "/usr/lib/git-core/git --version", "executables = ['/bin/sh']").await;
+    cell.refused("run-from-temporary", "", "executables = ['/bin/sh']").await;
+    assert_eq!(cell.done("run", "/bin/echo hello", "executables = ['/bin/echo']").await, "0 hello");
+    let inside = cell.done("shell", "cat /etc/shadow", "executables = ['/bin/sh', '/bin/cat']").await;
+    assert!(inside.contains("Permission denied"), "a program that it starts is in the same sandbox: {inside}");
+}
+
+#[tokio::test]
+async fn the_network_is_closed_but_for_listed_ports() {
+    let cell = Cell::new().await;
+    let servers = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("bound"));
+    let [listed, other] = servers.each_ref().map(|server| server.local_addr().expect("address").port());
+    let listing = format!("connect_ports = [{listed}]");
+    assert_eq!(cell.done("tcp", &listed.to_string(), &listing).await, "connect");
+    for more in ["", listing.as_str()] {
+        cell.refused("tcp", &other.to_string(), more).await;
+        cell.refused("bind", "", more).await;
+        cell.refused("udp", &listed.to_string(), more).await;
+    }
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("bound");
+    udp.set_read_timeout(Some(Duration::from_secs(5))).expect("time-out");
+    let port = udp.local_addr().expect("address").port().to_string();
+    assert_eq!(cell.done("udp", &port, "udp = true").await, "send");
+    assert_eq!(udp.recv(&mut [0; 8]).expect("received"), 1);
+    cell.refused("tcp", &other.to_string(), "udp = true").await;
+
+    let path = cell.bench.folder.path().join("admin.sock");
+    let _server = UnixListener::bind(&path).expect("bound");
+    let path = path.to_str().expect("path");
+    cell.refused("unix", path, "").await;
+    cell.refused("unix", path, "udp = true").await;
+    assert_eq!(cell.done("unix", path, "unix_sockets = true").await, "connect");
+}
+
+#[tokio::test]
+async fn a_kernel_that_cannot_isolate_makes_the_resolver_unusable_unless_configured() {
+    let cell = Cell::new().await;
+    let mut context = cell.bench.context();
+    context.trampoline.push("--without-landlock".into());
+    let private = cell.file("private");
+    let make = |more: &str| {
+        build("old-kernel", &toml::from_str(&cell.section(&private, more)).expect("configuration"), &context)
+    };
+    let required = make("");
+    let failure = failed(&*required, "read").await;
+    assert_eq!(failure.code, "sandbox_unavailable");
+    assert!(failure.detail.contains("built without Landlock"), "{failure}");
+    assert_eq!(required.report(), ResolverReport::Unusable(failure.detail));
+    // What else there is stays on.
+    let effort = make("sandbox = 'best_effort'");
+    assert_eq!(resolved(&*effort, "read").await.0, "did private");
+    assert!(resolved(&*effort, "bind").await.0.starts_with("refused "));
+    let off = make("sandbox = 'off'");
+    assert_eq!(resolved(&*off, "read").await.0, "did private");
+    assert_eq!(resolved(&*off, "bind").await.0, "did bind");
+}
+
+#[tokio::test]
+async fn a_java_that_is_a_script_says_what_it_needs() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let cell = Cell::new().await;
+    let java = cell.bench.folder.path().join("java");
+    std::fs::write(&java, "#!/bin/sh\nexec /usr/bin/java \"$@\"\n").expect("written");
+    std::fs::set_permissions(&java, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let java = format!("java = '{}'", java.display());
+    let failure = failed(&*cell.hostile("/etc/hosts", &java), "read").await;
+    assert_eq!(failure.code, "sandbox_unavailable", "{failure}");
+    assert!(failure.detail.contains("interpreter"), "{failure}");
+    // Links are followed: all of the JRE behind /usr/bin/java is named here.
+    let home = std::fs::canonicalize("/usr/bin/java").expect("java");
+    let home = home.parent().and_then(Path::parent).expect("a JRE").display().to_string();
+    cell.done("read", "/etc/hosts", &format!("{java}\nexecutables = ['/bin/sh', '{home}']")).await;
+}
+
+#[tokio::test]
+async fn a_path_must_be_absolute() {
+    let cell = Cell::new().await;
+    let failure = failed(&*cell.hostile("", "executables = ['sh']"), "read").await;
+    assert_eq!(failure.code, "sandbox_path_relative");
+}
