@@ -5,7 +5,9 @@
 // CONFIG.json:
 //   {
 //     "clients": [{"client_id": "..", "client_secret": "..",
-//                  "token_endpoint_auth_method": "client_secret_basic" | "client_secret_post"}],
+//                  "token_endpoint_auth_method": "client_secret_basic" | "client_secret_post" |
+//                                                "client_secret_jwt" | "private_key_jwt",
+//                  "public_keys": [{"pem": "..", "alg": "RS256", "kid": ".."}]}],    for private_key_jwt; PEM is SPKI
 //     "access_token_ttl": 300,                                   seconds; default 300
 //     "resource_servers": {"https://api.example": {"scope": "read write", "access_token_ttl": 60}},
 //     "default_resource": "https://api.example"                  optional
@@ -23,7 +25,7 @@ import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createInterface } from 'node:readline';
 
-import { exportJWK, generateKeyPair } from 'jose';
+import { exportJWK, generateKeyPair, importSPKI } from 'jose';
 import Provider, { errors } from 'oidc-provider';
 
 if (Number(process.versions.node.split('.')[0]) < 20) {
@@ -31,7 +33,8 @@ if (Number(process.versions.node.split('.')[0]) < 20) {
 }
 
 const config = JSON.parse(readFileSync(process.argv[2], 'utf8'));
-const clients = new Map(config.clients.map((client) => [client.client_id, describeClient(client)]));
+const clients = new Map();
+for (const client of config.clients) clients.set(client.client_id, await describeClient(client));
 const resourceServers = new Map(Object.entries(config.resource_servers ?? {}));
 let tokenTtl = config.access_token_ttl ?? 300;
 let tokenTtlForAll = false;
@@ -44,7 +47,8 @@ const issuer = `http://127.0.0.1:${port}`;
 const provider = new Provider(issuer, {
   adapter: MemoryAdapter,
   jwks: { keys: [await signingKey('RS256'), await signingKey('ES256')] },
-  clientAuthMethods: ['client_secret_basic', 'client_secret_post'],
+  clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'client_secret_jwt', 'private_key_jwt'],
+  enabledJWA: { clientAuthSigningAlgValues: ['HS256', 'RS256', 'PS256', 'ES256', 'EdDSA', 'Ed25519'] },
   responseTypes: [],
   scopes: scopesOfAllResourceServers(),
   ttl: { ClientCredentials: (_ctx, token) => token.resourceServer?.accessTokenTTL ?? tokenTtl },
@@ -98,12 +102,14 @@ function reply(value) {
   process.stdout.write(`${JSON.stringify(value)}\n`);
 }
 
-function describeClient({ client_id, client_secret, token_endpoint_auth_method = 'client_secret_basic', scope }) {
+async function describeClient(client) {
+  const { client_id, client_secret, token_endpoint_auth_method = 'client_secret_basic', scope, public_keys } = client;
   return {
     client_id,
     client_secret,
     token_endpoint_auth_method,
     ...(scope ? { scope } : {}),
+    ...(public_keys ? { jwks: { keys: await Promise.all(public_keys.map(publicKey)) } } : {}),
     grant_types: ['client_credentials'],
     redirect_uris: [],
     response_types: [],
@@ -129,6 +135,10 @@ function scopesOfAllResourceServers() {
 async function signingKey(alg) {
   const { privateKey } = await generateKeyPair(alg, { extractable: true });
   return { ...(await exportJWK(privateKey)), alg, use: 'sig', kid: `test-${alg}` };
+}
+
+async function publicKey({ pem, alg, kid }) {
+  return { ...(await exportJWK(await importSPKI(pem, alg, { extractable: true }))), alg, use: 'sig', kid };
 }
 
 // Clients come from the adapter rather than from the static list, so that a secret can be changed while it runs.
