@@ -17,6 +17,7 @@
 // Standard output: {"issuer": "http://127.0.0.1:PORT", "port": PORT} on one line, once it listens.
 // Standard input, one JSON object a line, each answered by one line on standard output:
 //   {"set_secret": {"client_id": "..", "client_secret": ".."}}   the old secret stops working at once
+//   {"set_public_keys": {"client_id": "..", "public_keys": [..]}} the same for keys
 //   {"set_token_ttl": 5}                                         for tokens made from now on, seconds
 //   {"token_requests": true}                                     -> {"token_requests": N} since the start
 // It ends when standard input closes, so that a test that dies leaves no process behind.
@@ -73,10 +74,10 @@ server.on('request', (request, response) => {
 reply({ issuer, port });
 
 const lines = createInterface({ input: process.stdin });
-lines.on('line', (line) => reply(obey(line)));
+lines.on('line', async (line) => reply(await obey(line)));
 lines.on('close', () => process.exit(0));
 
-function obey(line) {
+async function obey(line) {
   let order;
   try {
     order = JSON.parse(line);
@@ -88,6 +89,12 @@ function obey(line) {
     if (!clients.has(id)) return { error: 'no such client' };
     clients.set(id, { ...clients.get(id), client_secret: secret });
     return { done: 'set_secret' };
+  }
+  if (order.set_public_keys) {
+    const { client_id: id, public_keys: keys } = order.set_public_keys;
+    if (!clients.has(id)) return { error: 'no such client' };
+    clients.set(id, { ...clients.get(id), jwks: { keys: await Promise.all(keys.map(publicKey)) } });
+    return { done: 'set_public_keys' };
   }
   if (order.set_token_ttl) {
     tokenTtl = order.set_token_ttl;
