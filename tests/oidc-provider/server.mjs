@@ -5,7 +5,9 @@
 // CONFIG.json:
 //   {
 //     "clients": [{"client_id": "..", "client_secret": "..",
-//                  "token_endpoint_auth_method": "client_secret_basic" | "client_secret_post"}],
+//                  "token_endpoint_auth_method": "client_secret_basic" | "client_secret_post" |
+//                                                "client_secret_jwt" | "private_key_jwt",
+//                  "public_keys": [{"pem": "..", "alg": "RS256", "kid": ".."}]}],    for private_key_jwt; PEM is SPKI
 //     "access_token_ttl": 300,                                   seconds; default 300
 //     "resource_servers": {"https://api.example": {"scope": "read write", "access_token_ttl": 60}},
 //     "default_resource": "https://api.example"                  optional
@@ -15,6 +17,7 @@
 // Standard output: {"issuer": "http://127.0.0.1:PORT", "port": PORT} on one line, once it listens.
 // Standard input, one JSON object a line, each answered by one line on standard output:
 //   {"set_secret": {"client_id": "..", "client_secret": ".."}}   the old secret stops working at once
+//   {"set_public_keys": {"client_id": "..", "public_keys": [..]}} the same for keys
 //   {"set_token_ttl": 5}                                         for tokens made from now on, seconds
 //   {"token_requests": true}                                     -> {"token_requests": N} since the start
 // It ends when standard input closes, so that a test that dies leaves no process behind.
@@ -23,7 +26,7 @@ import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createInterface } from 'node:readline';
 
-import { exportJWK, generateKeyPair } from 'jose';
+import { exportJWK, generateKeyPair, importSPKI } from 'jose';
 import Provider, { errors } from 'oidc-provider';
 
 if (Number(process.versions.node.split('.')[0]) < 20) {
@@ -31,7 +34,8 @@ if (Number(process.versions.node.split('.')[0]) < 20) {
 }
 
 const config = JSON.parse(readFileSync(process.argv[2], 'utf8'));
-const clients = new Map(config.clients.map((client) => [client.client_id, describeClient(client)]));
+const clients = new Map();
+for (const client of config.clients) clients.set(client.client_id, await describeClient(client));
 const resourceServers = new Map(Object.entries(config.resource_servers ?? {}));
 let tokenTtl = config.access_token_ttl ?? 300;
 let tokenTtlForAll = false;
@@ -44,7 +48,8 @@ const issuer = `http://127.0.0.1:${port}`;
 const provider = new Provider(issuer, {
   adapter: MemoryAdapter,
   jwks: { keys: [await signingKey('RS256'), await signingKey('ES256')] },
-  clientAuthMethods: ['client_secret_basic', 'client_secret_post'],
+  clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'client_secret_jwt', 'private_key_jwt'],
+  enabledJWA: { clientAuthSigningAlgValues: ['HS256', 'RS256', 'PS256', 'ES256', 'EdDSA', 'Ed25519'] },
   responseTypes: [],
   scopes: scopesOfAllResourceServers(),
   ttl: { ClientCredentials: (_ctx, token) => token.resourceServer?.accessTokenTTL ?? tokenTtl },
@@ -69,10 +74,10 @@ server.on('request', (request, response) => {
 reply({ issuer, port });
 
 const lines = createInterface({ input: process.stdin });
-lines.on('line', (line) => reply(obey(line)));
+lines.on('line', async (line) => reply(await obey(line)));
 lines.on('close', () => process.exit(0));
 
-function obey(line) {
+async function obey(line) {
   let order;
   try {
     order = JSON.parse(line);
@@ -84,6 +89,12 @@ function obey(line) {
     if (!clients.has(id)) return { error: 'no such client' };
     clients.set(id, { ...clients.get(id), client_secret: secret });
     return { done: 'set_secret' };
+  }
+  if (order.set_public_keys) {
+    const { client_id: id, public_keys: keys } = order.set_public_keys;
+    if (!clients.has(id)) return { error: 'no such client' };
+    clients.set(id, { ...clients.get(id), jwks: { keys: await Promise.all(keys.map(publicKey)) } });
+    return { done: 'set_public_keys' };
   }
   if (order.set_token_ttl) {
     tokenTtl = order.set_token_ttl;
@@ -98,12 +109,14 @@ function reply(value) {
   process.stdout.write(`${JSON.stringify(value)}\n`);
 }
 
-function describeClient({ client_id, client_secret, token_endpoint_auth_method = 'client_secret_basic', scope }) {
+async function describeClient(client) {
+  const { client_id, client_secret, token_endpoint_auth_method = 'client_secret_basic', scope, public_keys } = client;
   return {
     client_id,
     client_secret,
     token_endpoint_auth_method,
     ...(scope ? { scope } : {}),
+    ...(public_keys ? { jwks: { keys: await Promise.all(public_keys.map(publicKey)) } } : {}),
     grant_types: ['client_credentials'],
     redirect_uris: [],
     response_types: [],
@@ -129,6 +142,10 @@ function scopesOfAllResourceServers() {
 async function signingKey(alg) {
   const { privateKey } = await generateKeyPair(alg, { extractable: true });
   return { ...(await exportJWK(privateKey)), alg, use: 'sig', kid: `test-${alg}` };
+}
+
+async function publicKey({ pem, alg, kid }) {
+  return { ...(await exportJWK(await importSPKI(pem, alg, { extractable: true }))), alg, use: 'sig', kid };
 }
 
 // Clients come from the adapter rather than from the static list, so that a secret can be changed while it runs.

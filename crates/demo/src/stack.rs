@@ -65,7 +65,7 @@ pub struct Setup {
     pub issuer: Issuer,
     /// Audience of the API (RFC 8707 `resource` of the profile).
     pub resource: String,
-    /// `client_secret_basic` or `client_secret_post`.
+    /// The entity's client authentication method.
     pub client_auth: String,
     /// The client that the vault's account holds.
     pub client_id: String,
@@ -350,7 +350,7 @@ name = "{name}"
 credential_id = "{credential_id}"
 resolver = "{resolver}"
 token_urls = ["{token_url}"]
-client_auth = ["client_secret_basic", "client_secret_post"]
+client_auth = ["client_secret_basic", "client_secret_post", "client_secret_jwt", "private_key_jwt"]
 scopes = ["read", "write"]
 resources = ["{resource}"]
 api_origins = ["{api}"]

@@ -1,7 +1,7 @@
 //! What a caller may put into a request and an administrator into a record. The MID checks again.
 
 use midward_core::check_name;
-use midward_wire::{HeaderKind, header_kind};
+use midward_wire::{ClientAuth, HeaderKind, header_kind};
 use url::Url;
 
 use crate::model::{AppliesTo, Connection, Credential, OAuthEntity, OAuthEntityProfile};
@@ -129,7 +129,24 @@ pub(crate) fn path(path: &str) -> Result<(), Problem> {
 pub(crate) fn entity(entity: &OAuthEntity) -> Result<(), Problem> {
     name("OAuth entity", &entity.name)?;
     url("token_url", &entity.token_url)?;
-    entity.issuer.as_deref().map_or(Ok(()), |issuer| url("issuer", issuer))
+    entity.issuer.as_deref().map_or(Ok(()), |issuer| url("issuer", issuer))?;
+    if entity.assertion_audience.is_some() && !entity.client_auth.is_assertion() {
+        return Err(invalid(&entity.name, "assertion_audience is for client_secret_jwt and private_key_jwt only"));
+    }
+    if entity.assertion_algorithm.is_some() && entity.client_auth != ClientAuth::PrivateKeyJwt {
+        return Err(invalid(&entity.name, "assertion_algorithm is for private_key_jwt only"));
+    }
+    // RFC 7519 2: StringOrURI; one that nobody could read is a mistake.
+    let legal = |audience: &str| {
+        !audience.is_empty() && audience.len() <= 2048 && audience.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    if entity.assertion_audience.as_deref().is_some_and(|audience| !legal(audience)) {
+        return Err(invalid(
+            &entity.name,
+            "assertion_audience is empty, longer than 2048 bytes, or holds a space or a character outside ASCII",
+        ));
+    }
+    Ok(())
 }
 
 /// Parameters of a token request that are set by other fields, or are secrets.
@@ -302,6 +319,28 @@ mod tests {
         }
         for good in ["https://a", "http://127.0.0.1:8080/x/y"] {
             assert!(url("base_url", good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn assertions_are_described_for_the_methods_that_sign() {
+        let parse = |text: &str| serde_json::from_str::<OAuthEntity>(text).expect("an entity");
+        let entity_of = |method: &str, more: &str| {
+            parse(&format!(r#"{{"name":"a","token_url":"https://a/t","client_auth":"{method}"{more}}}"#))
+        };
+        let (audience, algorithm) = (r#","assertion_audience":"https://a/x""#, r#","assertion_algorithm":"PS256""#);
+        for (method, more, fine) in [
+            ("client_secret_basic", "", true),
+            ("client_secret_basic", audience, false),
+            ("client_secret_post", algorithm, false),
+            ("client_secret_jwt", audience, true),
+            ("client_secret_jwt", algorithm, false),
+            ("private_key_jwt", audience, true),
+            ("private_key_jwt", algorithm, true),
+            ("private_key_jwt", r#","assertion_audience":"""#, false),
+            ("private_key_jwt", r#","assertion_audience":"a b""#, false),
+        ] {
+            assert_eq!(entity(&entity_of(method, more)).is_ok(), fine, "{method} {more}");
         }
     }
 

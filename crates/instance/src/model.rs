@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use midward_wire::ClientAuth;
+use midward_wire::{AssertionAlgorithm, ClientAuth};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +13,12 @@ pub(crate) struct OAuthEntity {
     pub(crate) client_auth: ClientAuth,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) issuer: Option<String>,
+    /// `aud` of signed assertions, where the server wants neither its issuer identifier nor the token URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) assertion_audience: Option<String>,
+    /// `alg` of signed assertions, where the key's type leaves a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) assertion_algorithm: Option<AssertionAlgorithm>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

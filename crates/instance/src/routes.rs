@@ -134,6 +134,8 @@ fn compile(
             resource: profile.resource,
             extra_parameters: profile.extra_parameters,
             issuer: entity.issuer,
+            assertion_audience: entity.assertion_audience,
+            assertion_algorithm: entity.assertion_algorithm,
         },
     })?;
     Ok(Route {

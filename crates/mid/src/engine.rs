@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use midward_core::{BootTime, CircuitRules, Clock, Failure, FingerprintKey, Hop, Trace};
+use midward_core::{BootTime, CircuitRules, Clock, Failure, FingerprintKey, Hop, Random, Trace};
 use midward_net::WayOut;
 use midward_oauth::{
-    ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType, TokenCache, TokenHandle, TokenKey,
-    TokenRequestSpec,
+    AssertionAlgorithm, AssertionRules, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType,
+    TokenCache, TokenHandle, TokenKey, TokenRequestSpec,
 };
 use midward_resolvers::{BoxFuture, Lookup};
 use midward_wire::{ApiCall, ApiReply, ConfigDocument, LeaseGrant, Outcome, ReplayRule};
@@ -39,6 +39,7 @@ pub(crate) struct Engine {
     pub(crate) audit: Arc<Audit>,
     pub(crate) fingerprint_key: FingerprintKey,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
 }
 
 impl Execute for Engine {
@@ -167,6 +168,10 @@ impl Engine {
             audience: profile.audience.clone(),
             resource: profile.resource.clone(),
             extra_parameters: profile.extra_parameters.clone(),
+            assertion: AssertionRules {
+                audience: permit.assertion_audience.clone(),
+                algorithm: profile.assertion_algorithm.map(assertion_algorithm),
+            },
         };
         let lookup = Lookup { credential_id: credential.credential_id.clone(), address, fresh: false };
         let key = TokenKey::new(
@@ -189,6 +194,7 @@ impl Engine {
             )),
             transport: Arc::new(NetTokenTransport::new(self.token_way.clone(), permit.guard.clone())),
             clock: Arc::clone(&self.clock),
+            random: Arc::clone(&self.random),
             fingerprint_key: self.fingerprint_key.clone(),
             circuit_rules: CircuitRules::default(),
         };
@@ -312,5 +318,16 @@ const fn client_auth(wire: midward_wire::ClientAuth) -> ClientAuth {
         midward_wire::ClientAuth::ClientSecretBasic => ClientAuth::ClientSecretBasic,
         midward_wire::ClientAuth::ClientSecretBasicRaw => ClientAuth::ClientSecretBasicRaw,
         midward_wire::ClientAuth::ClientSecretPost => ClientAuth::ClientSecretPost,
+        midward_wire::ClientAuth::ClientSecretJwt => ClientAuth::ClientSecretJwt,
+        midward_wire::ClientAuth::PrivateKeyJwt => ClientAuth::PrivateKeyJwt,
+    }
+}
+
+const fn assertion_algorithm(wire: midward_wire::AssertionAlgorithm) -> AssertionAlgorithm {
+    match wire {
+        midward_wire::AssertionAlgorithm::Rs256 => AssertionAlgorithm::Rs256,
+        midward_wire::AssertionAlgorithm::Ps256 => AssertionAlgorithm::Ps256,
+        midward_wire::AssertionAlgorithm::Es256 => AssertionAlgorithm::Es256,
+        midward_wire::AssertionAlgorithm::EdDsa => AssertionAlgorithm::EdDsa,
     }
 }

@@ -57,6 +57,7 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
         audit: Arc::new(Audit::open(state.path())?),
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
         clock: Arc::clone(&clock),
+        random: Arc::clone(&random),
     });
     let heart = Arc::new(Heart::new(
         Arc::clone(&link),

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use midward_core::{AccessToken, Clock, Minted, Random, Secret, SeededRandom, SystemClock, Trace, WallLead};
 use midward_oauth::{
-    BoxFuture, ClientAuth, CredentialRef, FetchContext, Fetched, FetchedToken, GrantType, TokenCache, TokenCacheConfig,
-    TokenFetcher, TokenHandle, TokenKey, TokenRequestSpec,
+    AssertionRules, BoxFuture, ClientAuth, CredentialRef, FetchContext, Fetched, FetchedToken, GrantType, TokenCache,
+    TokenCacheConfig, TokenFetcher, TokenHandle, TokenKey, TokenRequestSpec,
 };
 use url::Url;
 
@@ -110,6 +110,7 @@ fn key(number: usize) -> Result<TokenKey, url::ParseError> {
         audience: None,
         resource: Vec::new(),
         extra_parameters: BTreeMap::new(),
+        assertion: AssertionRules::default(),
     };
     let credential = CredentialRef {
         instance: "prod".to_owned(),

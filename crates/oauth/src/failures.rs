@@ -3,14 +3,33 @@
 use std::time::Duration;
 
 use http::HeaderMap;
-use midward_core::{Failure, Hop, Persistence};
+use midward_core::{Failure, Hop, MaterialField, Persistence};
 
 use crate::fetch::{TransportFailure, TransportFailureKind};
 use crate::reply::{ReplyClass, ReplyError};
 use crate::request::RequestError;
+use crate::signing_key::KeyError;
 
 pub(crate) fn of_request(error: &RequestError) -> Failure {
     let (hop, code, action) = match error {
+        RequestError::EmptySecret(MaterialField::PrivateKey) => (
+            Hop::Vault,
+            "empty_secret",
+            "Check that the vault's account holds the client's private key, and that the resolver returns it as pkey or private_key.",
+        ),
+        RequestError::NotText(_) => {
+            (Hop::Vault, "secret_not_text", "Store it in the vault as text; the resolver must not change its encoding.")
+        }
+        RequestError::Key(KeyError::WrongType(_)) => (
+            Hop::Mid,
+            "private_key_unusable",
+            "Leave the entity's assertion_algorithm out, or set it to one that fits the type of the key.",
+        ),
+        RequestError::Key(_) => (
+            Hop::Vault,
+            "private_key_unusable",
+            "Store the key in the vault as PEM without a passphrase (PKCS #8, PKCS #1 or SEC 1): RSA from 2048 bits, EC on P-256, or Ed25519.",
+        ),
         RequestError::EmptySecret(_) => (
             Hop::Vault,
             "empty_secret",

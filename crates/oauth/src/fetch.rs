@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use midward_core::{
     AccessToken, Admission, Circuit, CircuitRules, ClientMaterial, Clock, Failure, Fingerprint, FingerprintKey, Hop,
-    Minted, Persistence, Retry, Trace, WallLead,
+    Minted, Persistence, Random, Retry, Trace, WallLead,
 };
 
 use crate::failures;
@@ -162,6 +162,7 @@ pub struct ClientCredentialsFetcher {
     pub source: Arc<dyn MaterialSource>,
     pub transport: Arc<dyn TokenTransport>,
     pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
     pub fingerprint_key: FingerprintKey,
     pub circuit_rules: CircuitRules,
 }
@@ -257,7 +258,7 @@ impl ClientCredentialsFetcher {
         trace: &mut Trace,
     ) -> Result<Result<Minted<FetchedToken>, (Fingerprint, ReplyError, bool)>, FetchFailure> {
         let changing = material.changing;
-        let request = request::build(&self.spec, &material.material)
+        let request = request::build(&self.spec, &material.material, self.clock.wall(), &*self.random)
             .map_err(|error| FetchFailure::new(failures::of_request(&error)))?;
         drop(material);
         context.progress.at_server();

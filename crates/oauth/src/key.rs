@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::assertion::AssertionRules;
 use crate::request::{ClientAuth, GrantType, TokenRequestSpec};
 
 /// Everything that shapes a token, and nothing else. Two connections with equal keys share one token; anything that
@@ -31,6 +32,8 @@ pub struct ClientKey {
     pub resolver: String,
     pub token_url: String,
     pub client_auth: ClientAuth,
+    /// A wrong audience is refused like a wrong secret.
+    pub assertion: AssertionRules,
 }
 
 /// Where a credential comes from.
@@ -53,6 +56,7 @@ impl TokenKey {
                 resolver,
                 token_url: spec.token_url.as_str().to_owned(),
                 client_auth: spec.client_auth,
+                assertion: spec.assertion.clone(),
             },
             grant: spec.grant,
             scopes: spec.scopes.iter().cloned().collect(),

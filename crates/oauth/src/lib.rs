@@ -3,6 +3,7 @@
 //! Invariants: no expired token leaves the cache; one fetch runs at a time for each key, on a task of its own; no lock
 //! is held across IO; the secret lives for one token request; nothing that a server wrote freely is shown to anybody.
 
+mod assertion;
 mod cache;
 mod entry;
 mod explain;
@@ -15,7 +16,9 @@ mod reply;
 mod request;
 mod retry_after;
 mod schedule;
+mod signing_key;
 
+pub use assertion::{AssertionAlgorithm, AssertionRules};
 pub use cache::{TokenCache, TokenCacheConfig, TokenCounts, TokenHandle};
 pub use entry::{Granted, Origin};
 pub use explain::TokenStatus;
@@ -29,3 +32,4 @@ pub use request::{
     ClientAuth, GrantType, RequestError, TokenHttpRequest, TokenRequestSpec, build as build_request,
     check as check_request,
 };
+pub use signing_key::KeyError;

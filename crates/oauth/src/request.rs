@@ -1,4 +1,4 @@
-//! The token request (RFC 6749 4.4.2), without IO.
+//! The token request (RFC 6749 4.4.2, RFC 7523 2.2), without IO.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,11 +7,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::HeaderValue;
-use midward_core::{ClientMaterial, MaterialField, Secret};
+use midward_core::{ClientMaterial, MaterialField, Random, Secret, WallTime};
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::assertion::{self, AssertionRules};
 use crate::form;
+use crate::signing_key::KeyError;
 
 /// How a token is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,6 +39,10 @@ pub enum ClientAuth {
     ClientSecretBasicRaw,
     /// Both in the body.
     ClientSecretPost,
+    /// A JWT with a MAC by the secret (RFC 7523 2.2), HS256.
+    ClientSecretJwt,
+    /// A JWT signed by the client's private key (RFC 7523 2.2).
+    PrivateKeyJwt,
 }
 
 impl ClientAuth {
@@ -45,6 +51,18 @@ impl ClientAuth {
             Self::ClientSecretBasic => "client_secret_basic",
             Self::ClientSecretBasicRaw => "client_secret_basic_raw",
             Self::ClientSecretPost => "client_secret_post",
+            Self::ClientSecretJwt => "client_secret_jwt",
+            Self::PrivateKeyJwt => "private_key_jwt",
+        }
+    }
+
+    /// The field that the client proves itself with.
+    const fn proof(self) -> MaterialField {
+        match self {
+            Self::ClientSecretBasic | Self::ClientSecretBasicRaw | Self::ClientSecretPost | Self::ClientSecretJwt => {
+                MaterialField::ClientSecret
+            }
+            Self::PrivateKeyJwt => MaterialField::PrivateKey,
         }
     }
 }
@@ -60,6 +78,8 @@ pub struct TokenRequestSpec {
     /// RFC 8707; repeatable.
     pub resource: Vec<String>,
     pub extra_parameters: BTreeMap<String, String>,
+    /// For the methods that sign; as it is made by default for all others, so that equal tokens stay equal.
+    pub assertion: AssertionRules,
 }
 
 /// The request, ready to be sent by POST. Holds the secret: `Debug` is redacted, buffers are wiped when dropped.
@@ -118,26 +138,51 @@ pub enum RequestError {
     ColonInClientId,
     #[error("the token URL is not http or https, or holds a fragment or user information")]
     BadTokenUrl,
+    #[error("the {} from the vault is not text", .0.name())]
+    NotText(MaterialField),
+    #[error("the private key from the vault cannot be used: {0}")]
+    Key(#[from] KeyError),
 }
 
-/// Builds the request. Exactly one authentication method; what it needs and did not come is an error.
-pub fn build(spec: &TokenRequestSpec, material: &ClientMaterial) -> Result<TokenHttpRequest, RequestError> {
+/// Builds the request. Exactly one authentication method; what it needs and did not come is an error. An assertion is
+/// made anew each time, with an identifier of its own, and counts from `now`.
+pub fn build(
+    spec: &TokenRequestSpec,
+    material: &ClientMaterial,
+    now: WallTime,
+    random: &dyn Random,
+) -> Result<TokenHttpRequest, RequestError> {
     check(spec)?;
-    let id = material.field(MaterialField::ClientId).ok_or(RequestError::EmptySecret(MaterialField::ClientId))?;
-    let secret =
-        material.field(MaterialField::ClientSecret).ok_or(RequestError::EmptySecret(MaterialField::ClientSecret))?;
-    let authorization = match spec.client_auth {
-        ClientAuth::ClientSecretBasic => Some(basic(&form::encode(id.expose()), &form::encode(secret.expose()))),
+    let needed = |field| material.field(field).ok_or(RequestError::EmptySecret(field));
+    let id = needed(MaterialField::ClientId)?;
+    let proof = needed(spec.client_auth.proof())?;
+    let claims = || assertion::Claims::new(spec, id, now, random);
+    let mut authorization = None;
+    let mut client_assertion = None;
+    match spec.client_auth {
+        ClientAuth::ClientSecretBasic => {
+            authorization = Some(basic(&form::encode(id.expose()), &form::encode(proof.expose())));
+        }
         ClientAuth::ClientSecretBasicRaw if id.expose().contains(&b':') => return Err(RequestError::ColonInClientId),
-        ClientAuth::ClientSecretBasicRaw => Some(basic(id.expose(), secret.expose())),
-        ClientAuth::ClientSecretPost => None,
-    };
+        ClientAuth::ClientSecretBasicRaw => authorization = Some(basic(id.expose(), proof.expose())),
+        ClientAuth::ClientSecretPost => {}
+        ClientAuth::ClientSecretJwt => client_assertion = Some(claims()?.with_mac(proof)),
+        ClientAuth::PrivateKeyJwt => {
+            client_assertion = Some(claims()?.signed(proof, material, spec.assertion.algorithm)?);
+        }
+    }
 
     let scope = spec.scopes.join(" ");
     let mut pairs: Vec<(&[u8], &[u8])> = vec![(b"grant_type", spec.grant.name().as_bytes())];
-    if spec.client_auth == ClientAuth::ClientSecretPost {
+    if authorization.is_none() {
         pairs.push((b"client_id", id.expose()));
-        pairs.push((b"client_secret", secret.expose()));
+    }
+    if spec.client_auth == ClientAuth::ClientSecretPost {
+        pairs.push((b"client_secret", proof.expose()));
+    }
+    if let Some(client_assertion) = &client_assertion {
+        pairs.push((b"client_assertion_type", assertion::TYPE.as_bytes()));
+        pairs.push((b"client_assertion", client_assertion.expose()));
     }
     if !scope.is_empty() {
         pairs.push((b"scope", scope.as_bytes()));
@@ -211,7 +256,13 @@ fn basic(id: &[u8], secret: &[u8]) -> Secret {
 
 #[cfg(test)]
 mod tests {
+    use midward_core::SeededRandom;
+
     use super::*;
+
+    fn build(spec: &TokenRequestSpec, material: &ClientMaterial) -> Result<TokenHttpRequest, RequestError> {
+        super::build(spec, material, WallTime::from_unix_millis(0), &SeededRandom::new(1))
+    }
 
     fn material(id: &str, secret: &str) -> ClientMaterial {
         ClientMaterial::new()
@@ -228,6 +279,7 @@ mod tests {
             audience: Some("https://api.example".into()),
             resource: vec!["urn:a".into(), "urn:b".into()],
             extra_parameters: BTreeMap::from([("tenant".into(), "t 1".into())]),
+            assertion: AssertionRules::default(),
         }
     }
 

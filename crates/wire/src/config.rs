@@ -75,6 +75,12 @@ pub struct ProfileConfig {
     pub extra_parameters: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
+    /// `aud` of a signed assertion (RFC 7523 3); absent: the issuer, else the token URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assertion_audience: Option<String>,
+    /// `alg` of a signed assertion; absent: what the key's type suggests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assertion_algorithm: Option<AssertionAlgorithm>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -91,6 +97,30 @@ pub enum ClientAuth {
     ClientSecretBasic,
     ClientSecretBasicRaw,
     ClientSecretPost,
+    /// A JWT with a MAC by the client secret (RFC 7523 2.2).
+    ClientSecretJwt,
+    /// A JWT with a signature by the client's private key (RFC 7523 2.2).
+    PrivateKeyJwt,
+}
+
+impl ClientAuth {
+    /// Whether the client proves itself by a signed assertion.
+    pub const fn is_assertion(self) -> bool {
+        matches!(self, Self::ClientSecretJwt | Self::PrivateKeyJwt)
+    }
+}
+
+/// How a private key signs an assertion, by its name in the IANA registry (RFC 7518, RFC 8037).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum AssertionAlgorithm {
+    #[serde(rename = "RS256")]
+    Rs256,
+    #[serde(rename = "PS256")]
+    Ps256,
+    #[serde(rename = "ES256")]
+    Es256,
+    #[serde(rename = "EdDSA")]
+    EdDsa,
 }
 
 #[cfg(test)]

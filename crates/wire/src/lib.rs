@@ -12,7 +12,8 @@ mod outcome;
 
 pub use bytes64::Bytes64;
 pub use config::{
-    ClientAuth, ConfigDigest, ConfigDocument, ConnectionConfig, CredentialConfig, GrantType, ProfileConfig,
+    AssertionAlgorithm, ClientAuth, ConfigDigest, ConfigDocument, ConnectionConfig, CredentialConfig, GrantType,
+    ProfileConfig,
 };
 pub use enroll::{
     EnrollReply, EnrollRequest, EnrollToken, InvalidEnrollToken, MidState, SignedState, TokenError, TokenReply,

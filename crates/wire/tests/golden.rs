@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use midward_core::{Failure, Hop, Trace};
 use midward_wire::{
-    ApiCall, ApiReply, Bytes64, ClientAuth, ConfigDigest, ConfigDocument, ConnectionConfig, CredentialConfig,
-    EnrollReply, EnrollRequest, GrantType, Heartbeat, HeartbeatReply, LeaseGrant, LeaseReply, LeaseRequest, MidState,
-    Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest, ProfileConfig, ReleaseRequest, ReplayRule,
-    ResolverHealth, ResolverStatus, SignedState, TokenError, VERSION,
+    ApiCall, ApiReply, AssertionAlgorithm, Bytes64, ClientAuth, ConfigDigest, ConfigDocument, ConnectionConfig,
+    CredentialConfig, EnrollReply, EnrollRequest, GrantType, Heartbeat, HeartbeatReply, LeaseGrant, LeaseReply,
+    LeaseRequest, MidState, Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest, ProfileConfig,
+    ReleaseRequest, ReplayRule, ResolverHealth, ResolverStatus, SignedState, TokenError, VERSION,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -181,7 +181,46 @@ fn configuration() {
                 resource: vec!["urn:crm".into()],
                 extra_parameters: [("tenant".to_owned(), "a".to_owned())].into(),
                 issuer: None,
+                assertion_audience: None,
+                assertion_algorithm: None,
             },
         },
     );
+}
+
+#[test]
+fn configuration_with_an_assertion() {
+    let document: ConfigDocument = serde_json::from_value(golden("config-document")).expect("JSON");
+    let profile = ProfileConfig {
+        client_auth: ClientAuth::PrivateKeyJwt,
+        issuer: Some("https://login.internal.example".into()),
+        assertion_audience: Some("https://login.internal.example/oauth".into()),
+        assertion_algorithm: Some(AssertionAlgorithm::Ps256),
+        ..document.profile
+    };
+    check("config-document-assertion", &ConfigDocument { profile, ..document });
+}
+
+#[test]
+fn names_of_methods_and_algorithms() {
+    let name = |value: serde_json::Value| value.as_str().map(str::to_owned);
+    let methods = [
+        (ClientAuth::ClientSecretBasic, "client_secret_basic"),
+        (ClientAuth::ClientSecretBasicRaw, "client_secret_basic_raw"),
+        (ClientAuth::ClientSecretPost, "client_secret_post"),
+        (ClientAuth::ClientSecretJwt, "client_secret_jwt"),
+        (ClientAuth::PrivateKeyJwt, "private_key_jwt"),
+    ];
+    for (method, expected) in methods {
+        assert_eq!(name(serde_json::to_value(method).unwrap()).as_deref(), Some(expected));
+    }
+    let algorithms = [
+        (AssertionAlgorithm::Rs256, "RS256"),
+        (AssertionAlgorithm::Ps256, "PS256"),
+        (AssertionAlgorithm::Es256, "ES256"),
+        (AssertionAlgorithm::EdDsa, "EdDSA"),
+    ];
+    for (algorithm, expected) in algorithms {
+        assert_eq!(name(serde_json::to_value(algorithm).unwrap()).as_deref(), Some(expected));
+    }
 }

@@ -12,7 +12,7 @@ use midward_demo::stack::{Issuer, Programs, Setup, Stack};
 use midward_fakes::target_api::{TargetApi, TargetApiConfig};
 use serde_json::Value;
 
-use self::oidc::{OidcClient, OidcProvider, repository};
+use self::oidc::{OidcClient, OidcProvider, PublicKey, repository};
 
 /// Everything that RFC 6749 2.3.1 encoding, a separator or a shell could trip over.
 pub const CLIENT_ID: &str = "crm:/+%=& client;'\"";
@@ -29,13 +29,23 @@ pub struct Chain {
 pub struct Options {
     pub method: &'static str,
     pub token_lifetime: Duration,
+    /// What the vault's account has for a password.
+    pub secret: String,
+    /// For `private_key_jwt`.
+    pub public_key: Option<PublicKey>,
     /// Changes the set-up before anything is started.
     pub adjust: fn(&mut Setup),
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { method: "client_secret_basic", token_lifetime: Duration::from_secs(300), adjust: |_| {} }
+        Self {
+            method: "client_secret_basic",
+            token_lifetime: Duration::from_secs(300),
+            secret: CLIENT_SECRET.to_owned(),
+            public_key: None,
+            adjust: |_| {},
+        }
     }
 }
 
@@ -52,11 +62,16 @@ impl Chain {
     /// Starts everything but the MID Server; nothing is applied yet.
     pub async fn prepare(options: Options) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let client = OidcClient { id: CLIENT_ID, secret: CLIENT_SECRET, method: options.method };
+        let client = OidcClient {
+            id: CLIENT_ID,
+            secret: CLIENT_SECRET,
+            method: options.method,
+            public_key: options.public_key.clone(),
+        };
         let oidc = OidcProvider::start(folder.path(), &[client], RESOURCE, options.token_lifetime).await?;
         let issuer = Issuer { issuer: oidc.issuer.clone(), token_url: oidc.token_url(), jwks_url: oidc.jwks_url() };
         let api = TargetApi::start(TargetApiConfig::new(&issuer.issuer, &issuer.jwks_url, RESOURCE))?;
-        let mut setup = Setup::new(issuer, RESOURCE, CLIENT_ID, CLIENT_SECRET);
+        let mut setup = Setup::new(issuer, RESOURCE, CLIENT_ID, &options.secret);
         options.method.clone_into(&mut setup.client_auth);
         (options.adjust)(&mut setup);
         let stack = Stack::prepare(programs()?, setup, api, folder.path()).await?;

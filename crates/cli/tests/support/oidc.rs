@@ -14,8 +14,25 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 pub struct OidcClient {
     pub id: &'static str,
     pub secret: &'static str,
-    /// `client_secret_basic` or `client_secret_post`.
+    /// The one way that the client may authenticate.
     pub method: &'static str,
+    /// For `private_key_jwt`.
+    pub public_key: Option<PublicKey>,
+}
+
+/// A key that a client's assertions are checked by.
+#[derive(Clone, Debug)]
+pub struct PublicKey {
+    /// `SubjectPublicKeyInfo`.
+    pub pem: String,
+    pub alg: &'static str,
+    pub kid: &'static str,
+}
+
+impl PublicKey {
+    fn json(&self) -> Value {
+        json!({ "pem": self.pem, "alg": self.alg, "kid": self.kid })
+    }
 }
 
 pub struct OidcProvider {
@@ -41,6 +58,7 @@ impl OidcProvider {
                     "client_id": client.id,
                     "client_secret": client.secret,
                     "token_endpoint_auth_method": client.method,
+                    "public_keys": client.public_key.as_ref().map(|key| vec![key.json()]),
                 })
             })
             .collect();
@@ -82,6 +100,12 @@ impl OidcProvider {
     /// Replaces a client's secret; the old one stops working at once.
     pub async fn set_secret(&mut self, client_id: &str, secret: &str) -> anyhow::Result<()> {
         let order = json!({ "set_secret": { "client_id": client_id, "client_secret": secret } });
+        self.order(order).await.map(|_| ())
+    }
+
+    /// Replaces a client's key; the old one stops working at once.
+    pub async fn set_public_key(&mut self, client_id: &str, key: &PublicKey) -> anyhow::Result<()> {
+        let order = json!({ "set_public_keys": { "client_id": client_id, "public_keys": [key.json()] } });
         self.order(order).await.map(|_| ())
     }
 

@@ -55,13 +55,13 @@ impl Store {
         made.map_err(|error| StoreError::Database(Arc::new(sqlx::Error::Io(error))))?;
         let url = dialect::url(path);
         let writer = pool(&url, 1).await?;
-        Migrator::with_migrations(vec![Migration::new(
-            1,
-            "first".into(),
-            MigrationType::Simple,
-            include_str!("../../migrations/0001_first.sql").into_sql_str(),
-            false,
-        )])
+        let migration = |version, name: &'static str, sql: &'static str| {
+            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        };
+        Migrator::with_migrations(vec![
+            migration(1, "first", include_str!("../../migrations/0001_first.sql")),
+            migration(2, "client assertions", include_str!("../../migrations/0002_client_assertions.sql")),
+        ])
         .run(&writer)
         .await
         .map_err(|error| StoreError::Schema(Arc::new(error)))?;

@@ -7,25 +7,31 @@ use super::{StoreError, from_json, to_json};
 use crate::model::{OAuthEntity, OAuthEntityProfile};
 
 pub(crate) async fn entities<'e>(db: impl Executor<'e, Database = Any>) -> Result<Vec<OAuthEntity>, StoreError> {
-    sqlx::query("SELECT name, token_url, client_auth, issuer FROM oauth_entities ORDER BY name")
-        .fetch_all(db)
-        .await?
-        .iter()
-        .map(entity)
-        .collect()
+    sqlx::query(
+        "SELECT name, token_url, client_auth, issuer, assertion_audience, assertion_algorithm FROM oauth_entities \
+         ORDER BY name",
+    )
+    .fetch_all(db)
+    .await?
+    .iter()
+    .map(entity)
+    .collect()
 }
 
 pub(crate) async fn entity_named<'e>(
     db: impl Executor<'e, Database = Any>,
     name: &str,
 ) -> Result<Option<OAuthEntity>, StoreError> {
-    sqlx::query("SELECT name, token_url, client_auth, issuer FROM oauth_entities WHERE name = $1")
-        .bind(name)
-        .fetch_optional(db)
-        .await?
-        .as_ref()
-        .map(entity)
-        .transpose()
+    sqlx::query(
+        "SELECT name, token_url, client_auth, issuer, assertion_audience, assertion_algorithm FROM oauth_entities \
+         WHERE name = $1",
+    )
+    .bind(name)
+    .fetch_optional(db)
+    .await?
+    .as_ref()
+    .map(entity)
+    .transpose()
 }
 
 pub(crate) async fn put_entity<'e>(
@@ -33,14 +39,17 @@ pub(crate) async fn put_entity<'e>(
     entity: &OAuthEntity,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO oauth_entities (name, token_url, client_auth, issuer) VALUES ($1, $2, $3, $4) \
-         ON CONFLICT (name) DO UPDATE SET token_url = excluded.token_url, client_auth = excluded.client_auth, \
-         issuer = excluded.issuer",
+        "INSERT INTO oauth_entities (name, token_url, client_auth, issuer, assertion_audience, assertion_algorithm) \
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (name) DO UPDATE SET token_url = excluded.token_url, \
+         client_auth = excluded.client_auth, issuer = excluded.issuer, \
+         assertion_audience = excluded.assertion_audience, assertion_algorithm = excluded.assertion_algorithm",
     )
     .bind(&entity.name)
     .bind(&entity.token_url)
     .bind(to_json(&entity.client_auth)?)
     .bind(&entity.issuer)
+    .bind(&entity.assertion_audience)
+    .bind(entity.assertion_algorithm.as_ref().map(to_json).transpose()?)
     .execute(db)
     .await?;
     Ok(())
@@ -101,6 +110,8 @@ fn entity(row: &AnyRow) -> Result<OAuthEntity, StoreError> {
         token_url: row.try_get(1)?,
         client_auth: from_json(row.try_get(2)?)?,
         issuer: row.try_get(3)?,
+        assertion_audience: row.try_get(4)?,
+        assertion_algorithm: row.try_get::<Option<&str>, _>(5)?.map(from_json).transpose()?,
     })
 }
 

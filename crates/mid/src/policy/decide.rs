@@ -6,7 +6,7 @@ use ::url::Url;
 use http::{HeaderMap, Method};
 use midward_core::Random;
 use midward_net::AddressGuard;
-use midward_wire::{ApiCall, ConfigDocument};
+use midward_wire::{ApiCall, ConfigDocument, ProfileConfig};
 
 use super::call::check_call;
 use super::file::{MatchKind, Policy, Rule, proxy_origin};
@@ -38,6 +38,8 @@ pub struct Permit {
     /// Name of the rule.
     pub rule: String,
     pub token_url: Url,
+    /// `aud` of the assertion, for the methods that sign one.
+    pub assertion_audience: Option<String>,
     /// Which addresses may be dialled, for the token and for the API.
     pub guard: AddressGuard,
     /// `None` when only a token was asked for.
@@ -62,6 +64,7 @@ struct Miss {
 /// An ask whose form is right.
 struct Form {
     token_url: Url,
+    assertion_audience: Option<String>,
     api_origin: String,
     api_url: Url,
     call: Option<PermittedCall>,
@@ -78,6 +81,7 @@ impl Policy {
                 return Ok(Permit {
                     rule: rule.file.name.clone(),
                     token_url: form.token_url,
+                    assertion_audience: form.assertion_audience,
                     guard: rule.guard.clone(),
                     call: form.call,
                 });
@@ -137,7 +141,14 @@ fn read_form(ask: &Ask<'_>) -> Result<Form, Miss> {
             Some(PermittedCall { method: checked.method, target, headers: checked.headers })
         }
     };
-    Ok(Form { token_url, api_origin: origin(&base), api_url: base, call })
+    let assertion_audience = assertion_audience(profile, &token_url);
+    Ok(Form { token_url, assertion_audience, api_origin: origin(&base), api_url: base, call })
+}
+
+/// The audience that an assertion would get; `None` when none would be made.
+fn assertion_audience(profile: &ProfileConfig, token_url: &Url) -> Option<String> {
+    let named = || profile.assertion_audience.as_ref().or(profile.issuer.as_ref()).cloned();
+    profile.client_auth.is_assertion().then(|| named().unwrap_or_else(|| token_url.to_string()))
 }
 
 impl Rule {
@@ -232,6 +243,16 @@ impl Rule {
                        profile."
                     .to_owned(),
             });
+        }
+        // Issuer and token URL are bound above, so the defaults need no line of their own. Any other audience is the
+        // instance's word: with it, one server could be sent what proves the client to another.
+        let needs_line = profile.assertion_audience.is_some() || !self.file.assertion_audiences.is_empty();
+        if needs_line
+            && let Some(audience) = &form.assertion_audience
+            && !self.file.assertion_audiences.contains(audience)
+        {
+            let known = &self.file.assertion_audiences;
+            misses.push(lacks("policy_assertion_audience", "assertion_audiences", known, audience));
         }
         for (name, value) in &profile.extra_parameters {
             let allowed = self.file.extra_parameters.get(name).map(Vec::as_slice).unwrap_or_default();

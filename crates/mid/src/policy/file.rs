@@ -64,6 +64,9 @@ pub(super) struct RuleFile {
     pub(super) resources: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) issuers: Vec<String>,
+    /// `aud` of signed assertions (RFC 7523). When given, it binds the default too: issuer, else token URL.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) assertion_audiences: Vec<String>,
     pub(super) api_origins: Vec<String>,
     /// Default: every path.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

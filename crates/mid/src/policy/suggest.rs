@@ -38,6 +38,11 @@ pub fn suggest(ask: &Ask<'_>) -> String {
         audiences: profile.audience.iter().cloned().collect(),
         resources: profile.resource.clone(),
         issuers: profile.issuer.iter().cloned().collect(),
+        assertion_audiences: if profile.client_auth.is_assertion() {
+            profile.assertion_audience.iter().cloned().collect()
+        } else {
+            Vec::new()
+        },
         api_origins: vec![base_url.as_ref().map_or_else(|| ask.config.connection.base_url.clone(), origin)],
         methods: vec![ask.call.map_or_else(|| "GET".to_owned(), |call| call.method.clone())],
         allow_addresses: exceptions(&urls),

@@ -65,6 +65,8 @@ fn config() -> ConfigDocument {
             resource: vec!["urn:crm".into()],
             extra_parameters: BTreeMap::from([("tenant".into(), "eu".into())]),
             issuer: Some("https://login.example".into()),
+            assertion_audience: None,
+            assertion_algorithm: None,
         },
     }
 }
@@ -153,6 +155,31 @@ fn every_field_is_bound() {
     let ways = Ways { api_proxy: Some("http://proxy:3128"), token_proxy: None };
     let proxied = Ask { ways, ..ask(&config, &call) };
     assert_eq!(policy().decide(&proxied, &SeededRandom::new(1)).expect_err("refused").code, "policy_proxy");
+}
+
+#[test]
+fn the_audience_of_an_assertion_is_the_policys() {
+    let ready = POLICY.replacen("client_secret_basic", "private_key_jwt", 1);
+    let pinned = ready.replacen("methods =", "assertion_audiences = [\"https://login.example/a\"]\nmethods =", 1);
+    let (ready, pinned) = (Policy::parse(&ready).expect("a policy"), Policy::parse(&pinned).expect("a policy"));
+    let mut config = config();
+    config.profile.client_auth = ClientAuth::PrivateKeyJwt;
+    let audience = |policy, config: &ConfigDocument| {
+        decide(policy, config, &call()).map(|permit| permit.assertion_audience).map_err(|refusal| refusal.code)
+    };
+
+    assert_eq!(audience(&ready, &config), Ok(Some("https://login.example".into())), "the issuer");
+    assert_eq!(audience(&pinned, &config), Err("policy_assertion_audience"));
+    config.profile.issuer = None;
+    assert_eq!(audience(&ready, &config), Ok(Some("https://login.example/oauth/token".into())), "else the token URL");
+    config.profile.assertion_audience = Some("https://login.example/a".into());
+    assert_eq!(audience(&ready, &config), Err("policy_assertion_audience"));
+    assert_eq!(audience(&pinned, &config), Ok(Some("https://login.example/a".into())));
+    config.profile.assertion_audience = Some("https://other.example".into());
+    assert_eq!(audience(&pinned, &config), Err("policy_assertion_audience"));
+    let call = call();
+    let suggested = Policy::parse(&format!("version = 1\n{}", suggest(&ask(&config, &call)))).expect("a policy");
+    assert_eq!(audience(&suggested, &config), Ok(Some("https://other.example".into())));
 }
 
 #[test]

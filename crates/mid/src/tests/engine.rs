@@ -83,6 +83,7 @@ async fn run(third: &Scripted, method: &str, lease_ms: u64, folder: &tempfile::T
         audit: Arc::new(Audit::open(folder.path()).expect("open")),
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
         clock: Arc::clone(&clock),
+        random,
     };
     let call = json!({ "method": method, "path": "/x" });
     let grant = LeaseGrant {

@@ -10,9 +10,9 @@ use midward_core::{
     SeededRandom, Trace, WallTime,
 };
 use midward_oauth::{
-    BoxFuture, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType, Material, MaterialSource,
-    TokenCache, TokenCacheConfig, TokenHandle, TokenHttpReply, TokenHttpRequest, TokenKey, TokenRequestSpec,
-    TokenTransport, TransportFailure, TransportFailureKind,
+    AssertionRules, BoxFuture, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType, Material,
+    MaterialSource, TokenCache, TokenCacheConfig, TokenHandle, TokenHttpReply, TokenHttpRequest, TokenKey,
+    TokenRequestSpec, TokenTransport, TransportFailure, TransportFailureKind,
 };
 use url::Url;
 
@@ -133,6 +133,7 @@ impl World {
             source: Arc::new(Vault { world: Arc::clone(self), credential_id: credential_id.to_owned() }),
             transport: Arc::new(Server(Arc::clone(self))),
             clock: self.clock.clone(),
+            random: Arc::new(SeededRandom::new(2)),
             fingerprint_key: FingerprintKey::generate(&SeededRandom::new(1)),
             circuit_rules: CircuitRules::default(),
         })
@@ -171,6 +172,7 @@ pub(crate) fn spec(scope: &str) -> TokenRequestSpec {
         audience: None,
         resource: vec![],
         extra_parameters: BTreeMap::new(),
+        assertion: AssertionRules::default(),
     }
 }
 

@@ -13,7 +13,7 @@ const ALIASES: [(MaterialField, &[&str]); 5] = [
     (MaterialField::ClientSecret, &["pswd", "client_secret", "secret_key", "password"]),
     (MaterialField::PrivateKey, &["pkey", "private_key"]),
     (MaterialField::Certificate, &["certificate"]),
-    (MaterialField::KeyId, &["key_id"]),
+    (MaterialField::KeyId, &["kid", "key_id"]),
 ];
 
 /// Whose codes an answer may hold.
@@ -57,8 +57,8 @@ fn empty(frame: &Frame, lacking: &str) -> Failure {
         Hop::Resolver,
         "empty_secret",
         format!("the resolver returned no {lacking}; it returned {came}"),
-        "The client id belongs in user or client_id, the secret in pswd, client_secret, secret_key or password; check the \
-         account in the vault and the names that the JAR uses.",
+        "The client id belongs in user or client_id, the secret in pswd, client_secret, secret_key or password, a private \
+         key in pkey or private_key; check the account in the vault and the names that the JAR uses.",
     )
 }
 
@@ -235,6 +235,23 @@ mod tests {
         assert_eq!(material.field(MaterialField::ClientId).and_then(|v| v.expose_str()), Some("a"));
         assert_eq!(material.field(MaterialField::ClientSecret).and_then(|v| v.expose_str()), Some("s"));
         assert!(!changing);
+    }
+
+    #[test]
+    fn a_private_key_comes_with_what_names_it() {
+        let frame = result(&[
+            ("value:user", "a"),
+            ("value:pkey", "-----BEGIN x"),
+            ("value:kid", ""),
+            ("value:key_id", "k1"),
+            ("value:certificate", "-----BEGIN y"),
+        ]);
+        let (material, _) = material(&frame, Source::Jar).expect("complete");
+        let value = |field| material.field(field).and_then(|value| value.expose_str());
+        assert_eq!(value(MaterialField::PrivateKey), Some("-----BEGIN x"));
+        assert_eq!(value(MaterialField::KeyId), Some("k1"));
+        assert_eq!(value(MaterialField::Certificate), Some("-----BEGIN y"));
+        assert_eq!(value(MaterialField::ClientSecret), None);
     }
 
     #[test]
