@@ -3,19 +3,23 @@
 //! Invariants: no expired token leaves the cache; one fetch runs at a time for each key, on a task of its own; no lock
 //! is held across IO; the secret lives for one token request; nothing that a server wrote freely is shown to anybody.
 
+mod budget;
 mod cache;
 mod entry;
 mod explain;
 mod failures;
 mod fetch;
 mod form;
+mod hot;
 mod json;
 mod key;
 mod reply;
 mod request;
 mod retry_after;
 mod schedule;
+mod turn;
 
+pub use budget::BudgetRules;
 pub use cache::{TokenCache, TokenCacheConfig, TokenCounts, TokenHandle};
 pub use entry::{Granted, Origin};
 pub use explain::TokenStatus;
@@ -29,3 +33,4 @@ pub use request::{
     ClientAuth, GrantType, RequestError, TokenHttpRequest, TokenRequestSpec, build as build_request,
     check as check_request,
 };
+pub use turn::Turns;

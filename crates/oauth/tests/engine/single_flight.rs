@@ -23,7 +23,7 @@ async fn ten_thousand_callers_cause_one_read_and_one_request() {
     let mut fetched = 0;
     for call in calls {
         let granted = call.await.unwrap().expect("a token");
-        assert_eq!(granted.token.expose(), "token-1");
+        assert_eq!(granted.token().expose(), "token-1");
         fetched += usize::from(granted.origin == Origin::Fetched);
     }
     assert_eq!((fetched, world.reads(), world.posts()), (1, 1, 1));
@@ -116,7 +116,7 @@ async fn handles_with_one_key_share_one_token() {
     // Scopes have no order.
     let handles = (0..10).map(|n| world.handle(&cache, "i", "c", if n % 2 == 0 { "a b" } else { "b a" }));
     for handle in handles.collect::<Vec<_>>() {
-        assert_eq!(handle.token(LONG).await.unwrap().token.expose(), "token-1");
+        assert_eq!(handle.token(LONG).await.unwrap().token().expose(), "token-1");
     }
     assert_eq!(world.posts(), 1);
 }
@@ -171,10 +171,10 @@ async fn random_interleavings_mix_nothing_up() {
         let action = random.next_u64() % 1000;
         running.spawn(async move {
             if let Ok(granted) = handle.token(Duration::from_secs(2)).await {
-                assert_eq!(world.minted_for(granted.token.expose()), format!("{i}-{c} {s}"));
-                assert!(world.left(granted.token.expose()) > 0.0);
+                assert_eq!(world.minted_for(granted.token().expose()), format!("{i}-{c} {s}"));
+                assert!(world.left(granted.token().expose()) > 0.0);
                 if action == 0 {
-                    handle.reject(&granted.token);
+                    handle.reject(granted.token());
                 }
             }
         });
