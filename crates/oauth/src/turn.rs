@@ -8,7 +8,7 @@ use std::time::Duration;
 use midward_core::{BootTime, Clock, Fingerprint, Retry};
 use tokio::sync::OwnedMutexGuard;
 
-use crate::budget::{Permit, ServerBudget};
+use crate::budget::{Limited, Permit, ServerBudget};
 use crate::entry::nanos;
 use crate::failures;
 use crate::fetch::{FetchFailure, Progress, SharedCircuit};
@@ -113,31 +113,36 @@ impl Turns {
         after: Option<Refused>,
     ) -> Result<Turn, FetchFailure> {
         let mut proving = after.and_then(|refused| refused.proving);
-        if proving.is_none() && !client.is_proven(print) {
-            let guard = Arc::clone(&client.proving).lock_owned().await;
-            if let Some((at, failure)) = &*guard
-                && *at >= began
-                && !client.is_proven(print)
-            {
-                // It failed while this one waited: shared, not tried by each in turn.
-                return Err(failure.clone());
+        loop {
+            if proving.is_none() && !client.is_proven(print) {
+                let guard = Arc::clone(&client.proving).lock_owned().await;
+                let is_proven = client.is_proven(print);
+                if let Some((at, failure)) = &*guard
+                    && *at >= began
+                    && !is_proven
+                {
+                    // It failed while this one waited: shared, not tried by each in turn.
+                    return Err(failure.clone());
+                }
+                proving = (!is_proven).then_some(guard);
             }
-            proving = (!client.is_proven(print)).then_some(guard);
-        }
-        let admitted = loop {
             let urgent = self.progress.is_urgent();
-            tokio::select! {
-                admitted = client.budget.admit(&client.key, urgent) => break admitted,
+            let admitted = tokio::select! {
+                admitted = client.budget.admit(&client.key, urgent) => admitted,
                 // Somebody waits now: to the other queue.
-                () = self.progress.urgent(), if !urgent => {}
-            }
-        };
-        match admitted {
-            Ok(permit) => {
-                Ok(Turn { print: Some(print), client: Some(Arc::clone(client)), permit: Some(permit), proving })
-            }
-            Err(limited) => {
-                Err(FetchFailure { failure: Arc::new(failures::server_is_paused()), retry: Retry::After(limited.0) })
+                () = self.progress.urgent(), if !urgent => continue,
+            };
+            let permit = match admitted {
+                Ok(permit) => permit,
+                Err(Limited(wait)) => {
+                    let failure = Arc::new(failures::server_is_paused());
+                    return Err(FetchFailure { failure, retry: Retry::After(wait) });
+                }
+            };
+            // It may have been refused to another profile meanwhile.
+            if proving.is_some() || client.is_proven(print) {
+                let client = Some(Arc::clone(client));
+                return Ok(Turn { print: Some(print), client, permit: Some(permit), proving });
             }
         }
     }
