@@ -55,7 +55,7 @@ pub enum Retry {
     Backoff,
     /// The server said how long (`Retry-After`); clamped.
     After(Duration),
-    /// Nothing but a change helps: not in the background, and for callers only after a growing pause.
+    /// Nothing but a change helps: tried after a growing pause, in the background only while an old token is good.
     OnDemand,
     /// The circuit is open; look again after this time.
     Probe(Duration),
@@ -339,7 +339,8 @@ impl<T: Clone> TokenLife<T> {
                 let trouble = next_trouble(trouble, failure, retry, now);
                 let left = times.expires.saturating_since(now);
                 let refresh_at = match retry {
-                    Retry::OnDemand => times.expires,
+                    // What only a change heals may be changed before the old token ends: tried rarely, and at the end.
+                    Retry::OnDemand => (now + wait_of(retry, trouble.failures, random, rules)).min(times.expires),
                     // The nearer the end, the shorter the wait, and one try at the end itself: a server that comes
                     // back at the last moment must not find everybody backing off.
                     Retry::Backoff => {

@@ -236,10 +236,12 @@ impl Engine {
             if now >= ends {
                 return Outcome::Failed { failure: too_late() };
             }
+            let token = granted.token().clone();
+            drop(granted);
             let timeout = Duration::from_millis(config.document.connection.timeout_ms);
             let remaining = ends.saturating_since(now);
             let result =
-                self.apis.call(permitted, &permit.guard, body.clone(), &granted.token, timeout, remaining).await;
+                self.apis.call(permitted, &permit.guard, body.clone(), &token, timeout, remaining).await;
             let took = self.clock.boot().saturating_since(now);
             let reply = match result {
                 Ok(reply) => reply,
@@ -252,7 +254,7 @@ impl Engine {
             if reply.status != 401 || is_repeated {
                 return Outcome::Replied { reply };
             }
-            let was_cached = handle.reject(&granted.token);
+            let was_cached = handle.reject(&token);
             if !may_repeat(call) {
                 return Outcome::Replied { reply };
             }

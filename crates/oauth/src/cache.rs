@@ -6,23 +6,29 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use midward_core::{AccessToken, Clock, Failure, Random, TokenRules};
+use url::Url;
 
-use crate::entry::{Counters, Entry, Granted, Shared};
+use crate::budget::{BudgetRules, ServerBudget};
+use crate::entry::{self, Counters, Entry, Granted, Shared};
 use crate::explain::{self, TokenStatus};
-use crate::fetch::{SharedCircuit, TokenFetcher};
+use crate::fetch::TokenFetcher;
+use crate::hot::{FreeLines, HotRef};
 use crate::key::{ClientKey, TokenKey};
 use crate::schedule::{self, Schedule};
+use crate::turn::Client;
 
 #[derive(Clone, Debug)]
 pub struct TokenCacheConfig {
     pub rules: TokenRules,
-    /// Longest time for a whole fetch, vault included.
+    /// Longest time for a whole fetch, vault included, and without the time in the queue of its server.
     pub fetch_limit: Duration,
+    /// What each authorization server is asked for.
+    pub budget: BudgetRules,
 }
 
 impl Default for TokenCacheConfig {
     fn default() -> Self {
-        Self { rules: TokenRules::default(), fetch_limit: Duration::from_mins(1) }
+        Self { rules: TokenRules::default(), fetch_limit: Duration::from_mins(1), budget: BudgetRules::default() }
     }
 }
 
@@ -51,13 +57,16 @@ pub struct TokenCache {
 struct Inner {
     shared: Arc<Shared>,
     index: RwLock<Index>,
+    budget: BudgetRules,
     /// The scheduler's task ends when this is dropped.
     alive: Arc<()>,
 }
 
 struct Index {
-    entries: HashMap<TokenKey, Arc<Entry>>,
-    circuits: HashMap<ClientKey, Weak<SharedCircuit>>,
+    entries: HashMap<Arc<TokenKey>, Arc<Entry>>,
+    clients: HashMap<Arc<ClientKey>, Weak<Client>>,
+    /// By origin of the token URL.
+    budgets: HashMap<String, Weak<ServerBudget>>,
     /// Hits of entries that were forgotten.
     forgotten_hits: u64,
     /// How many entries there may be before the unused ones are looked for.
@@ -83,11 +92,24 @@ impl TokenCache {
             fetch_limit: config.fetch_limit,
             schedule,
             runtime,
+            free_lines: FreeLines::default(),
             counters: Counters::default(),
         };
-        let index =
-            Index { entries: HashMap::new(), circuits: HashMap::new(), forgotten_hits: 0, sweep_at: FIRST_SWEEP };
-        Self { inner: Arc::new(Inner { shared: Arc::new(shared), index: RwLock::new(index), alive }) }
+        let index = Index {
+            entries: HashMap::new(),
+            clients: HashMap::new(),
+            budgets: HashMap::new(),
+            forgotten_hits: 0,
+            sweep_at: FIRST_SWEEP,
+        };
+        Self {
+            inner: Arc::new(Inner {
+                shared: Arc::new(shared),
+                index: RwLock::new(index),
+                budget: config.budget,
+                alive,
+            }),
+        }
     }
 
     /// The handle for `key`. Resolve it once per connection, not per call. `fetcher` is used from the next fetch on,
@@ -99,20 +121,38 @@ impl TokenCache {
         }
         let mut index = self.inner.index.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = index.entries.get(&key) {
-            return TokenHandle { entry: Arc::clone(entry) };
+            return TokenHandle::new(Arc::clone(entry));
         }
         self.sweep(&mut index);
-        let circuit = index.circuits.get(&key.client).and_then(Weak::upgrade).unwrap_or_default();
-        index.circuits.insert(key.client.clone(), Arc::downgrade(&circuit));
-        let entry = Arc::new(Entry::new(key.clone(), Arc::clone(&self.inner.shared), circuit, fetcher));
+        let client = self.client(&mut index, &key);
+        let key = Arc::new(key);
+        let entry = Arc::new(Entry::new(Arc::clone(&key), Arc::clone(&self.inner.shared), client, fetcher));
         index.entries.insert(key, Arc::clone(&entry));
-        TokenHandle { entry }
+        TokenHandle::new(entry)
+    }
+
+    /// What all profiles of this credential share, and what all of this server share.
+    fn client(&self, index: &mut Index, key: &TokenKey) -> Arc<Client> {
+        if let Some(client) = index.clients.get(&key.client).and_then(Weak::upgrade) {
+            return client;
+        }
+        let shared = &self.inner.shared;
+        let origin = origin(&key.client.token_url);
+        let budget = index.budgets.get(&origin).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let budget =
+                ServerBudget::new(self.inner.budget.clone(), Arc::clone(&shared.clock), shared.runtime.clone());
+            index.budgets.insert(origin, Arc::downgrade(&budget));
+            budget
+        });
+        let client = Arc::new(Client::new(key.client.clone(), budget, Arc::clone(&shared.clock)));
+        index.clients.insert(Arc::clone(&client.key), Arc::downgrade(&client));
+        client
     }
 
     /// The handle for `key` if there is one, without a fetcher at hand.
     pub fn find(&self, key: &TokenKey) -> Option<TokenHandle> {
         let index = self.inner.index.read().unwrap_or_else(PoisonError::into_inner);
-        index.entries.get(key).map(|entry| TokenHandle { entry: Arc::clone(entry) })
+        index.entries.get(key).map(|entry| TokenHandle::new(Arc::clone(entry)))
     }
 
     /// Drops tokens and failures, and closes the circuits, of all keys that `filter` picks. A fetch that runs goes on
@@ -140,7 +180,7 @@ impl TokenCache {
     pub fn counts(&self) -> TokenCounts {
         let counters = &self.inner.shared.counters;
         let index = self.inner.index.read().unwrap_or_else(PoisonError::into_inner);
-        let hits = index.entries.values().map(|entry| entry.hot.hits.load(Ordering::Relaxed)).sum::<u64>();
+        let hits = index.entries.values().map(|entry| entry.hot.hits()).sum::<u64>();
         TokenCounts {
             hits: hits + index.forgotten_hits,
             waits: counters.waits.load(Ordering::Relaxed),
@@ -168,12 +208,13 @@ impl TokenCache {
             let life = entry.look().life;
             let keep = Arc::strong_count(entry) > 1 || life.held(now).is_some() || life.fetch_runs();
             if !keep {
-                forgotten += entry.hot.hits.load(Ordering::Relaxed);
+                forgotten += entry.hot.hits();
             }
             keep
         });
         index.forgotten_hits += forgotten;
-        index.circuits.retain(|_, circuit| circuit.strong_count() > 0);
+        index.clients.retain(|_, client| client.strong_count() > 0);
+        index.budgets.retain(|_, budget| budget.strong_count() > 0);
         index.sweep_at = FIRST_SWEEP.max(index.entries.len() * 2);
     }
 }
@@ -188,28 +229,43 @@ impl Drop for Inner {
 /// The way to one token. Cheap to clone; keep it with the connection.
 #[derive(Clone)]
 pub struct TokenHandle {
+    /// The entry's own, here so that a lookup does not go through the entry.
+    hot: HotRef,
+    shared: Arc<Shared>,
     entry: Arc<Entry>,
 }
 
 impl TokenHandle {
+    fn new(entry: Arc<Entry>) -> Self {
+        Self { hot: entry.hot.clone(), shared: Arc::clone(&entry.shared), entry }
+    }
+
     pub fn key(&self) -> &TokenKey {
         &self.entry.key
     }
 
     /// The token if it is there and nothing is to be done about it: no lock, no wait.
     pub fn cached(&self) -> Option<Granted> {
-        self.entry.cached()
+        self.hot.cached(&self.shared).map(entry::warm)
     }
 
     /// A token that has not expired. Waits for at most `deadline`; the fetch goes on after that.
     pub async fn token(&self, deadline: Duration) -> Result<Granted, Failure> {
-        self.entry.token(deadline).await
+        match self.cached() {
+            Some(granted) => Ok(granted),
+            None => self.entry.token(deadline).await,
+        }
     }
 
     /// An API answered 401 to this token: drops it, if it is still the cached one. Tells whether it was.
     pub fn reject(&self, token: &AccessToken) -> bool {
         self.entry.reject(token)
     }
+}
+
+/// Scheme, host and port; the whole text where there is no such thing.
+fn origin(token_url: &str) -> String {
+    Url::parse(token_url).map_or_else(|_| token_url.to_owned(), |url| url.origin().ascii_serialization())
 }
 
 /// Runs the scheduler, and starts it again, loudly, should it ever end while the cache lives.

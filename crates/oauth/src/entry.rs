@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::Guard;
 use midward_core::{
     AccessToken, Arrival, BootTime, Clock, Demand, Failure, Hop, Minted, Random, Tick, TokenLife, TokenRules, Trace,
     WallLead,
@@ -14,9 +14,11 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::failures;
-use crate::fetch::{FetchContext, FetchFailure, Fetched, FetchedToken, Progress, SharedCircuit, TokenFetcher};
+use crate::fetch::{FetchContext, FetchFailure, Fetched, FetchedToken, Progress, TokenFetcher};
+use crate::hot::{FreeLines, HotRef};
 use crate::key::TokenKey;
 use crate::schedule::Schedule;
+use crate::turn::{Client, Turns};
 
 /// What all entries of a cache share.
 pub(crate) struct Shared {
@@ -27,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) fetch_limit: Duration,
     pub(crate) schedule: Arc<Schedule>,
     pub(crate) runtime: Handle,
+    pub(crate) free_lines: FreeLines,
     pub(crate) counters: Counters,
 }
 
@@ -46,35 +49,17 @@ pub(crate) struct Held {
     pub(crate) fetched: FetchedToken,
     pub(crate) trace: Trace,
     pub(crate) expires: BootTime,
+    pub(crate) lead: WallLead,
 }
 
 type FlightResult = Result<Arc<Held>, Arc<Failure>>;
 
 pub(crate) struct Entry {
-    pub(crate) key: TokenKey,
-    pub(crate) circuit: Arc<SharedCircuit>,
-    pub(crate) hot: Hot,
+    pub(crate) key: Arc<TokenKey>,
+    pub(crate) client: Arc<Client>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) hot: HotRef,
     state: Mutex<State>,
-}
-
-/// What the warm path touches, in one cache line: with many profiles, each line is a miss.
-#[repr(align(64))]
-pub(crate) struct Hot {
-    shared: Arc<Shared>,
-    snapshot: ArcSwapOption<Snapshot>,
-    /// Nanoseconds of the boot clock.
-    last_used: AtomicU64,
-    wall_checked: AtomicU64,
-    pub(crate) hits: AtomicU64,
-}
-
-/// What a caller needs to know to use the token without the lock.
-struct Snapshot {
-    token: AccessToken,
-    expires: BootTime,
-    /// Ask the life cycle from here on. Nanoseconds of the boot clock.
-    quiet_until: u64,
-    lead: WallLead,
 }
 
 struct State {
@@ -110,25 +95,39 @@ pub enum Origin {
     Waited,
 }
 
-/// A token that may be used now.
-#[derive(Clone, Debug)]
+/// A token that may be used now. Made to be cheap: for a call that lasts, keep a clone of its token rather than this.
+#[derive(Debug)]
 pub struct Granted {
-    pub token: AccessToken,
     pub origin: Origin,
-    /// The token's end.
-    pub expires: BootTime,
-    fetch: Option<Arc<Held>>,
+    /// Always there; as it lies in the cache, so that a lookup need not touch the token itself.
+    held: Guard<Option<Arc<Held>>>,
 }
 
 impl Granted {
+    pub fn token(&self) -> &AccessToken {
+        &self.held().fetched.token
+    }
+
+    /// The token's end.
+    pub fn expires(&self) -> BootTime {
+        self.held().expires
+    }
+
     /// The steps of the fetch, or that the token came from the cache.
     pub fn trace(&self) -> Trace {
-        if let Some(held) = &self.fetch {
-            return held.trace.clone();
+        if self.origin != Origin::Cached {
+            return self.held().trace.clone();
         }
         let mut trace = Trace::default();
         trace.push(Hop::Mid, "token from cache", Duration::ZERO);
         trace
+    }
+
+    fn held(&self) -> &Held {
+        match &*self.held {
+            Some(held) => held,
+            None => unreachable!("made only of a token that is there"),
+        }
     }
 }
 
@@ -141,22 +140,18 @@ pub(crate) struct Look {
 
 impl Entry {
     pub(crate) fn new(
-        key: TokenKey,
+        key: Arc<TokenKey>,
         shared: Arc<Shared>,
-        circuit: Arc<SharedCircuit>,
+        client: Arc<Client>,
         fetcher: Arc<dyn TokenFetcher>,
     ) -> Self {
-        let now = nanos(shared.clock.boot());
+        let hot = shared.free_lines.take();
+        hot.used(shared.clock.boot());
         Self {
             key,
-            circuit,
-            hot: Hot {
-                shared,
-                snapshot: ArcSwapOption::empty(),
-                last_used: AtomicU64::new(now),
-                wall_checked: AtomicU64::new(now),
-                hits: AtomicU64::new(0),
-            },
+            client,
+            shared,
+            hot,
             state: Mutex::new(State {
                 life: TokenLife::new(),
                 flight: None,
@@ -172,42 +167,17 @@ impl Entry {
         self.lock().fetcher = fetcher;
     }
 
-    /// The warm path: one clock (two once a second), one snapshot, no lock.
-    pub(crate) fn cached(&self) -> Option<Granted> {
-        const WALL_EVERY: u64 = 1_000_000_000;
-        let boot = self.hot.shared.clock.boot();
-        let now = nanos(boot);
-        let snapshot = self.hot.snapshot.load();
-        let snapshot = snapshot.as_ref()?;
-        if now >= snapshot.quiet_until {
-            return None;
-        }
-        if now.saturating_sub(self.hot.wall_checked.load(Ordering::Relaxed)) >= WALL_EVERY {
-            if WallLead::of(boot, self.hot.shared.clock.wall()).jumped_since(snapshot.lead, &self.hot.shared.rules) {
-                return None;
-            }
-            self.hot.wall_checked.store(now, Ordering::Relaxed);
-        }
-        self.hot.last_used.store(now, Ordering::Relaxed);
-        self.hot.hits.fetch_add(1, Ordering::Relaxed);
-        Some(Granted { token: snapshot.token.clone(), origin: Origin::Cached, expires: snapshot.expires, fetch: None })
-    }
-
     pub(crate) async fn token(self: &Arc<Self>, deadline: Duration) -> Result<Granted, Failure> {
-        if let Some(granted) = self.cached() {
-            return Ok(granted);
-        }
         let (mut flight, origin) = {
             let mut state = self.lock();
-            let now = self.hot.shared.clock.boot();
-            self.hot.last_used.store(nanos(now), Ordering::Relaxed);
-            self.hot.wall_checked.store(nanos(now), Ordering::Relaxed);
-            let lead = WallLead::of(now, self.hot.shared.clock.wall());
+            let now = self.shared.clock.boot();
+            self.hot.used(now);
+            let lead = WallLead::of(now, self.shared.clock.wall());
             let mut life = std::mem::take(&mut state.life);
-            if !self.circuit.is_open() {
-                life = life.unblocked(&self.hot.shared.rules);
+            if !self.client.circuit.is_open() {
+                life = life.unblocked(&self.shared.rules);
             }
-            let (life, demand) = life.demand(now, lead, &self.hot.shared.rules);
+            let (life, demand) = life.demand(now, lead, &self.shared.rules);
             state.life = life;
             let decided = match demand {
                 Demand::Use(held) => Err(Ok(granted(&held, Origin::Cached))),
@@ -216,7 +186,7 @@ impl Entry {
                     Err(Ok(granted(&held, Origin::Cached)))
                 }
                 Demand::Refuse(failure) => {
-                    self.hot.shared.counters.refusals.fetch_add(1, Ordering::Relaxed);
+                    self.shared.counters.refusals.fetch_add(1, Ordering::Relaxed);
                     Err(Err(Failure::clone(&failure)))
                 }
                 Demand::Fetch => {
@@ -234,15 +204,16 @@ impl Entry {
             self.release(state);
             match decided {
                 Err(Ok(granted)) => {
-                    self.hot.hits.fetch_add(1, Ordering::Relaxed);
+                    self.hot.count_hit();
                     return Ok(granted);
                 }
                 Err(Err(failure)) => return Err(failure),
                 Ok(joined) => joined,
             }
         };
-        self.hot.shared.counters.waits.fetch_add(1, Ordering::Relaxed);
+        self.shared.counters.waits.fetch_add(1, Ordering::Relaxed);
         let progress = Arc::clone(&flight.progress);
+        progress.set_urgent();
         let arrived = tokio::time::timeout(deadline, flight.result.wait_for(Option::is_some)).await;
         match arrived {
             Ok(Ok(result)) => match &*result {
@@ -258,21 +229,21 @@ impl Entry {
     /// Drops the token if it is still this one. Tells whether it was.
     pub(crate) fn reject(&self, token: &AccessToken) -> bool {
         let mut state = self.lock();
-        let now = self.hot.shared.clock.boot();
+        let now = self.shared.clock.boot();
         let is_held = state.life.held(now).is_some_and(|(held, _)| held.fetched.token == *token);
         if is_held {
-            state.life = std::mem::take(&mut state.life).rejected(&self.hot.shared.rules);
+            state.life = std::mem::take(&mut state.life).rejected(&self.shared.rules);
             self.settle(&mut state);
-            self.hot.shared.counters.rejections.fetch_add(1, Ordering::Relaxed);
+            self.shared.counters.rejections.fetch_add(1, Ordering::Relaxed);
         }
         is_held
     }
 
     pub(crate) fn flush(&self) {
         let mut state = self.lock();
-        state.life = std::mem::take(&mut state.life).flushed(self.hot.shared.clock.boot());
+        state.life = std::mem::take(&mut state.life).flushed(self.shared.clock.boot());
         self.settle(&mut state);
-        self.circuit.close();
+        self.client.circuit.close();
     }
 
     /// The scheduler reached a time that this entry asked for.
@@ -288,17 +259,13 @@ impl Entry {
 
     pub(crate) fn look(&self) -> Look {
         let state = self.lock();
-        Look {
-            life: state.life.clone(),
-            last_trace: state.last_trace.clone(),
-            last_used: BootTime::from_duration(Duration::from_nanos(self.hot.last_used.load(Ordering::Relaxed))),
-        }
+        Look { life: state.life.clone(), last_trace: state.last_trace.clone(), last_used: self.hot.last_used() }
     }
 
     fn tick(self: &Arc<Self>, state: &mut State, now: BootTime) {
-        let last_used = BootTime::from_duration(Duration::from_nanos(self.hot.last_used.load(Ordering::Relaxed)));
-        let lead = WallLead::of(now, self.hot.shared.clock.wall());
-        let (life, tick) = std::mem::take(&mut state.life).tick(now, lead, last_used, &self.hot.shared.rules);
+        let last_used = self.hot.last_used();
+        let lead = WallLead::of(now, self.shared.clock.wall());
+        let (life, tick) = std::mem::take(&mut state.life).tick(now, lead, last_used, &self.shared.rules);
         state.life = life;
         match tick {
             Tick::Fetch => self.start(state),
@@ -310,10 +277,14 @@ impl Entry {
 
     fn start(self: &Arc<Self>, state: &mut State) {
         let progress = state.flight().progress;
-        self.hot.shared.counters.fetches.fetch_add(1, Ordering::Relaxed);
+        self.shared.counters.fetches.fetch_add(1, Ordering::Relaxed);
         state.launch = Some(Launch {
             fetcher: Arc::clone(&state.fetcher),
-            context: FetchContext { circuit: Arc::clone(&self.circuit), progress },
+            context: FetchContext {
+                circuit: Arc::clone(&self.client.circuit),
+                turns: Turns::new(Arc::clone(&self.client), Arc::clone(&progress)),
+                progress,
+            },
             landing: Landing { entry: Arc::clone(self), landed: false },
         });
     }
@@ -324,12 +295,22 @@ impl Entry {
         let launch = state.launch.take();
         drop(state);
         let Some(Launch { fetcher, context, mut landing }) = launch else { return };
-        let limit = self.hot.shared.fetch_limit;
-        self.hot.shared.runtime.spawn(async move {
+        let limit = self.shared.fetch_limit;
+        self.shared.runtime.spawn(async move {
             let progress = Arc::clone(&context.progress);
-            let fetched = match tokio::time::timeout(limit, fetcher.fetch(context)).await {
-                Ok(fetched) => fetched,
-                Err(_elapsed) => failed(failures::fetch_too_long(progress.hop(), limit)),
+            let turns = context.turns.clone();
+            let mut fetch = fetcher.fetch(context);
+            let mut allowed = limit;
+            let fetched = loop {
+                match tokio::time::timeout(allowed, &mut fetch).await {
+                    Ok(fetched) => break fetched,
+                    Err(_elapsed) => {}
+                }
+                // To stand in a queue is not to be slow.
+                allowed = turns.take_queued();
+                if allowed.is_zero() {
+                    break failed(failures::fetch_too_long(progress.hop(), limit));
+                }
             };
             landing.land(fetched);
         });
@@ -337,10 +318,10 @@ impl Entry {
 
     fn land(self: &Arc<Self>, fetched: Fetched) {
         let mut state = self.lock();
-        let now = self.hot.shared.clock.boot();
-        let rules = &self.hot.shared.rules;
-        let random = &*self.hot.shared.random;
-        let counters = &self.hot.shared.counters;
+        let now = self.shared.clock.boot();
+        let rules = &self.shared.rules;
+        let random = &*self.shared.random;
+        let counters = &self.shared.counters;
         let trace = fetched.trace;
         state.last_trace = trace.clone();
         let mut life = std::mem::take(&mut state.life);
@@ -348,7 +329,7 @@ impl Entry {
         let mut result: Option<FlightResult> = None;
         match fetched.result {
             Ok(Minted { token, requested, lifetime, lead }) => {
-                let held = Arc::new(Held { fetched: token, trace, expires: requested + lifetime });
+                let held = Arc::new(Held { fetched: token, trace, expires: requested + lifetime, lead });
                 let minted = Minted { token: Arc::clone(&held), requested, lifetime, lead };
                 life = match life.succeeded(now, minted, random, rules) {
                     Ok((next, Arrival::TooLate)) => {
@@ -389,28 +370,29 @@ impl Entry {
 
     /// Publishes what callers may use without the lock.
     fn settle(&self, state: &mut State) {
-        let now = self.hot.shared.clock.boot();
-        let snapshot = state.life.quiet_until().and_then(|until| {
-            let (held, times) = state.life.held(now)?;
-            Some(Arc::new(Snapshot {
-                token: held.fetched.token.clone(),
-                expires: times.expires,
-                quiet_until: nanos(until),
-                lead: times.lead,
-            }))
+        let now = self.shared.clock.boot();
+        let quiet = state.life.quiet_until().and_then(|until| {
+            let (held, _) = state.life.held(now)?;
+            Some((Arc::clone(held), until))
         });
-        self.hot.snapshot.store(snapshot);
+        self.hot.publish(quiet);
     }
 
     fn schedule_at(self: &Arc<Self>, state: &mut State, at: BootTime) {
         if state.alarm_at != Some(at) {
             state.alarm_at = Some(at);
-            self.hot.shared.schedule.wake(self, at);
+            self.shared.schedule.wake(self, at);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.shared.free_lines.give_back(self.hot.clone());
     }
 }
 
@@ -457,10 +439,14 @@ fn not_fetching(invalid: midward_core::InvalidTransition<Arc<Held>>) -> TokenLif
 }
 
 fn granted(held: &Arc<Held>, origin: Origin) -> Granted {
-    let fetch = (origin != Origin::Cached).then(|| Arc::clone(held));
-    Granted { token: held.fetched.token.clone(), origin, expires: held.expires, fetch }
+    Granted { origin, held: Guard::from_inner(Some(Arc::clone(held))) }
 }
 
-fn nanos(time: BootTime) -> u64 {
+/// What a lookup of the cache line found.
+pub(crate) fn warm(held: Guard<Option<Arc<Held>>>) -> Granted {
+    Granted { origin: Origin::Cached, held }
+}
+
+pub(crate) fn nanos(time: BootTime) -> u64 {
     u64::try_from(time.as_duration().as_nanos()).unwrap_or(u64::MAX)
 }

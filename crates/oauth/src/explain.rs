@@ -1,7 +1,6 @@
 //! Why there is a token, or why not, in one sentence. Nothing secret.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use midward_core::{BootTime, Failure, Retry, TokenLife, Trace};
@@ -47,7 +46,7 @@ pub(crate) fn status(entry: &Entry, now: BootTime) -> TokenStatus {
         );
     }
     TokenStatus {
-        key: entry.key.clone(),
+        key: TokenKey::clone(&entry.key),
         state: life.name(),
         sentence,
         expires_in: held.map(|(_, times)| times.expires.saturating_since(now)),
@@ -61,7 +60,7 @@ pub(crate) fn status(entry: &Entry, now: BootTime) -> TokenStatus {
         scopes: held.map(|(held, _)| held.fetched.scopes.clone()).unwrap_or_default(),
         secret_version: held.and_then(|(held, _)| held.fetched.fingerprint).map(|print| print.to_string()),
         trace: last_trace,
-        hits: entry.hot.hits.load(Ordering::Relaxed),
+        hits: entry.hot.hits(),
     }
 }
 

@@ -144,6 +144,16 @@ pub(crate) fn secret_changing() -> Failure {
     )
 }
 
+/// It told this client to wait, and this profile of it has not been sent.
+pub(crate) fn server_is_paused() -> Failure {
+    Failure::transient(
+        Hop::AuthorizationServer,
+        "rate_limited",
+        "the authorization server told this client to wait, so nothing was sent",
+        "Wait: it is tried again by itself; raise the client's limit if this happens often.",
+    )
+}
+
 pub(crate) fn too_late() -> Failure {
     Failure::transient(
         Hop::AuthorizationServer,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,9 +12,12 @@ use midward_core::{
     Minted, Persistence, Random, Retry, Trace, WallLead,
 };
 
+use tokio::sync::Notify;
+
 use crate::failures;
 use crate::reply::{self, Expected, ReplyClass, ReplyError, TokenHttpReply, TokenReply};
 use crate::request::{self, TokenHttpRequest, TokenRequestSpec};
+use crate::turn::{Refused, Turns};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -117,6 +120,13 @@ impl SharedCircuit {
         })
     }
 
+    fn refused(&self, print: Fingerprint) -> Option<Arc<Failure>> {
+        self.change(|circuit| {
+            let failure = circuit.refused(print);
+            (circuit, failure)
+        })
+    }
+
     fn change<R>(&self, with: impl FnOnce(Circuit) -> (Circuit, R)) -> R {
         let mut circuit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, result) = with(std::mem::take(&mut *circuit));
@@ -127,19 +137,41 @@ impl SharedCircuit {
 
 /// Which hop a running fetch waits on; for those whose own deadline ends first.
 #[derive(Debug, Default)]
-pub struct Progress(AtomicU8);
+pub struct Progress {
+    at_server: AtomicU8,
+    urgent: AtomicBool,
+    became_urgent: Notify,
+}
 
 impl Progress {
     pub fn hop(&self) -> Hop {
-        if self.0.load(Ordering::Relaxed) == 0 { Hop::Vault } else { Hop::AuthorizationServer }
+        if self.at_server.load(Ordering::Relaxed) == 0 { Hop::Vault } else { Hop::AuthorizationServer }
     }
 
     fn at_server(&self) {
-        self.0.store(1, Ordering::Relaxed);
+        self.at_server.store(1, Ordering::Relaxed);
+    }
+
+    /// A caller waits for this fetch.
+    pub(crate) fn set_urgent(&self) {
+        if !self.urgent.swap(true, Ordering::AcqRel) {
+            self.became_urgent.notify_one();
+        }
+    }
+
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Acquire)
+    }
+
+    /// Returns when a caller waits for this fetch.
+    pub(crate) async fn urgent(&self) {
+        while !self.is_urgent() {
+            self.became_urgent.notified().await;
+        }
     }
 
     fn at_vault(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        self.at_server.store(0, Ordering::Relaxed);
     }
 }
 
@@ -148,6 +180,7 @@ impl Progress {
 pub struct FetchContext {
     pub circuit: Arc<SharedCircuit>,
     pub progress: Arc<Progress>,
+    pub turns: Turns,
 }
 
 /// Fetches one token. The cache sees to it that one fetch runs at a time for each key.
@@ -187,23 +220,20 @@ impl ClientCredentialsFetcher {
         let first = self.read(fresh, context, trace).await?;
         let print = first.material.fingerprint(&self.fingerprint_key);
         let trial = fresh && refused.is_none();
-        if !trial
-            && let Some(failure) = circuit.change(|state| {
-                let failure = state.refused(print);
-                (state, failure)
-            })
-        {
+        if !trial && let Some(failure) = circuit.refused(print) {
             trace.push(Hop::Mid, "the vault still returns the refused secret: nothing was sent", Duration::ZERO);
             return Err(self.probe(failure, circuit));
         }
 
-        let (print, error, changing) = match self.send(first, print, context, trace).await? {
-            Ok(minted) => {
-                circuit.close();
-                return Ok(minted);
-            }
-            Err(refusal) => refusal,
-        };
+        let (print, error, changing, turn) =
+            match self.send(first, print, trial, Refused::default(), context, trace).await? {
+                Ok(minted) => {
+                    circuit.close();
+                    return Ok(minted);
+                }
+                Err(refusal) => refusal,
+            };
+        // `turn` lives until the circuit knows: whoever waits to send the same secret sees it.
         if fresh {
             return Err(self.refuse(print, &error, changing, circuit));
         }
@@ -220,12 +250,12 @@ impl ClientCredentialsFetcher {
         if new == print {
             return Err(self.refuse(print, &error, changing || again.changing, circuit));
         }
-        match self.send(again, new, context, trace).await? {
+        match self.send(again, new, false, turn, context, trace).await? {
             Ok(minted) => {
                 circuit.close();
                 Ok(minted)
             }
-            Err((print, error, changing)) => Err(self.refuse(print, &error, changing, circuit)),
+            Err((print, error, changing, _turn)) => Err(self.refuse(print, &error, changing, circuit)),
         }
     }
 
@@ -254,14 +284,27 @@ impl ClientCredentialsFetcher {
         &self,
         material: Material,
         print: Fingerprint,
+        trial: bool,
+        after: Refused,
         context: &FetchContext,
         trace: &mut Trace,
-    ) -> Result<Result<Minted<FetchedToken>, (Fingerprint, ReplyError, bool)>, FetchFailure> {
+    ) -> Result<Result<Minted<FetchedToken>, (Fingerprint, ReplyError, bool, Refused)>, FetchFailure> {
         let changing = material.changing;
+        context.progress.at_server();
+        let waits = self.clock.boot();
+        let turn = context.turns.next(print, Some(after)).await;
+        let waited = self.clock.boot().saturating_since(waits);
+        if !waited.is_zero() {
+            trace.push(Hop::Mid, "waited for a turn at the authorization server", waited);
+        }
+        let turn = turn?;
+        if !trial && let Some(failure) = context.circuit.refused(print) {
+            trace.push(Hop::Mid, "refused to another profile of this credential: nothing was sent", Duration::ZERO);
+            return Err(self.probe(failure, &context.circuit));
+        }
         let request = request::build(&self.spec, &material.material, self.clock.wall(), &*self.random)
             .map_err(|error| FetchFailure::new(failures::of_request(&error)))?;
         drop(material);
-        context.progress.at_server();
         let requested = self.clock.boot();
         let lead = WallLead::of(requested, self.clock.wall());
         let posted = tokio::time::timeout(Self::DEADLINE, self.transport.post(request, Self::DEADLINE)).await;
@@ -271,16 +314,21 @@ impl ClientCredentialsFetcher {
             Ok(Err(failure)) => {
                 let failure = failures::of_transport(&failure);
                 trace.push(Hop::AuthorizationServer, failure.code.as_str(), took);
-                return Err(FetchFailure::new(failure));
+                let failure = FetchFailure::new(failure);
+                turn.failed(&failure);
+                return Err(failure);
             }
             Err(_elapsed) => {
                 let failure = failures::token_endpoint_timed_out(Self::DEADLINE);
                 trace.push(Hop::AuthorizationServer, failure.code.as_str(), took);
-                return Err(FetchFailure::new(failure));
+                let failure = FetchFailure::new(failure);
+                turn.failed(&failure);
+                return Err(failure);
             }
         };
         let error = match reply::parse(&reply, &self.expected, self.clock.wall()) {
             Ok(TokenReply { token, lifetime, scopes }) => {
+                turn.proved();
                 trace.push(Hop::AuthorizationServer, "token granted", took);
                 let token = FetchedToken { token, scopes, fingerprint: Some(print) };
                 return Ok(Ok(Minted { token, requested, lifetime, lead }));
@@ -296,14 +344,16 @@ impl ClientCredentialsFetcher {
             "token request refused"
         );
         if error.class == ReplyClass::InvalidClient {
-            return Ok(Err((print, error, changing)));
+            return Ok(Err((print, error, changing, turn.refused())));
         }
         let retry = match (error.class, error.retry_after) {
             (ReplyClass::Permanent, _) => Retry::OnDemand,
             (_, Some(wait)) => Retry::After(wait),
             (_, None) => Retry::Backoff,
         };
-        Err(FetchFailure { failure: Arc::new(failures::of_reply(&error)), retry })
+        let failure = FetchFailure { failure: Arc::new(failures::of_reply(&error)), retry };
+        turn.failed(&failure);
+        Err(failure)
     }
 
     /// The server refuses a secret that the vault still returns.

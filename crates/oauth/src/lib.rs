@@ -4,12 +4,14 @@
 //! is held across IO; the secret lives for one token request; nothing that a server wrote freely is shown to anybody.
 
 mod assertion;
+mod budget;
 mod cache;
 mod entry;
 mod explain;
 mod failures;
 mod fetch;
 mod form;
+mod hot;
 mod json;
 mod key;
 mod reply;
@@ -17,8 +19,10 @@ mod request;
 mod retry_after;
 mod schedule;
 mod signing_key;
+mod turn;
 
 pub use assertion::{AssertionAlgorithm, AssertionRules};
+pub use budget::BudgetRules;
 pub use cache::{TokenCache, TokenCacheConfig, TokenCounts, TokenHandle};
 pub use entry::{Granted, Origin};
 pub use explain::TokenStatus;
@@ -33,3 +37,4 @@ pub use request::{
     check as check_request,
 };
 pub use signing_key::KeyError;
+pub use turn::Turns;

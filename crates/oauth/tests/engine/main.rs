@@ -1,8 +1,10 @@
 //! The token engine against a server and a vault with faults to order, in virtual time.
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the failure")]
 
+mod budget;
 mod lifetimes;
 mod others_got_wrong;
+mod outages;
 mod rotation;
 mod single_flight;
 mod support;

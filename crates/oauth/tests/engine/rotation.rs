@@ -167,7 +167,7 @@ async fn one_empty_reply_does_not_stop_the_refresh() {
     world.set(Reply::Token("3600"));
     tokio::time::sleep(Duration::from_mins(1)).await;
     let granted = handle.token(LONG).await.unwrap();
-    assert!(world.left(granted.token.expose()) > 3000.0);
+    assert!(world.left(granted.token().expose()) > 3000.0);
 }
 
 #[tokio::test(start_paused = true)]

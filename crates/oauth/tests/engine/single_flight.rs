@@ -23,7 +23,7 @@ async fn ten_thousand_callers_cause_one_read_and_one_request() {
     let mut fetched = 0;
     for call in calls {
         let granted = call.await.unwrap().expect("a token");
-        assert_eq!(granted.token.expose(), "token-1");
+        assert_eq!(granted.token().expose(), "token-1");
         fetched += usize::from(granted.origin == Origin::Fetched);
     }
     assert_eq!((fetched, world.reads(), world.posts()), (1, 1, 1));
@@ -116,7 +116,7 @@ async fn handles_with_one_key_share_one_token() {
     // Scopes have no order.
     let handles = (0..10).map(|n| world.handle(&cache, "i", "c", if n % 2 == 0 { "a b" } else { "b a" }));
     for handle in handles.collect::<Vec<_>>() {
-        assert_eq!(handle.token(LONG).await.unwrap().token.expose(), "token-1");
+        assert_eq!(handle.token(LONG).await.unwrap().token().expose(), "token-1");
     }
     assert_eq!(world.posts(), 1);
 }
@@ -153,41 +153,59 @@ async fn whatever_shapes_the_token_keeps_tokens_apart() {
     assert_eq!(world.posts(), count);
 }
 
+/// Random look-ups of one test run, each at a random point between the others.
+const LOOKUPS: usize = 1_000_000;
+/// Made one after the other by one task.
+const RUN: usize = 50;
+
 #[tokio::test(start_paused = true)]
-async fn random_interleavings_mix_nothing_up() {
+async fn a_million_random_interleavings_mix_nothing_up() {
     use midward_core::Random as _;
     let world = World::new();
     world.set(Reply::Token("10"));
     let cache = world.cache();
     let random = Arc::new(midward_core::SeededRandom::new(42));
-    let names: Vec<_> =
-        (0..60).map(|n| (format!("i{}", n % 3), format!("c{}", n % 4), format!("s{}", n % 5))).collect();
-    let handles: Vec<_> = names.iter().map(|(i, c, s)| world.handle(&cache, i, &format!("{i}-{c}"), s)).collect();
+    // Three instances, four credentials, five profiles.
+    let names = (0..60).map(|n| (format!("i{}", n % 3), format!("i{}-c{}", n % 3, n % 4), format!("s{}", n % 5)));
+    let profiles: Arc<Vec<_>> =
+        Arc::new(names.map(|(i, c, s)| (world.handle(&cache, &i, &c, &s), format!("{c} {s}"))).collect());
     let mut running = tokio::task::JoinSet::new();
-    for _ in 0..100_000 {
-        let pick = usize::try_from(random.next_u64() % 60).unwrap();
-        let (handle, world) = (handles[pick].clone(), Arc::clone(&world));
-        let (i, c, s) = names[pick].clone();
-        let action = random.next_u64() % 1000;
+    let mut granted = 0;
+    for _ in 0..LOOKUPS / RUN {
+        let (profiles, world, dice) = (Arc::clone(&profiles), Arc::clone(&world), Arc::clone(&random));
         running.spawn(async move {
-            if let Ok(granted) = handle.token(Duration::from_secs(2)).await {
-                assert_eq!(world.minted_for(granted.token.expose()), format!("{i}-{c} {s}"));
-                assert!(world.left(granted.token.expose()) > 0.0);
-                if action == 0 {
-                    handle.reject(&granted.token);
+            let mut granted = 0;
+            for _ in 0..RUN {
+                let choice = dice.next_u64();
+                let (handle, shape) = &profiles[usize::try_from(choice % 60).unwrap()];
+                let action = choice / 60 % 10_000;
+                if let Ok(token) = handle.token(Duration::from_secs(2)).await {
+                    granted += 1;
+                    let text = token.token().expose();
+                    assert!(world.was_minted_for(text, shape), "another profile's token");
+                    assert!(world.left(text) > 0.0);
+                    if action == 0 {
+                        handle.reject(token.token());
+                    }
+                }
+                if action % 20 == 1 {
+                    tokio::task::yield_now().await;
                 }
             }
+            granted
         });
-        match action {
-            1..20 => tokio::time::sleep(Duration::from_millis(random.next_u64() % 400)).await,
-            20 => drop(cache.flush(|key| key.client.instance == "i1")),
+        match random.next_u64() % 100 {
+            0..50 => tokio::time::sleep(Duration::from_millis(random.next_u64() % 40)).await,
+            50 => drop(cache.flush(|key| key.client.instance == "i1")),
             _ => {}
         }
         while running.len() > 500 {
-            running.join_next().await.unwrap().unwrap();
+            granted += running.join_next().await.unwrap().unwrap();
         }
     }
     while let Some(done) = running.join_next().await {
-        done.unwrap();
+        granted += done.unwrap();
     }
+    assert!(granted > LOOKUPS * 9 / 10, "{granted}");
+    assert!(world.posts() > 2000, "{}", world.posts());
 }

@@ -1,7 +1,7 @@
 //! A clock that follows tokio's paused time, and an authorization server and a vault with faults to order.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub(crate) const LONG: Duration = Duration::from_secs(1000);
 pub(crate) struct TestClock {
     start: tokio::time::Instant,
     pub(crate) moved: ManualClock,
+    /// How often the time was asked for.
+    pub(crate) asked: AtomicUsize,
 }
 
 impl TestClock {
@@ -34,7 +36,7 @@ impl TestClock {
             BootTime::from_duration(Duration::from_hours(1)),
             WallTime::from_unix_millis(1_800_000_000_000),
         );
-        Arc::new(Self { start, moved })
+        Arc::new(Self { start, moved, asked: AtomicUsize::new(0) })
     }
 }
 
@@ -47,6 +49,7 @@ impl TestClock {
 
 impl Clock for TestClock {
     fn boot(&self) -> BootTime {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         self.moved.boot() + self.start.elapsed()
     }
 
@@ -60,6 +63,8 @@ impl Clock for TestClock {
 pub(crate) enum Reply {
     /// A token with this many seconds.
     Token(&'static str),
+    /// One token for all, which ends at this time, and the seconds that are left.
+    Same(BootTime),
     Status(u16, &'static str),
     Headers(u16, &'static [(&'static str, &'static str)], &'static str),
     Unreachable,
@@ -81,7 +86,14 @@ pub(crate) struct World {
     pub(crate) latency: Mutex<Duration>,
     pub(crate) vault_latency: Mutex<Duration>,
     pub(crate) vault_failure: Mutex<Option<Failure>>,
+    /// The vault says of every read that it is changing the secret.
+    pub(crate) changing: AtomicBool,
     pub(crate) reads: AtomicUsize,
+    /// Token requests that run, and the most that ever did.
+    pub(crate) running: AtomicUsize,
+    pub(crate) most_running: AtomicUsize,
+    /// Who sent them, in order.
+    pub(crate) clients: Mutex<Vec<String>>,
     pub(crate) posts: Mutex<Vec<BootTime>>,
     /// Token text to the times it is good for, by the server's own account.
     pub(crate) issued: Mutex<BTreeMap<String, (BootTime, Duration, String)>>,
@@ -99,7 +111,11 @@ impl World {
             latency: Mutex::new(Duration::from_millis(50)),
             vault_latency: Mutex::new(Duration::from_millis(20)),
             vault_failure: Mutex::default(),
+            changing: AtomicBool::new(false),
             reads: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            most_running: AtomicUsize::new(0),
+            clients: Mutex::default(),
             posts: Mutex::default(),
             issued: Mutex::default(),
         })
@@ -153,13 +169,17 @@ impl World {
 
     /// Seconds that a token still lives by the server's account; negative when it is over.
     pub(crate) fn left(&self, token: &str) -> f64 {
-        let (issued, lifetime, _) = self.issued.lock().unwrap()[token].clone();
-        (issued + lifetime).as_duration().as_secs_f64() - self.clock.boot().as_duration().as_secs_f64()
+        let end = {
+            let issued = self.issued.lock().unwrap();
+            let (asked, lifetime, _) = &issued[token];
+            *asked + *lifetime
+        };
+        end.as_duration().as_secs_f64() - self.clock.boot().as_duration().as_secs_f64()
     }
 
-    /// The form that a token was minted for.
-    pub(crate) fn minted_for(&self, token: &str) -> String {
-        self.issued.lock().unwrap()[token].2.clone()
+    /// Whether a token was minted for this form.
+    pub(crate) fn was_minted_for(&self, token: &str, shape: &str) -> bool {
+        self.issued.lock().unwrap()[token].2 == shape
     }
 }
 
@@ -209,7 +229,7 @@ impl MaterialSource for Vault {
                 .with(MaterialField::ClientSecret, Secret::from(secret));
             let mut trace = Trace::default();
             trace.push(Hop::Vault, "secret read", latency);
-            Ok(Material { material, changing: false, trace })
+            Ok(Material { material, changing: world.changing.load(Ordering::SeqCst), trace })
         })
     }
 }
@@ -232,12 +252,16 @@ impl TokenTransport for Server {
             };
             let reply = world.reply.lock().unwrap().clone();
             let latency = *world.latency.lock().unwrap();
+            let running = world.running.fetch_add(1, Ordering::SeqCst) + 1;
+            world.most_running.fetch_max(running, Ordering::SeqCst);
             tokio::time::sleep(latency).await;
+            world.running.fetch_sub(1, Ordering::SeqCst);
             let body = request.body.expose_str().unwrap().to_owned();
             let form: HashMap<_, _> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+            world.clients.lock().unwrap().push(form["client_id"].clone());
             let known = world.accepted.lock().unwrap().contains(&form["client_secret"]);
             let reply = match reply {
-                Reply::Token(_) if !known => world.refusal.lock().unwrap().clone(),
+                Reply::Token(_) | Reply::Same(_) if !known => world.refusal.lock().unwrap().clone(),
                 other => other,
             };
             let answer = |status, headers: &[(&'static str, &'static str)], body: String| {
@@ -258,6 +282,14 @@ impl TokenTransport for Server {
                         &[],
                         format!(r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":{expires_in}}}"#),
                     )
+                }
+                Reply::Same(end) => {
+                    let left = end.saturating_since(world.clock.boot()).as_secs();
+                    let shape = format!("{} {}", form["client_id"], form.get("scope").map_or("", String::as_str));
+                    let life = (asked, end.saturating_since(asked), shape);
+                    world.issued.lock().unwrap().insert("the-same".to_owned(), life);
+                    let body = format!(r#"{{"access_token":"the-same","token_type":"bearer","expires_in":{left}}}"#);
+                    answer(200, &[], body)
                 }
                 Reply::Status(status, body) => answer(status, &[], body.to_owned()),
                 Reply::Headers(status, headers, body) => answer(status, headers, body.to_owned()),

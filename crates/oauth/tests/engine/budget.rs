@@ -1,0 +1,189 @@
+//! Many profiles at one authorization server: what it is asked for, in which order, and what an idle profile costs.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use midward_core::{Clock as _, SeededRandom};
+use midward_oauth::{BudgetRules, TokenCache, TokenCacheConfig, TokenHandle};
+
+use crate::support::{LONG, Reply, World};
+
+fn cache(world: &World, budget: BudgetRules) -> TokenCache {
+    let config = TokenCacheConfig { budget, ..TokenCacheConfig::default() };
+    TokenCache::new(world.clock.clone(), Arc::new(SeededRandom::new(7)), config)
+}
+
+/// Everybody asks at once. Returns how many got a token.
+async fn all(handles: &[TokenHandle]) -> usize {
+    let asked: Vec<_> =
+        handles.iter().cloned().map(|handle| tokio::spawn(async move { handle.token(LONG).await.is_ok() })).collect();
+    let mut granted = 0;
+    for task in asked {
+        granted += usize::from(task.await.unwrap());
+    }
+    granted
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_profiles_that_end_in_one_minute_are_refreshed_within_the_budget() {
+    let world = World::new();
+    let cache = cache(&world, BudgetRules::default());
+    let handles: Vec<_> =
+        (0..10_000).map(|i| world.handle(&cache, "i", &format!("c-{}", i % 100), &format!("s-{i}"))).collect();
+    assert_eq!(all(&handles).await, 10_000);
+    let minted = world.clock.start_elapsed();
+    assert!(minted < Duration::from_secs(70), "they end within a minute of each other: {minted:?}");
+    // Every one is used now and then, past the end of the first tokens, and no call waits for a token.
+    let waits = cache.counts().waits;
+    for _ in 0..9 {
+        tokio::time::sleep(Duration::from_secs(420)).await;
+        for handle in &handles {
+            let granted = handle.token(Duration::ZERO).await.expect("a token without waiting");
+            assert!(world.left(granted.token().expose()) > 0.0);
+        }
+    }
+    assert_eq!(cache.counts().waits, waits);
+    assert_eq!(cache.counts().failures, 0);
+    assert!(world.posts() >= 20_000, "{}", world.posts());
+    assert_eq!(world.most_running.load(Ordering::SeqCst), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_keeps_requests_apart() {
+    let world = World::new();
+    let spacing = Duration::from_millis(100);
+    let cache = cache(&world, BudgetRules { spacing, ..BudgetRules::default() });
+    let handles: Vec<_> = (0..100).map(|i| world.handle(&cache, "i", &format!("c-{i}"), "read")).collect();
+    assert_eq!(all(&handles).await, 100);
+    let posts = world.posts.lock().unwrap();
+    assert!(posts.windows(2).all(|pair| pair[1].saturating_since(pair[0]) >= spacing));
+    assert!(world.clock.start_elapsed() < Duration::from_secs(12));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_credential_with_many_profiles_does_not_keep_another_waiting() {
+    let world = World::new();
+    let cache = cache(&world, BudgetRules::default());
+    // The secret of both is known to be right, so that the queue alone decides.
+    world.handle(&cache, "i", "many", "first").token(LONG).await.unwrap();
+    world.handle(&cache, "i", "one", "first").token(LONG).await.unwrap();
+    let many: Vec<_> = (0..1000).map(|i| world.handle(&cache, "i", "many", &format!("s-{i}"))).collect();
+    let crowd = tokio::spawn(async move { all(&many).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let asked = world.clock.boot();
+    world.handle(&cache, "i", "one", "second").token(LONG).await.unwrap();
+    let waited = world.clock.boot().saturating_since(asked);
+    // Vault, at most one round of the others, its own request.
+    assert!(waited <= Duration::from_millis(20 + 50 + 50 + 5), "{waited:?}");
+    assert_eq!(crowd.await.unwrap(), 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_asks_for_rest_gets_it() {
+    let world = World::new();
+    let cache = cache(&world, BudgetRules::default());
+    let handles: Vec<_> = (0..20).map(|i| world.handle(&cache, "i", &format!("c-{i}"), "read")).collect();
+    assert_eq!(all(&handles).await, 20);
+    let limit = Reply::Headers(429, &[("auth0-client-quota-limit", "b=per_hour;q=10;r=0;t=240")], "");
+    world.set(limit.clone());
+    let named = world.handle(&cache, "i", "named", "first");
+    assert_eq!(named.token(LONG).await.map(|_| ()).unwrap_err().code, "rate_limited");
+    world.set(Reply::Token("3600"));
+    let sent = world.posts();
+    // Another profile of the client that was named is told at once, and nothing is sent for it.
+    let other = world.handle(&cache, "i", "named", "second");
+    assert_eq!(other.token(LONG).await.map(|_| ()).unwrap_err().code, "rate_limited");
+    assert_eq!(world.posts(), sent);
+    // Callers of other clients get through, one a second.
+    let fresh: Vec<_> = (0..5).map(|i| world.handle(&cache, "i", &format!("n-{i}"), "read")).collect();
+    assert_eq!(all(&fresh).await, 5);
+    let posts = world.posts.lock().unwrap().clone();
+    assert!(posts[sent - 1..].windows(2).all(|pair| pair[1].saturating_since(pair[0]) >= Duration::from_millis(950)));
+    // It heals by itself.
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(all(&[named, other]).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refreshes_wait_until_the_server_has_rested() {
+    let world = World::new();
+    world.set(Reply::Token("1000"));
+    let cache = cache(&world, BudgetRules::default());
+    let handles: Vec<_> = (0..50).map(|i| world.handle(&cache, "i", &format!("c-{i}"), "read")).collect();
+    assert_eq!(all(&handles).await, 50);
+    tokio::time::sleep(Duration::from_secs(690)).await;
+    assert_eq!(all(&handles).await, 50);
+    world.set(Reply::Headers(429, &[("retry-after", "100")], ""));
+    let named = world.handle(&cache, "i", "named", "read");
+    assert_eq!(named.token(LONG).await.map(|_| ()).unwrap_err().code, "rate_limited");
+    world.set(Reply::Token("1000"));
+    let sent = world.posts();
+    tokio::time::sleep(Duration::from_secs(95)).await;
+    assert_eq!(world.posts(), sent, "a refresh was sent while the server rests");
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert!(world.posts() >= sent + 50, "{}", world.posts() - sent);
+    assert!(world.most_running.load(Ordering::SeqCst) <= 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_secret_is_sent_once_however_many_profiles_use_it() {
+    let world = World::new();
+    world.vault.lock().unwrap().insert("c".into(), "wrong".into());
+    let cache = cache(&world, BudgetRules::default());
+    let handles: Vec<_> = (0..100).map(|i| world.handle(&cache, "i", "c", &format!("s-{i}"))).collect();
+    assert_eq!(all(&handles).await, 0);
+    assert_eq!(world.posts(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_becomes_wrong_is_not_sent_after_its_first_refusal() {
+    let world = World::new();
+    let cache = cache(&world, BudgetRules::default());
+    let handles: Vec<_> = (0..100).map(|i| world.handle(&cache, "i", "c", &format!("s-{i}"))).collect();
+    assert_eq!(all(&handles).await, 100);
+    *world.accepted.lock().unwrap() = vec!["another".into()];
+    cache.flush(|_| true);
+    let sent = world.posts();
+    assert_eq!(all(&handles).await, 0);
+    // Those that were under way together when the first refusal came.
+    assert!(world.posts() - sent <= 8, "{}", world.posts() - sent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_down_is_not_tried_by_each_profile_in_turn() {
+    let world = World::new();
+    world.set(Reply::Never);
+    let cache = cache(&world, BudgetRules::default());
+    let handles: Vec<_> = (0..100).map(|i| world.handle(&cache, "i", "c", &format!("s-{i}"))).collect();
+    assert_eq!(all(&handles).await, 0);
+    assert!(world.clock.start_elapsed() < Duration::from_secs(11), "{:?}", world.clock.start_elapsed());
+    assert_eq!(world.posts(), 1);
+}
+
+/// How often an hour with this many idle profiles, and one that is used, asks for the time.
+async fn an_hour_with(idle: usize) -> usize {
+    let world = World::new();
+    let cache = cache(&world, BudgetRules::default());
+    let handles: Vec<_> =
+        (0..idle).map(|i| world.handle(&cache, "i", &format!("c-{}", i % 100), &format!("s-{i}"))).collect();
+    // Some had a token once.
+    let some = handles.len().min(500);
+    assert_eq!(all(&handles[..some]).await, some);
+    tokio::time::sleep(Duration::from_hours(3)).await;
+    let used = world.handle(&cache, "i", "c", "used");
+    used.token(LONG).await.unwrap();
+    let sent = world.posts();
+    let before = world.clock.asked.load(Ordering::Relaxed);
+    for _ in 0..3600 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        used.token(LONG).await.unwrap();
+    }
+    assert_eq!(world.posts() - sent, 1, "the used one alone is refreshed");
+    world.clock.asked.load(Ordering::Relaxed) - before
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_profiles_cost_the_scheduler_nothing() {
+    assert_eq!(an_hour_with(100_000).await, an_hour_with(0).await);
+}
