@@ -23,9 +23,16 @@ const BELIEVED: Duration = Duration::from_secs(10);
 /// Most checks kept.
 const KEPT: usize = 10_000;
 
-/// What was checked, and how often it was forgotten: what was read before is not kept after.
+/// What was checked lately.
 #[derive(Debug)]
-struct Checked<T>(RwLock<(HashMap<[u8; 32], (Arc<T>, BootTime)>, u64)>);
+struct Checked<T>(RwLock<Checks<T>>);
+
+#[derive(Debug)]
+struct Checks<T> {
+    known: HashMap<[u8; 32], (Arc<T>, BootTime)>,
+    /// How often all was forgotten: what was read before is not kept after.
+    generation: u64,
+}
 
 /// Checked API keys.
 #[derive(Debug, Default)]
@@ -159,34 +166,34 @@ impl<T> Checked<T> {
     /// What is known, or the generation to remember under.
     fn recall(&self, hash: &[u8; 32], now: BootTime) -> Result<Arc<T>, u64> {
         let checked = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        match checked.0.get(hash) {
+        match checked.known.get(hash) {
             Some((value, since)) if now.saturating_since(*since) <= BELIEVED => Ok(Arc::clone(value)),
-            _ => Err(checked.1),
+            _ => Err(checked.generation),
         }
     }
 
     /// Keeps a check, unless something was forgotten since `generation`: it may have been read before that.
     fn remember(&self, generation: u64, hash: [u8; 32], value: &Arc<T>, now: BootTime) {
         let mut checked = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if checked.1 != generation {
+        if checked.generation != generation {
             return;
         }
-        if checked.0.len() >= KEPT {
-            checked.0.clear();
+        if checked.known.len() >= KEPT {
+            checked.known.clear();
         }
-        checked.0.insert(hash, (Arc::clone(value), now));
+        checked.known.insert(hash, (Arc::clone(value), now));
     }
 
     fn forget(&self) {
         let mut checked = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        checked.0.clear();
-        checked.1 += 1;
+        checked.known.clear();
+        checked.generation += 1;
     }
 }
 
 impl<T> Default for Checked<T> {
     fn default() -> Self {
-        Self(RwLock::new((HashMap::new(), 0)))
+        Self(RwLock::new(Checks { known: HashMap::new(), generation: 0 }))
     }
 }
 

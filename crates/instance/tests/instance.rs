@@ -412,6 +412,21 @@ async fn nobody_is_listened_to_for_long_before_showing_a_key() {
 }
 
 #[tokio::test]
+async fn an_answer_may_be_larger_than_a_request() {
+    let folder = folder();
+    let instance = with_document(&folder).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let id = submit(&instance, "GET").await;
+    assert_eq!(mid.poll(&instance, 5000, true).await.len(), 1);
+    // The limit for requests is 64 KiB here.
+    let large = "x".repeat(1024 * 1024);
+    assert_eq!(mid.report(&instance, &id, 1, &large).await, "accepted");
+    let (_, shown) = instance.get(&format!("/api/v1/requests/{id}")).await;
+    assert_eq!(shown["body_base64"].as_str(), Some(STANDARD.encode(&large).as_str()));
+    instance.stop().await;
+}
+
+#[tokio::test]
 async fn the_database_is_its_owners_only() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = folder();

@@ -310,7 +310,8 @@ impl Link {
     /// Publishes what a result says about the link.
     fn note<T>(&self, result: Result<T, LinkError>) -> Result<T, LinkError> {
         let state = match &result {
-            // Refused and unknown answers concern one message, not the link.
+            // Refused and unknown answers concern one message, not the link. They prove nothing about our state either.
+            Err(LinkError::Refused(_) | LinkError::NotUnderstood(_)) if self.is_known_unwanted() => return result,
             Ok(_) | Err(LinkError::Refused(_) | LinkError::NotUnderstood(_)) => {
                 if *self.state.borrow() == LinkState::Known(MidState::Paused) {
                     return result;
@@ -322,6 +323,10 @@ impl Link {
         };
         self.publish(state);
         result
+    }
+
+    fn is_known_unwanted(&self) -> bool {
+        matches!(*self.state.borrow(), LinkState::Known(MidState::Enrolled | MidState::Invalidated))
     }
 
     /// What a reply to an authenticated message says about our state. It is not signed, so the worst is only a reason
@@ -383,6 +388,10 @@ fn judge(answer: Response<Bytes>) -> Result<Bytes, LinkError> {
     }
     if let Some(busy) = busy(&answer) {
         return Err(busy);
+    }
+    if status == StatusCode::PAYLOAD_TOO_LARGE {
+        // Whoever says so, a proxy before the instance too: this message would never pass.
+        return Err(LinkError::Refused(status.as_u16()));
     }
     require_json(&answer)?;
     Err(match status {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
-use midward_core::{Backoff, BootTime, Clock, Random};
+use midward_core::{Backoff, BootTime, Clock, Failure, Hop, Random};
 use midward_wire::{Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest, VERSION, paths};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
@@ -104,10 +104,18 @@ impl Poster {
     /// that one bad outcome spoils no other.
     async fn deliver(&self, batch: Vec<OutcomeReport>) {
         let since = self.clock.boot();
-        if self.offer(&batch, since).await == Delivery::RefusedWhole && batch.len() > 1 {
-            for report in batch {
-                let alone = [report];
-                self.offer(&alone, since).await;
+        if self.offer(&batch, since).await != Delivery::RefusedWhole {
+            return;
+        }
+        let many = batch.len() > 1;
+        for report in batch {
+            let alone = [report];
+            if many && self.offer(&alone, since).await != Delivery::RefusedWhole {
+                continue;
+            }
+            let [report] = alone;
+            if let Some(smaller) = without_reply(report) {
+                self.offer(&[smaller], since).await;
             }
         }
     }
@@ -134,7 +142,7 @@ impl Poster {
                 Err(LinkError::Refused(status)) => {
                     if batch.len() == 1 {
                         let request = &batch[0].request_id;
-                        tracing::error!(request, status, "the instance refuses this outcome's message; it is dropped");
+                        tracing::error!(request, status, "the instance refuses this outcome's message");
                     }
                     return Delivery::RefusedWhole;
                 }
@@ -153,6 +161,19 @@ impl Poster {
             tokio::time::sleep(wait).await;
         }
     }
+}
+
+/// The same outcome without the API's answer, which the instance does not take. The caller learns of it at once,
+/// instead of waiting for the lease's end.
+fn without_reply(report: OutcomeReport) -> Option<OutcomeReport> {
+    let Outcome::Replied { reply } = &report.outcome else { return None };
+    let failure = Failure::permanent(
+        Hop::Mid,
+        "reply_not_taken",
+        format!("the API answered {}, but the instance does not take its {} bytes", reply.status, reply.body.0.len()),
+        "Ask the API for less at a time, or raise limits.body_bytes of the instance.",
+    );
+    Some(OutcomeReport { outcome: Outcome::Unknown { failure }, ..report })
 }
 
 #[derive(PartialEq, Eq)]

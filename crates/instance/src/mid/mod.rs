@@ -22,6 +22,9 @@ use crate::app::Shared;
 use crate::auth;
 use crate::problem::Problem;
 
+/// Largest message with outcomes, in bytes. An API's answer may be larger than any request: a MID that could not
+/// deliver it would try for long, and hold up what comes after it.
+const OUTCOMES: usize = 32 * 1024 * 1024;
 /// Largest message of one who has not shown yet who it is, in bytes, and the time it may take.
 const FIRST_MESSAGE: usize = 16 * 1024;
 const FIRST_DEADLINE: Duration = Duration::from_secs(10);
@@ -36,7 +39,7 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
         .route(paths::HEARTBEAT, post(work::heartbeat))
         .route(paths::LEASE, post(work::lease))
         .route(&format!("{}/{{digest}}", paths::CONFIG), get(work::config))
-        .route(paths::OUTCOMES, post(work::outcomes))
+        .route(paths::OUTCOMES, post(work::outcomes).layer(DefaultBodyLimit::max(OUTCOMES)))
         .route(paths::RELEASE, post(work::release))
         .route_layer(from_fn_with_state(Arc::clone(app), auth::mids_only))
         .merge(strangers)

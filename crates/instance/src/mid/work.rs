@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use super::{check_version, parse};
+use crate::api::{Body, body};
 use crate::app::Shared;
 use crate::auth;
 use crate::problem::Problem;
@@ -158,9 +159,10 @@ struct OutcomeText<'a> {
 pub(super) async fn outcomes(
     State(app): State<Shared>,
     headers: HeaderMap,
-    body: Bytes,
+    content: Body,
 ) -> Result<Json<OutcomesReply>, Problem> {
     let (holder, _) = auth::mid(&app, &headers).await?;
+    let body = body(content, super::OUTCOMES)?;
     let reports = {
         let request: Outcomes<'_> = serde_json::from_slice(&body).map_err(not_understood)?;
         check_version(request.version)?;

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::instance::{Scripted, Seen, eventually, json as answer_json, token_answer};
+use super::instance::{Scripted, Seen, answer, eventually, json as answer_json, token_answer};
 use crate::capacity::Capacity;
 use crate::execute::{Execute, Leased};
 use crate::heartbeat::Heart;
@@ -252,6 +252,27 @@ async fn an_outcome_survives_an_instance_that_is_away_for_a_moment() {
     eventually("the fourth try", || instance.seen(paths::OUTCOMES).len() >= 4).await;
     mid.end().await;
     assert_eq!(instance.seen(paths::OUTCOMES).len(), 4, "accepted once, then not sent again");
+}
+
+#[tokio::test]
+async fn an_answer_that_the_instance_does_not_take_is_told_without_its_body() {
+    let instance = Scripted::start(|seen| match poll(seen) {
+        Some(poll) if poll.received_batch == 0 => leases(1, &[grant("large", 1)]),
+        Some(poll) => nothing(poll.received_batch),
+        // A proxy before the instance may say so.
+        None if seen.path == paths::OUTCOMES && String::from_utf8_lossy(&seen.body).contains("replied") => {
+            answer(413, "text/html", "<h1>too large</h1>")
+        }
+        None => other(seen),
+    })
+    .await;
+    let mid = Running::start(&instance, Counter::new(1), 4);
+    eventually("the second message", || outcomes(&instance).len() == 2).await;
+    mid.end().await;
+    let told = outcomes(&instance);
+    let Outcome::Unknown { failure } = &told[1].outcome else { panic!("{told:?}") };
+    assert_eq!((told[1].request_id.as_str(), failure.code.as_str()), ("large", "reply_not_taken"));
+    assert_eq!(told.len(), 2, "neither is sent again");
 }
 
 #[tokio::test]
