@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PRODUCT: [&str; 8] = ["core", "wire", "net", "oauth", "resolvers", "mid", "instance", "cli"];
 
 /// Words in files that make failures, which are no codes: keys of documents, states, parameters, words on the wire.
-const NO_CODES: [&str; 42] = [
+const NO_CODES: [&str; 44] = [
     "access_token",
     "aim_client_absent",
     "aim_client_failed",
@@ -44,6 +44,7 @@ const NO_CODES: [&str; 42] = [
     "oauth_entity",
     "oauth_entity_profile",
     "oauth_entity_profiles",
+    "one_hour",
     "policy_id",
     "private_key",
     "program_version",
@@ -52,6 +53,7 @@ const NO_CODES: [&str; 42] = [
     "secret_key",
     "snake_case",
     "token_url",
+    "vault_code",
 ];
 
 #[test]
@@ -71,7 +73,8 @@ fn the_manual_lists_no_code_that_is_gone() {
         .lines()
         .filter_map(|line| line.strip_prefix('|')?.split('|').next().map(words_in_backticks))
         .flatten()
-        .filter(|code| is_code(code) && !literals.contains(code))
+        // `unknown_` and the kind of record are put together when it happens.
+        .filter(|code| is_code(code) && !literals.contains(code) && !code.starts_with("unknown_"))
         .collect();
     assert!(gone.is_empty(), "docs/src/errors.md lists codes that nothing gives: {gone:?}");
 }
@@ -84,10 +87,11 @@ fn codes() -> BTreeMap<String, String> {
             continue;
         }
         for (before, literal, after) in literals(&text) {
-            // `Failure::permanent(Hop::Caller, "usage"` is a code though it is one word.
+            // `Failure::permanent(Hop::Caller, "usage"` is a code though it is one word; a trace's words are not.
             let constructed = before.strip_suffix(',').is_some_and(|rest| {
-                let word = rest.rsplit(|c: char| !c.is_alphanumeric() && c != ':').next().unwrap_or_default();
-                word == "hop" || word.starts_with("Hop::")
+                let name = rest.trim_end_matches(|c: char| c.is_alphanumeric() || c == ':');
+                let hop = &rest[name.len()..];
+                (hop == "hop" || hop.starts_with("Hop::")) && !name.ends_with("push(")
             });
             let key = after.starts_with(':') || before.ends_with('[') || before.ends_with("get(");
             let word = literal.contains('_') && !key && !NO_CODES.contains(&&*literal);

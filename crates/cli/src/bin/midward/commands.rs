@@ -361,7 +361,7 @@ pub(crate) async fn doctor(client: &Client, as_json: bool) -> Result<(), CliErro
             let name = mid["name"].as_str().unwrap_or_default();
             let state = mid["state"].as_str().unwrap_or_default();
             let action = if state == "validated" {
-                format!("Start midward-mid on the host of {name}.")
+                format!("On the host of {name} run `midward-mid doctor`; start it if it does not run.")
             } else {
                 format!("Validate it: `midward mid validate {name}`.")
             };
