@@ -65,7 +65,7 @@ need_node() {
     has npm || debian "fetches oidc-provider, the tests' authorization server" npm
     if [ ! "$OIDC/node_modules/.package-lock.json" -nt "$OIDC/package-lock.json" ]; then
         say "installing oidc-provider below $OIDC: the real OAuth server that the tests run against"
-        (cd "$OIDC" && npm ci --no-progress --loglevel=error)
+        (cd "$OIDC" && npm ci --no-progress --loglevel=error >/dev/null)
         touch "$OIDC/node_modules/.package-lock.json"
     fi
 }
@@ -84,7 +84,7 @@ local_node() {
     node_is_new_enough build/tools/node/bin/node && return 0
     say "installing Node.js $NODE_VERSION below build/tools: this system's $(node --version) is too old for oidc-provider"
     mkdir -p build/tools/node/bin
-    npm install --prefix build/tools/node --no-save --no-audit --no-fund --loglevel=error "$package@$NODE_VERSION"
+    npm install --prefix build/tools/node --no-save --no-audit --no-fund --loglevel=error "$package@$NODE_VERSION" >/dev/null
     ln -sf "../node_modules/$package/bin/node" build/tools/node/bin/node
 }
 

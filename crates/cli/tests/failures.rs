@@ -148,7 +148,7 @@ fn add_broken(stack: &Stack) -> anyhow::Result<()> {
     for (name, jar, class, client) in &jars {
         let jar = jar.display();
         write!(mid, "\n[resolvers.{name}]\nkind = \"jar\"\njar = \"{jar}\"\nclass = \"{class}\"\n")?;
-        write!(mid, "environment_values = {{ AIM_CLIPASSWORDSDK_CMD = \"{client}\" }}\n")?;
+        writeln!(mid, "environment_values = {{ AIM_CLIPASSWORDSDK_CMD = \"{client}\" }}")?;
     }
     stack.write("mid.toml", &mid)?;
 

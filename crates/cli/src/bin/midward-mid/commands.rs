@@ -48,8 +48,11 @@ pub(crate) async fn enroll(path: &Path, arguments: &EnrollArguments, format: For
     let reply = midward_mid::enroll(&token, &config.mid.name, &state, &InstanceWay::new(way)).await?;
     print(&reply, format, |reply| {
         let next = match reply.state {
-            midward_mid::MidState::Enrolled => "An administrator must validate it: midward mid validate",
-            _ => "It may start: midward-mid run",
+            midward_mid::MidState::Enrolled => format!(
+                "Start it (midward-mid run); an administrator lets it in by: midward mid validate {}",
+                reply.name
+            ),
+            _ => "It may start: midward-mid run".to_owned(),
         };
         vec![format!("{} is enrolled as {} ({}). {next}", reply.name, reply.mid_id, reply.state.name())]
     });

@@ -50,6 +50,7 @@ impl Kind {
 }
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct CallArgs {
     connection: String,
     method: String,
@@ -301,6 +302,7 @@ fn decode(text: &str) -> Vec<u8> {
 pub(crate) async fn mid(client: &Client, command: MidCommand, as_json: bool) -> Result<(), CliError> {
     let (action, name) = match command {
         MidCommand::EnrollToken { name, prevalidated, ttl_seconds, output_file } => {
+            must_be_new(output_file.as_deref())?;
             let request = json!({ "name": name, "prevalidated": prevalidated, "ttl_seconds": ttl_seconds });
             let answer = client.api(Method::POST, "/api/v1/mids/enroll-tokens", Some(&request)).await?;
             return hand_out(&answer, "token", output_file.as_deref(), as_json);
@@ -324,6 +326,7 @@ pub(crate) async fn mid(client: &Client, command: MidCommand, as_json: bool) -> 
 pub(crate) async fn api_key(client: &Client, command: ApiKeyCommand, as_json: bool) -> Result<(), CliError> {
     match command {
         ApiKeyCommand::Create { name, role, connections, output_file } => {
+            must_be_new(output_file.as_deref())?;
             let request = json!({ "name": name, "role": role, "connections": connections });
             let answer = client.api(Method::POST, "/api/v1/api-keys", Some(&request)).await?;
             hand_out(&answer, "key", output_file.as_deref(), as_json)
@@ -361,7 +364,7 @@ pub(crate) async fn doctor(client: &Client, as_json: bool) -> Result<(), CliErro
             let name = mid["name"].as_str().unwrap_or_default();
             let state = mid["state"].as_str().unwrap_or_default();
             let action = if state == "validated" {
-                format!("Start midward-mid on the host of {name}.")
+                format!("On the host of {name} run `midward-mid doctor`; start it if it does not run.")
             } else {
                 format!("Validate it: `midward mid validate {name}`.")
             };
@@ -369,6 +372,14 @@ pub(crate) async fn doctor(client: &Client, as_json: bool) -> Result<(), CliErro
         }
     };
     Err(midward_core::Failure::transient(midward_core::Hop::Mid, "no_mid", detail, action).into())
+}
+
+/// Asked before a secret is made, which would be lost if its file turned out to be there already.
+fn must_be_new(file: Option<&Path>) -> Result<(), CliError> {
+    match file.filter(|file| file.exists()) {
+        Some(file) => Err(CliError::usage(format!("{} is there already", file.display()), "Name a new file.")),
+        None => Ok(()),
+    }
 }
 
 /// Prints a secret that was just made, or writes it where only its owner can read it.

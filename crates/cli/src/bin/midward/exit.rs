@@ -47,7 +47,8 @@ impl CliError {
         match self {
             Self::ApiStatus => ExitCode::from(1),
             Self::Failed(failure) => {
-                let reference = failure.reference.as_deref().map(|it| format!(" Reference: {it}.")).unwrap_or_default();
+                let unsaid = failure.reference.as_deref().filter(|reference| !failure.action.contains(*reference));
+                let reference = unsaid.map(|it| format!(" Reference: {it}.")).unwrap_or_default();
                 crate::output::complain(&format!("midward: {failure}{reference}"));
                 ExitCode::from(code(&failure))
             }
