@@ -59,7 +59,6 @@ fn calls_that_reach_past_the_sandbox_are_refused() {
     ];
     for (call, arguments) in calls {
         assert_eq!(errno(&["--sandbox=required"], *call, arguments), libc::EPERM, "call {call} {arguments:?}");
-        // The same calls fail of something else, or not at all, for root without the sandbox; others may never make them.
     }
     assert_eq!(errno(&["--sandbox=required"], libc::SYS_clone3, &[0, 0]), libc::ENOSYS);
     let unlimited = [
