@@ -5,13 +5,14 @@
 #   make test            every check and every test
 #   make bench           all benchmarks; results in bench/results
 #   make bench-NAME      one of them
+#   make fuzz            twenty seconds of random token replies (FUZZ_SECONDS=600 for longer); not part of make test
 #   make lint            formatting, clippy, licences and sources
 #   make docs            the manual, as HTML below build/docs
 #   make clean           removes what was built
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help demo test bench lint fmt docs clean jar-host release tests clippy deny-check
+.PHONY: help demo test fuzz bench lint fmt docs clean jar-host release tests clippy deny-check
 
 # A Node.js of our own is there only when the system's is too old; cargo's tools may not be in a bare machine's PATH.
 export PATH := $(CURDIR)/build/tools/node/bin:$(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -58,6 +59,19 @@ deny-check:
 fmt:
 	@$(SETUP) rustfmt
 	cargo fmt --all
+
+# libFuzzer without cargo-fuzz: the instrumentation is flags of the stable compiler's.
+FUZZ_SECONDS ?= 20
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
+
+fuzz:
+	@$(SETUP) cc
+	mkdir -p build/fuzz-corpus
+	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" cargo run --release --target x86_64-unknown-linux-gnu \
+		--target-dir $(CURDIR)/target/fuzz --bin token_reply -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
+		$(CURDIR)/build/fuzz-corpus
 
 bench: bench-all
 

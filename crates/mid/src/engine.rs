@@ -240,8 +240,7 @@ impl Engine {
             drop(granted);
             let timeout = Duration::from_millis(config.document.connection.timeout_ms);
             let remaining = ends.saturating_since(now);
-            let result =
-                self.apis.call(permitted, &permit.guard, body.clone(), &token, timeout, remaining).await;
+            let result = self.apis.call(permitted, &permit.guard, body.clone(), &token, timeout, remaining).await;
             let took = self.clock.boot().saturating_since(now);
             let reply = match result {
                 Ok(reply) => reply,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use midward_core::{Clock as _, SeededRandom};
 use midward_oauth::{BudgetRules, TokenCache, TokenCacheConfig, TokenHandle};
 
-use crate::support::{LONG, Reply, World};
+use crate::support::{LONG, Reply, World, key, spec};
 
 fn cache(world: &World, budget: BudgetRules) -> TokenCache {
     let config = TokenCacheConfig { budget, ..TokenCacheConfig::default() };
@@ -165,8 +165,15 @@ async fn a_server_that_is_down_is_not_tried_by_each_profile_in_turn() {
 async fn an_hour_with(idle: usize) -> usize {
     let world = World::new();
     let cache = cache(&world, BudgetRules::default());
-    let handles: Vec<_> =
-        (0..idle).map(|i| world.handle(&cache, "i", &format!("c-{}", i % 100), &format!("s-{i}"))).collect();
+    let spec = spec("read");
+    let fetcher = world.fetcher("c", spec.clone());
+    let handles: Vec<_> = (0..idle)
+        .map(|i| {
+            let mut key = key("i", "c", &spec);
+            key.scopes = [format!("s-{i}")].into();
+            cache.handle(key, fetcher.clone())
+        })
+        .collect();
     // Some had a token once.
     let some = handles.len().min(500);
     assert_eq!(all(&handles[..some]).await, some);

@@ -177,9 +177,11 @@ impl World {
         end.as_duration().as_secs_f64() - self.clock.boot().as_duration().as_secs_f64()
     }
 
-    /// Whether a token was minted for this form.
-    pub(crate) fn was_minted_for(&self, token: &str, shape: &str) -> bool {
-        self.issued.lock().unwrap()[token].2 == shape
+    /// Whether a token was minted for this form, and still lives by the server's account.
+    pub(crate) fn is_good_for(&self, token: &str, shape: &str) -> bool {
+        let issued = self.issued.lock().unwrap();
+        let (asked, lifetime, minted_for) = &issued[token];
+        minted_for == shape && self.clock.boot() < *asked + *lifetime
     }
 }
 
