@@ -78,11 +78,7 @@ impl Audit {
         let writer = std::thread::Builder::new()
             .name("audit".to_owned())
             .stack_size(128 * 1024)
-            .spawn(move || {
-                if let Err(error) = write_all(&receiver, file, &path) {
-                    tracing::error!(%error, "the audit file cannot be written any more");
-                }
-            })
+            .spawn(move || write_for_ever(&receiver, file, &path))
             .map_err(|error| failed(&error))?;
         Ok(Self {
             sender: Some(sender),
@@ -142,6 +138,24 @@ impl Drop for Audit {
     }
 }
 
+/// A full disk costs the entries of its time, and none after it.
+fn write_for_ever(entries: &Receiver<AuditEntry>, file: File, folder: &Path) {
+    let mut file = Ok(file);
+    let mut failures = 0_u64;
+    while let Err(error) = file.and_then(|file| write_all(entries, file, folder)) {
+        failures += 1;
+        if failures.is_power_of_two() {
+            tracing::error!(%error, failures, "audit entries are lost until the file can be written again");
+        }
+        // Tried again with every entry, which is the price of the try.
+        if entries.recv().is_err() {
+            return;
+        }
+        file = open_file(folder);
+    }
+}
+
+/// Returns when there will be no more entries.
 fn write_all(entries: &Receiver<AuditEntry>, file: File, folder: &Path) -> io::Result<()> {
     let mut size = file.metadata()?.len();
     let mut out = BufWriter::with_capacity(16 * 1024, file);
@@ -183,6 +197,22 @@ mod tests {
             explanation: "add a rule".into(),
             suggestion: "[[rule]]".into(),
         }
+    }
+
+    #[test]
+    fn a_disk_that_was_full_is_written_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join(FILE);
+        std::os::unix::fs::symlink("/dev/full", &file).expect("a link");
+        let audit = Audit::open(folder.path()).expect("open");
+        audit.record(refusal("ref-1"));
+        std::fs::remove_file(&file).expect("removed");
+        let written = (0..1000).any(|_| {
+            audit.record(refusal("ref-2"));
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::fs::read_to_string(&file).is_ok_and(|text| text.contains("ref-2"))
+        });
+        assert!(written, "not one of 1000 entries in 5 s");
     }
 
     #[test]
