@@ -17,8 +17,11 @@ pub(crate) async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> 
     let (through, direct) = (bench.through()?, bench.direct()?);
     closed_loop(&through, CALLERS, Duration::from_secs(2)).await?;
 
-    let pids: Vec<u32> =
-        [&bench.stack.instance, &bench.stack.mid].into_iter().flatten().filter_map(|daemon| daemon.pid()).collect();
+    let pids: Vec<u32> = [&bench.stack.instance, &bench.stack.mid]
+        .into_iter()
+        .flatten()
+        .filter_map(midward_demo::process::Daemon::pid)
+        .collect();
     let (mut rates, mut direct_rates, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
     let (mut p50, mut p99) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {

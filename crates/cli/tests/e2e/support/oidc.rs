@@ -11,22 +11,22 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 /// A client that the authorization server knows.
 #[derive(Clone, Debug)]
-pub struct OidcClient {
-    pub id: &'static str,
-    pub secret: &'static str,
+pub(crate) struct OidcClient {
+    pub(crate) id: &'static str,
+    pub(crate) secret: &'static str,
     /// The one way that the client may authenticate.
-    pub method: &'static str,
+    pub(crate) method: &'static str,
     /// For `private_key_jwt`.
-    pub public_key: Option<PublicKey>,
+    pub(crate) public_key: Option<PublicKey>,
 }
 
 /// A key that a client's assertions are checked by.
 #[derive(Clone, Debug)]
-pub struct PublicKey {
+pub(crate) struct PublicKey {
     /// `SubjectPublicKeyInfo`.
-    pub pem: String,
-    pub alg: &'static str,
-    pub kid: &'static str,
+    pub(crate) pem: String,
+    pub(crate) alg: &'static str,
+    pub(crate) kid: &'static str,
 }
 
 impl PublicKey {
@@ -35,17 +35,17 @@ impl PublicKey {
     }
 }
 
-pub struct OidcProvider {
+pub(crate) struct OidcProvider {
     // Killed when dropped; it also ends when its standard input closes.
     _child: Child,
     orders: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
-    pub issuer: String,
+    pub(crate) issuer: String,
 }
 
 impl OidcProvider {
     /// Starts it with one resource server, `resource`, whose tokens are JWTs with the scopes `read write`.
-    pub async fn start(
+    pub(crate) async fn start(
         folder: &Path,
         clients: &[OidcClient],
         resource: &str,
@@ -89,28 +89,28 @@ impl OidcProvider {
         Ok(Self { _child: child, orders, answers, issuer })
     }
 
-    pub fn token_url(&self) -> String {
+    pub(crate) fn token_url(&self) -> String {
         format!("{}/token", self.issuer)
     }
 
-    pub fn jwks_url(&self) -> String {
+    pub(crate) fn jwks_url(&self) -> String {
         format!("{}/jwks", self.issuer)
     }
 
     /// Replaces a client's secret; the old one stops working at once.
-    pub async fn set_secret(&mut self, client_id: &str, secret: &str) -> anyhow::Result<()> {
+    pub(crate) async fn set_secret(&mut self, client_id: &str, secret: &str) -> anyhow::Result<()> {
         let order = json!({ "set_secret": { "client_id": client_id, "client_secret": secret } });
         self.order(order).await.map(|_| ())
     }
 
     /// Replaces a client's key; the old one stops working at once.
-    pub async fn set_public_key(&mut self, client_id: &str, key: &PublicKey) -> anyhow::Result<()> {
+    pub(crate) async fn set_public_key(&mut self, client_id: &str, key: &PublicKey) -> anyhow::Result<()> {
         let order = json!({ "set_public_keys": { "client_id": client_id, "public_keys": [key.json()] } });
         self.order(order).await.map(|_| ())
     }
 
     /// Token requests since the start.
-    pub async fn token_requests(&mut self) -> anyhow::Result<u64> {
+    pub(crate) async fn token_requests(&mut self) -> anyhow::Result<u64> {
         self.order(json!({ "token_requests": true })).await?["token_requests"].as_u64().context("no count")
     }
 
@@ -130,6 +130,6 @@ async fn next(lines: &mut Lines<BufReader<ChildStdout>>) -> anyhow::Result<Value
 }
 
 /// The repository's top folder.
-pub fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }

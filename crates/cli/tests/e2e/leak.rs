@@ -2,12 +2,11 @@
 //! reached the instance, not in a log at trace level, not in an argument, an environment or an answer, and the secret
 //! not in the MID Server's memory once the token is there. Every hop is forced to fail on the way.
 
-mod support;
-
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::support::{RESOURCE, programs};
 use anyhow::{Context as _, ensure};
 use midward_demo::process::Daemon;
 use midward_demo::stack::{Issuer, OBJECT, SAFE, Setup, Stack};
@@ -19,7 +18,6 @@ use midward_fakes::secret_scan::{encodings, scan};
 use midward_fakes::tap::Tap;
 use midward_fakes::target_api::{TargetApi, TargetApiConfig};
 use midward_fakes::vault::{CliFault, VaultFault};
-use support::{RESOURCE, programs};
 
 const CLIENT_ID: &str = "leak-client";
 const SECRET: &str = "canary/7Qx+zT%93=&Wm\"k<L>p~rotten";

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 
 /// Compiles one class with plain `javac` and packs it. `class_path` may hold what it implements.
-pub fn compile(folder: &Path, class: &str, source: &str, class_path: Option<&Path>) -> anyhow::Result<PathBuf> {
+pub(crate) fn compile(folder: &Path, class: &str, source: &str, class_path: Option<&Path>) -> anyhow::Result<PathBuf> {
     let sources = folder.join("java-source");
     let classes = folder.join("java-classes");
     let file = sources.join(format!("{}.java", class.replace('.', "/")));
@@ -32,7 +32,7 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
 
 /// A resolver of the legacy generation (no interface), as a customer would have written it: it runs the AIM client's
 /// command line and hands its two values on.
-pub const LEGACY_RESOLVER: &str = r#"
+pub(crate) const LEGACY_RESOLVER: &str = r#"
 package com.snc.discovery;
 
 import java.nio.charset.StandardCharsets;

@@ -1,13 +1,11 @@
 //! Whatever goes wrong on a hop, the caller learns which hop, why and what to do, and everything else goes on.
 
-mod support;
-
 use std::fmt::Write as _;
 
+use crate::support::{CLIENT_ID, CLIENT_SECRET, Chain, Options};
 use midward_demo::stack::{MID, OBJECT, Stack};
 use midward_fakes::HttpFault;
 use midward_fakes::vault::{Account, VaultFault};
-use support::{CLIENT_ID, CLIENT_SECRET, Chain, Options};
 
 /// A connection that cannot work, and what its caller must be told.
 struct Broken {

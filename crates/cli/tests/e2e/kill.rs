@@ -1,11 +1,10 @@
 //! Programs that die without a word (SIGKILL) in the middle of work: every accepted request ends exactly once, nothing
 //! is executed twice, and what nobody can know is reported as unknown.
 
-mod support;
-
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use crate::support::{Chain, Options};
 use anyhow::{Context as _, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +12,6 @@ use bytes::Bytes;
 use midward_demo::process::wait_for;
 use midward_fakes::HttpFault;
 use serde_json::{Value, json};
-use support::{Chain, Options};
 use tokio::task::JoinSet;
 
 /// How many calls the MID Server makes at once.

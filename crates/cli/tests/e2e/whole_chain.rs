@@ -1,12 +1,10 @@
 //! A request leaves with a token whose secret only the vault knew: every hop is the real one, except CyberArk's.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Chain, Options, jar};
 use midward_demo::process::wait_for;
 use serde_json::Value;
-use support::{Chain, Options, jar};
 
 #[tokio::test]
 async fn a_call_passes_every_hop_and_the_second_uses_the_cached_token() -> anyhow::Result<()> {
@@ -79,7 +77,7 @@ async fn a_queued_request_is_answered_with_its_outcome() -> anyhow::Result<()> {
 async fn a_rotated_secret_heals_without_a_restart() -> anyhow::Result<()> {
     let mut chain = Chain::start(Options { token_lifetime: Duration::from_secs(2), ..Options::default() }).await?;
     assert_eq!(chain.call(&["crm", "GET", "/hello"]).await?["status"], 200);
-    chain.oidc.set_secret(support::CLIENT_ID, "rotated %+&= secret").await?;
+    chain.oidc.set_secret(crate::support::CLIENT_ID, "rotated %+&= secret").await?;
     assert!(chain.stack.vault.set_password("Finance", "crm-client", "rotated %+&= secret"));
     let minted = chain.oidc.token_requests().await?;
     wait_for("a call with a token of the new secret", Duration::from_secs(20), async || {

@@ -1,8 +1,7 @@
 //! The whole chain on loopback with the real authorization server. Shared by the end-to-end tests.
-#![expect(dead_code, unreachable_pub, reason = "every test file uses its own part of this module")]
 
-pub mod jar;
-pub mod oidc;
+pub(crate) mod jar;
+pub(crate) mod oidc;
 
 use std::path::Path;
 use std::process::Output;
@@ -15,26 +14,26 @@ use serde_json::Value;
 use self::oidc::{OidcClient, OidcProvider, PublicKey, repository};
 
 /// Everything that RFC 6749 2.3.1 encoding, a separator or a shell could trip over.
-pub const CLIENT_ID: &str = "crm:/+%=& client;'\"";
-pub const CLIENT_SECRET: &str = "s:/+%=& ecret,;'\"\\|$(x)`~";
-pub const RESOURCE: &str = "https://crm.internal.example/api";
+pub(crate) const CLIENT_ID: &str = "crm:/+%=& client;'\"";
+pub(crate) const CLIENT_SECRET: &str = "s:/+%=& ecret,;'\"\\|$(x)`~";
+pub(crate) const RESOURCE: &str = "https://crm.internal.example/api";
 
-pub struct Chain {
+pub(crate) struct Chain {
     // Fields are dropped in this order: programs first, their folder last.
-    pub stack: Stack,
-    pub oidc: OidcProvider,
-    pub folder: tempfile::TempDir,
+    pub(crate) stack: Stack,
+    pub(crate) oidc: OidcProvider,
+    pub(crate) folder: tempfile::TempDir,
 }
 
-pub struct Options {
-    pub method: &'static str,
-    pub token_lifetime: Duration,
+pub(crate) struct Options {
+    pub(crate) method: &'static str,
+    pub(crate) token_lifetime: Duration,
     /// What the vault's account has for a password.
-    pub secret: String,
+    pub(crate) secret: String,
     /// For `private_key_jwt`.
-    pub public_key: Option<PublicKey>,
+    pub(crate) public_key: Option<PublicKey>,
     /// Changes the set-up before anything is started.
-    pub adjust: fn(&mut Setup),
+    pub(crate) adjust: fn(&mut Setup),
 }
 
 impl Default for Options {
@@ -51,7 +50,7 @@ impl Default for Options {
 
 impl Chain {
     /// Starts everything up to a MID Server that takes requests.
-    pub async fn start(options: Options) -> anyhow::Result<Self> {
+    pub(crate) async fn start(options: Options) -> anyhow::Result<Self> {
         let mut chain = Self::prepare(options).await?;
         chain.stack.apply().await?;
         chain.stack.enroll_mid(true).await?;
@@ -60,7 +59,7 @@ impl Chain {
     }
 
     /// Starts everything but the MID Server; nothing is applied yet.
-    pub async fn prepare(options: Options) -> anyhow::Result<Self> {
+    pub(crate) async fn prepare(options: Options) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let client = OidcClient {
             id: CLIENT_ID,
@@ -79,7 +78,7 @@ impl Chain {
     }
 
     /// `midward call ARGS --output json`, which must end with exit code 0.
-    pub async fn call(&self, args: &[&str]) -> anyhow::Result<Value> {
+    pub(crate) async fn call(&self, args: &[&str]) -> anyhow::Result<Value> {
         let mut all = vec!["call"];
         all.extend(args);
         all.extend(["--output", "json"]);
@@ -87,7 +86,7 @@ impl Chain {
     }
 
     /// `midward call ARGS`, which must fail: its exit code and the one line on standard error.
-    pub async fn failing_call(&self, args: &[&str]) -> anyhow::Result<(i32, String)> {
+    pub(crate) async fn failing_call(&self, args: &[&str]) -> anyhow::Result<(i32, String)> {
         let mut all = vec!["call"];
         all.extend(args);
         let output = self.stack.midward(&all).await?;
@@ -97,7 +96,7 @@ impl Chain {
 }
 
 /// The programs that cargo built beside this test.
-pub fn programs() -> anyhow::Result<Programs> {
+pub(crate) fn programs() -> anyhow::Result<Programs> {
     let target = Path::new(env!("CARGO_BIN_EXE_midward")).parent().unwrap_or(Path::new("."));
     Programs::find(target, &repository())
 }

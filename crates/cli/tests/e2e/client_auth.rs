@@ -1,15 +1,13 @@
 //! Clients that prove themselves by a signed assertion: the key comes out of the vault through a customer's JAR, and
 //! the real authorization server checks the signature.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::oidc::PublicKey;
+use crate::support::{CLIENT_ID, Chain, Options, jar};
 use midward_demo::process::wait_for;
 use midward_demo::stack::{OBJECT, SAFE};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, SignatureAlgorithm};
-use support::oidc::PublicKey;
-use support::{CLIENT_ID, Chain, Options, jar};
 
 const KID: &str = "crm-key-1";
 
