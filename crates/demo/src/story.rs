@@ -146,7 +146,8 @@ async fn hostile_token_url(stack: &Stack) -> anyhow::Result<()> {
     println!("  somebody who controls the instance points the token URL at a server of his own:");
     println!("  {line}");
     println!("  exit code {}; the thief's server saw 0 requests", output.status.code().unwrap_or(-1));
-    let reference = line.rsplit_once("Reference: ").map_or("", |(_, reference)| reference.trim_end_matches('.'));
+    let reference = line.split_once("policy explain ").and_then(|(_, rest)| rest.split_whitespace().next());
+    let reference = reference.context("the refusal names no reference")?;
     let config = stack.path("mid.toml");
     let explained = stack.mid_command(&["policy", "explain", reference, "--config", &config]).await?;
     ensure!(explained.status.success(), "policy explain: {}", String::from_utf8_lossy(&explained.stderr));

@@ -294,7 +294,7 @@ impl ClientCredentialsFetcher {
         let waits = self.clock.boot();
         let turn = context.turns.next(print, Some(after)).await;
         let waited = self.clock.boot().saturating_since(waits);
-        if !waited.is_zero() {
+        if waited >= Duration::from_millis(1) {
             trace.push(Hop::Mid, "waited for a turn at the authorization server", waited);
         }
         let turn = turn?;
