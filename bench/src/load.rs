@@ -53,8 +53,12 @@ pub(crate) async fn closed_loop(target: &Target, callers: usize, span: Duration)
         let mut caller = Caller::connect(target.clone()).await?;
         tasks.push(tokio::spawn(async move {
             let mut latencies = Vec::with_capacity(4096);
-            while SystemClock.boot() < end {
+            // Once at least, however short the span.
+            loop {
                 latencies.push(caller.call().await?);
+                if SystemClock.boot() >= end {
+                    break;
+                }
             }
             anyhow::Ok(latencies)
         }));
