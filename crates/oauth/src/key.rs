@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::assertion::AssertionRules;
-use crate::request::{ClientAuth, GrantType, TokenRequestSpec};
+use crate::grant::GrantType;
+use crate::request::{ClientAuth, TokenRequestSpec};
 
 /// Everything that shapes a token, and nothing else. Two connections with equal keys share one token; anything that
 /// differs keeps them apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TokenKey {
     pub client: ClientKey,
-    pub grant: GrantType,
     /// In no order (RFC 6749 3.3).
     pub scopes: BTreeSet<String>,
     pub audience: Option<String>,
@@ -30,10 +30,15 @@ pub struct ClientKey {
     pub address: Option<String>,
     /// Name of the resolver.
     pub resolver: String,
+    /// Where the token endpoint is found by metadata: the issuer's identifier.
     pub token_url: String,
+    /// The token endpoint is looked up at the issuer.
+    pub is_discovered: bool,
     pub client_auth: ClientAuth,
     /// A wrong audience is refused like a wrong secret.
     pub assertion: AssertionRules,
+    /// What one subject or one subject token is refused says nothing about another.
+    pub grant: GrantType,
 }
 
 /// Where a credential comes from.
@@ -55,15 +60,25 @@ impl TokenKey {
                 address,
                 resolver,
                 token_url: spec.token_url.as_str().to_owned(),
+                is_discovered: false,
                 client_auth: spec.client_auth,
                 assertion: spec.assertion.clone(),
+                grant: spec.grant.clone(),
             },
-            grant: spec.grant,
             scopes: spec.scopes.iter().cloned().collect(),
             audience: spec.audience.clone(),
             resource: spec.resource.iter().cloned().collect(),
             extra_parameters: spec.extra_parameters.clone(),
             binding: None,
         }
+    }
+
+    /// The same, with the token endpoint to be looked up at an issuer. The issuer stands for it: which of the endpoints
+    /// that policy allows it names is the same for all who ask it.
+    #[must_use]
+    pub fn discovered_at(mut self, issuer: &str) -> Self {
+        issuer.clone_into(&mut self.client.token_url);
+        self.client.is_discovered = true;
+        self
     }
 }
