@@ -61,6 +61,7 @@ impl Store {
         Migrator::with_migrations(vec![
             migration(1, "first", include_str!("../../migrations/0001_first.sql")),
             migration(2, "client assertions", include_str!("../../migrations/0002_client_assertions.sql")),
+            migration(4, "grants", include_str!("../../migrations/0004_grants.sql")),
         ])
         .run(&writer)
         .await
