@@ -11,7 +11,7 @@ use midward_net::WayOut;
 use midward_oauth::{TokenCache, TokenCacheConfig};
 use midward_resolvers::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverReport};
 use midward_wire::{ConfigDigest, LeaseGrant, Outcome, paths};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::instance::{Scripted, json as answer_json, token_answer};
 use crate::api::ApiCaller;
@@ -50,59 +50,83 @@ impl Resolver for Known {
     }
 }
 
-/// Runs one call through an engine: the instance serves the document, `third` is token endpoint and API.
-async fn run(third: &Scripted, method: &str, lease_ms: u64, folder: &tempfile::TempDir) -> Outcome {
-    let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
-    let document = json!({
-        "version": 1,
-        "connection": { "alias": "crm", "base_url": third.url, "timeout_ms": 5000 },
-        "credential": { "name": "c", "credential_id": "crm-client", "resolver": "known" },
-        "profile": { "name": "p", "grant_type": "client_credentials", "token_url": format!("{}/token", third.url),
-                     "client_auth": "client_secret_basic" },
-    })
-    .to_string();
-    let digest = ConfigDigest::of(document.as_bytes());
-    let instance =
-        Scripted::start(move |seen| token_answer(seen).unwrap_or_else(|| answer_json(200, document.clone()))).await;
-    let rule = format!(
-        "version = 1\n[[rule]]\nname = \"crm\"\ncredential_id = \"crm-client\"\nresolver = \"known\"\n\
-         token_urls = [\"{0}/token\"]\napi_origins = [\"{0}\"]\nmethods = [\"GET\", \"POST\"]\n\
-         allow_addresses = [\"127.0.0.1/32\"]\nallow_plain_http = true\n",
-        third.url
-    );
-    let way = WayOut::plain_default().expect("a way");
-    let link = Arc::new(instance.link());
-    let resolver: Arc<dyn Resolver> = Arc::new(Known);
-    let engine = Engine {
-        configs: ConfigCache::new(Arc::clone(&link)),
-        link,
-        policy: Arc::new(PolicyStore::new(Policy::parse(&rule).expect("a policy"), Arc::clone(&random))),
-        tokens: TokenCache::new(Arc::clone(&clock), Arc::clone(&random), TokenCacheConfig::default()),
-        resolvers: Arc::new(ArcSwap::from_pointee(BTreeMap::from([("known".to_owned(), resolver)]))),
-        discoveries: Discoveries::new(way.clone(), Arc::clone(&clock), Arc::clone(&random)),
-        token_way: way.clone(),
-        apis: ApiCaller::new(way, Arc::clone(&clock), 1 << 20),
-        audit: Arc::new(Audit::open(folder.path()).expect("open")),
-        fingerprint_key: FingerprintKey::generate(random.as_ref()),
-        clock: Arc::clone(&clock),
-        random,
-    };
-    let call = json!({ "method": method, "path": "/x" });
-    let grant = LeaseGrant {
-        request_id: "r".into(),
-        epoch: 1,
-        lease_ms,
-        expires_ms: lease_ms,
-        config: digest,
-        call: serde_json::from_value(call).expect("a call"),
-    };
-    let (outcome, _) = engine.execute(Leased { grant, asked_at: clock.boot() }).await;
-    assert_eq!(instance.seen(paths::OUTCOMES).len(), 0);
-    outcome
+/// An engine whose instance serves one document; `third` is token endpoint and API.
+pub(super) struct Rig {
+    engine: Engine,
+    digest: ConfigDigest,
+    instance: Scripted,
+    clock: Arc<dyn Clock>,
+    _folder: tempfile::TempDir,
+}
+
+impl Rig {
+    /// `connection`: further members of the document's connection.
+    pub(super) async fn new(third: &Scripted, connection: Value) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+        let mut document = json!({
+            "version": 1,
+            "connection": { "alias": "crm", "base_url": third.url, "timeout_ms": 5000 },
+            "credential": { "name": "c", "credential_id": "crm-client", "resolver": "known" },
+            "profile": { "name": "p", "grant_type": "client_credentials", "token_url": format!("{}/token", third.url),
+                         "client_auth": "client_secret_basic" },
+        });
+        for (member, value) in connection.as_object().into_iter().flatten() {
+            document["connection"][member] = value.clone();
+        }
+        let document = document.to_string();
+        let digest = ConfigDigest::of(document.as_bytes());
+        let instance =
+            Scripted::start(move |seen| token_answer(seen).unwrap_or_else(|| answer_json(200, document.clone()))).await;
+        let rule = format!(
+            "version = 1\n[[rule]]\nname = \"crm\"\ncredential_id = \"crm-client\"\nresolver = \"known\"\n\
+             token_urls = [\"{0}/token\"]\napi_origins = [\"{0}\"]\nmethods = [\"GET\", \"POST\", \"PUT\"]\n\
+             allow_addresses = [\"127.0.0.1/32\"]\nallow_plain_http = true\n",
+            third.url
+        );
+        let way = WayOut::plain_default().expect("a way");
+        let link = Arc::new(instance.link());
+        let resolver: Arc<dyn Resolver> = Arc::new(Known);
+        let engine = Engine {
+            configs: ConfigCache::new(Arc::clone(&link)),
+            link,
+            policy: Arc::new(PolicyStore::new(Policy::parse(&rule).expect("a policy"), Arc::clone(&random))),
+            tokens: TokenCache::new(Arc::clone(&clock), Arc::clone(&random), TokenCacheConfig::default()),
+            resolvers: Arc::new(ArcSwap::from_pointee(BTreeMap::from([("known".to_owned(), resolver)]))),
+            discoveries: Discoveries::new(way.clone(), Arc::clone(&clock), Arc::clone(&random)),
+            token_way: way.clone(),
+            apis: ApiCaller::new(way, Arc::clone(&clock), 1 << 20),
+            audit: Arc::new(Audit::open(folder.path()).expect("open")),
+            fingerprint_key: FingerprintKey::generate(random.as_ref()),
+            clock: Arc::clone(&clock),
+            random,
+        };
+        Self { engine, digest, instance, clock, _folder: folder }
+    }
+
+    /// One call, through to its outcome.
+    pub(super) async fn call(&self, call: Value, lease_ms: u64) -> Outcome {
+        let grant = LeaseGrant {
+            request_id: "r".into(),
+            epoch: 1,
+            lease_ms,
+            expires_ms: lease_ms,
+            config: self.digest.clone(),
+            call: serde_json::from_value(call).expect("a call"),
+        };
+        let (outcome, _) = self.engine.execute(Leased { grant, asked_at: self.clock.boot() }).await;
+        assert_eq!(self.instance.seen(paths::OUTCOMES).len(), 0);
+        outcome
+    }
+}
+
+/// One call through an engine of its own.
+async fn run(third: &Scripted, method: &str, lease_ms: u64) -> Outcome {
+    Rig::new(third, json!({})).await.call(json!({ "method": method, "path": "/x" }), lease_ms).await
 }
 
 /// A token endpoint that numbers its tokens, and an API that refuses the first.
-async fn third_party() -> Scripted {
+pub(super) async fn third_party() -> Scripted {
     let minted = AtomicUsize::new(0);
     Scripted::start(move |seen| {
         if seen.path == "/token" {
@@ -115,7 +139,7 @@ async fn third_party() -> Scripted {
     .await
 }
 
-fn status(outcome: &Outcome) -> Option<u16> {
+pub(super) fn status(outcome: &Outcome) -> Option<u16> {
     match outcome {
         Outcome::Replied { reply } => Some(reply.status),
         _ => None,
@@ -124,30 +148,27 @@ fn status(outcome: &Outcome) -> Option<u16> {
 
 #[tokio::test]
 async fn a_refused_token_is_replaced_once_for_a_call_that_may_be_repeated() {
-    let folder = tempfile::tempdir().expect("a folder");
     let third = third_party().await;
-    let outcome = run(&third, "GET", 30_000, &folder).await;
+    let outcome = run(&third, "GET", 30_000).await;
     assert_eq!(status(&outcome), Some(200), "{outcome:?}");
     assert_eq!(third.seen("/x").len(), 2);
 }
 
 #[tokio::test]
 async fn a_post_is_not_repeated() {
-    let folder = tempfile::tempdir().expect("a folder");
     let third = third_party().await;
-    let outcome = run(&third, "POST", 30_000, &folder).await;
+    let outcome = run(&third, "POST", 30_000).await;
     assert_eq!(status(&outcome), Some(401), "{outcome:?}");
     assert_eq!(third.seen("/x").len(), 1);
 }
 
 #[tokio::test]
 async fn a_method_that_no_rule_lists_and_a_lease_that_is_over_send_nothing() {
-    let folder = tempfile::tempdir().expect("a folder");
     let third = third_party().await;
-    let refused = run(&third, "DELETE", 30_000, &folder).await;
+    let refused = run(&third, "DELETE", 30_000).await;
     assert!(matches!(&refused, Outcome::Failed { failure } if failure.reference.is_some()), "{refused:?}");
     assert!(third.seen("/token").is_empty());
-    let late = run(&third, "GET", 0, &folder).await;
+    let late = run(&third, "GET", 0).await;
     assert!(matches!(late, Outcome::Failed { .. }), "{late:?}");
     assert!(third.seen("/x").is_empty());
 }

@@ -279,3 +279,23 @@ async fn a_secret_that_the_server_refuses_is_not_sent_to_revoke() {
     assert!(matches!(&result, Some(Revocation::Failed(failure)) if failure.detail.contains("refuses")), "{result:?}");
     assert_eq!(world.posts(), sent);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_method_that_metadata_does_not_list_is_named_when_the_client_is_refused() {
+    for lacks_method in [true, false] {
+        let world = World::new();
+        let spec = spec("read");
+        let mut fetcher = Arc::into_inner(world.fetcher("c", spec.clone())).expect("the only one");
+        let mut endpoints = FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None);
+        endpoints.0.lacks_method = lacks_method;
+        fetcher.endpoints = Arc::new(endpoints);
+        let cache = world.cache();
+        let handle = cache.handle(key("i", "c", &spec), Arc::new(fetcher));
+        handle.token(LONG).await.expect("listed or not: what the server takes is sent");
+        world.vault.lock().unwrap().insert("c".into(), "wrong".into());
+        cache.flush(|_| true);
+        let failure = handle.token(LONG).await.map(|_| ()).expect_err("a wrong secret");
+        assert_eq!(failure.code, "invalid_client");
+        assert_eq!(failure.detail.contains("does not list client_secret_post"), lacks_method, "{failure}");
+    }
+}
