@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 const PRODUCT: [&str; 8] = ["core", "wire", "net", "oauth", "resolvers", "mid", "instance", "cli"];
 
 /// Words in files that make failures, which are no codes: keys of documents, states, parameters, words on the wire.
-const NO_CODES: [&str; 44] = [
+const NO_CODES: [&str; 51] = [
     "access_token",
+    "actor_token",
+    "actor_token_type",
     "aim_client_absent",
     "aim_client_failed",
     "aim_client_output",
@@ -32,6 +34,7 @@ const NO_CODES: [&str; 44] = [
     "default_drain_seconds",
     "default_max_concurrent",
     "default_max_reply_bytes",
+    "default_revoke_seconds",
     "destination_unavailable",
     "expires_at",
     "finished_at",
@@ -50,8 +53,12 @@ const NO_CODES: [&str; 44] = [
     "program_version",
     "proxy_internal_response",
     "refresh_token",
+    "requested_token_type",
+    "revocation_url",
     "secret_key",
     "snake_case",
+    "subject_token",
+    "subject_token_type",
     "token_url",
     "vault_code",
 ];
