@@ -116,6 +116,8 @@ fn allowed_with(change: impl Fn(&mut ProfileConfig), lines: &str) -> Result<Perm
     decide(&Policy::parse(&text).expect("a policy"), &config, &call())
 }
 
+type BearerChange = fn(&mut JwtBearerConfig);
+
 #[test]
 fn a_grant_is_bound_by_name_and_by_whom_it_speaks_for() {
     let bearer = |change: fn(&mut JwtBearerConfig)| {
@@ -133,8 +135,7 @@ fn a_grant_is_bound_by_name_and_by_whom_it_speaks_for() {
     assert_eq!(refused(allowed_with(|_| {}, grants)), "policy_grant");
     let permit = allowed_with(bearer(|_| {}), grants).expect("allowed");
     assert_eq!(permit.grant_audience.as_deref(), Some("https://login.example"));
-    type Change = fn(&mut JwtBearerConfig);
-    let changes: [(Change, &str, &str); 4] = [
+    let changes: [(BearerChange, &str, &str); 4] = [
         (|b| b.subject = Some("ceo".into()), "policy_assertion_subject", "assertion_subjects = [\"ceo\"]"),
         (|b| b.issuer = Some("x".into()), "policy_assertion_issuer", "assertion_issuers = [\"x\"]"),
         (|b| b.audience = Some("y".into()), "policy_assertion_audience", "assertion_audiences = [\"y\"]"),

@@ -102,7 +102,7 @@ async fn a_thousand_callers_cause_one_request_and_the_answer_is_kept_for_an_hour
     for caller in callers {
         assert_eq!(caller.await.unwrap().as_deref(), Ok("https://as.example/token"));
     }
-    tokio::time::sleep(IssuerMetadata::FRESH - Duration::from_secs(1)).await;
+    tokio::time::sleep(IssuerMetadata::FRESH.saturating_sub(Duration::from_secs(1))).await;
     found(&metadata).await.expect("kept");
     assert_eq!(*issuer.asked.lock().unwrap(), ["https://as.example/.well-known/oauth-authorization-server/t"]);
     tokio::time::sleep(Duration::from_secs(2)).await;
