@@ -194,7 +194,7 @@ pub(crate) fn of_metadata_transport(failure: &TransportFailure) -> Failure {
         TransportFailureKind::Refused => Failure::permanent(
             Hop::Mid,
             "metadata_not_allowed",
-            failure.detail.as_str(),
+            "the issuer's address is one that the MID Server's policy does not list",
             "Allow the issuer's address in the MID Server's policy, or correct the issuer.",
         ),
         TransportFailureKind::Tls => {

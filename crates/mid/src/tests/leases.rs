@@ -29,11 +29,20 @@ struct Counter {
     started: Mutex<Vec<(String, i64)>>,
     gate: Semaphore,
     wiped: AtomicUsize,
+    /// How often it was told to revoke its tokens, and whether that ever ends.
+    revoked: AtomicUsize,
+    revokes_for_ever: AtomicBool,
 }
 
 impl Counter {
     fn new(free: usize) -> Arc<Self> {
-        Arc::new(Self { started: Mutex::default(), gate: Semaphore::new(free), wiped: AtomicUsize::new(0) })
+        Arc::new(Self {
+            started: Mutex::default(),
+            gate: Semaphore::new(free),
+            wiped: AtomicUsize::new(0),
+            revoked: AtomicUsize::new(0),
+            revokes_for_ever: AtomicBool::new(false),
+        })
     }
 
     fn started(&self) -> Vec<(String, i64)> {
@@ -53,6 +62,15 @@ impl Execute for Counter {
 
     fn wipe(&self) {
         self.wiped.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn revoke_all(&self, _: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            self.revoked.fetch_add(1, Ordering::SeqCst);
+            if self.revokes_for_ever.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+        })
     }
 }
 
@@ -237,6 +255,27 @@ async fn a_drain_finishes_what_runs_and_hands_back_what_it_never_received() {
     let heartbeats = instance.seen(paths::HEARTBEAT);
     let last: Heartbeat = serde_json::from_slice(&heartbeats.last().expect("one").body).expect("a heartbeat");
     assert!(last.draining);
+}
+
+#[tokio::test]
+async fn a_revocation_that_never_ends_does_not_keep_a_drain() {
+    let instance = Scripted::start(|seen| match poll(seen) {
+        Some(poll) if poll.received_batch == 0 => leases(1, &[grant("running", 1)]),
+        Some(poll) => nothing(poll.received_batch),
+        None => other(seen),
+    })
+    .await;
+    let mid = Running::start(&instance, Counter::new(0), 4);
+    eventually("a call runs", || mid.executor.started().len() == 1).await;
+    let executor = Arc::clone(&mid.executor);
+    executor.revokes_for_ever.store(true, Ordering::SeqCst);
+    mid.stop.cancel();
+    eventually("the drain's last poll", || instance.seen(paths::LEASE).len() >= 2).await;
+    assert_eq!(executor.revoked.load(Ordering::SeqCst), 0, "a running call still needs its token");
+    executor.gate.add_permits(1);
+    mid.end().await;
+    assert_eq!(executor.revoked.load(Ordering::SeqCst), 1);
+    assert_eq!(outcomes(&instance).len(), 1, "the outcome was delivered beside it");
 }
 
 #[tokio::test]

@@ -257,6 +257,19 @@ mod tests {
     }
 
     #[test]
+    fn tokens_to_be_exchanged_come_beside_the_secret() {
+        let frame = result(&[
+            ("value:user", "a"),
+            ("value:pswd", "s"),
+            ("value:subject_token", "one"),
+            ("value:actor_token", "two"),
+        ]);
+        let (material, _) = material(&frame, Source::Jar).expect("complete");
+        let value = |field| material.field(field).and_then(|value| value.expose_str());
+        assert_eq!((value(MaterialField::SubjectToken), value(MaterialField::ActorToken)), (Some("one"), Some("two")));
+    }
+
+    #[test]
     fn an_incomplete_result_names_what_came_and_no_value() {
         let frame = result(&[("value:user", "visible"), ("value:pswd", ""), ("others", "passwort,x y")]);
         let failure = material(&frame, Source::Jar).expect_err("no secret");
