@@ -18,7 +18,7 @@ use crate::app::{App, Shared};
 use crate::auth;
 use crate::check;
 use crate::problem::Problem;
-use crate::queue::Submitted;
+use crate::queue::{Submitted, Wants};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("midward-request-id");
 const TRACE: HeaderName = HeaderName::from_static("midward-trace");
@@ -87,7 +87,7 @@ async fn execute(
         return Err(early(Problem::new(StatusCode::SERVICE_UNAVAILABLE, app.fleet.explain(&route, now))));
     }
     // Registered before it is submitted: the outcome may come at once.
-    let waiting = app.waiters.wait(id);
+    let waiting = app.waiters.wait(id, Wants::Answer);
     let submitted = submit::submit(app, &client, &route, id.to_owned(), call, wait, None).await.map_err(early)?;
     if !matches!(submitted, Submitted::New(_)) {
         return Err(early(submit::key_reused()));

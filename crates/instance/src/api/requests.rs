@@ -19,7 +19,7 @@ use crate::auth;
 use crate::check;
 use crate::model::{ApiKey, Role};
 use crate::problem::Problem;
-use crate::queue::Submitted;
+use crate::queue::{Submitted, Wants};
 use crate::store::requests::{self, FAILED, LEASED, QUEUED, REPLIED, RequestRow};
 
 /// Longest time that a request may stay in the queue.
@@ -103,7 +103,7 @@ pub(super) async fn one(
 ) -> Result<Json<Value>, Problem> {
     let client = auth::client(&app, &headers).await?;
     // Registered before looking, so that an outcome in between is not missed.
-    let waiting = app.waiters.wait(&id);
+    let waiting = app.waiters.wait(&id, Wants::Record);
     let row = visible(&app, &client, &id).await?;
     if row.outcome.is_some() || query.wait_ms == 0 {
         return shown(&app, &row).await.map(Json);

@@ -158,6 +158,9 @@ impl Writer {
             let verdicts = record(&mut tx, &mid_id, now, reports, effects).await?;
             effects.verdicts.push((reply, verdicts));
         }
+        let ended = std::mem::take(&mut effects.ended).into_iter();
+        effects.ended =
+            ended.filter_map(|(id, ended)| self.waiters.answer(&id, ended).map(|left| (id, left))).collect();
         for (mid_id, leases, reply) in sorted.hand_backs.drain(..) {
             for (id, epoch) in leases {
                 self.backlog |= requests::hand_back(&mut tx, &mid_id, &id, epoch).await?;
@@ -349,8 +352,8 @@ impl Writer {
         for (reply, submitted) in effects.submitted {
             let _ = reply.send(Ok(submitted));
         }
-        for (id, ended) in &effects.ended {
-            self.waiters.deliver(id, ended);
+        for (id, ended) in effects.ended {
+            self.waiters.deliver(&id, ended);
         }
         for (reply, verdicts) in effects.verdicts {
             let _ = reply.send(Ok(verdicts));
