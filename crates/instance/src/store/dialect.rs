@@ -14,6 +14,13 @@ pub(super) const ON_CONNECT: &[&str] = &[
 /// Ends the inner SELECT of the statement that claims requests; `FOR UPDATE SKIP LOCKED` where there are many writers.
 pub(super) const SKIP_LOCKED: &str = "";
 
+/// A parameter of a long list, the `number`th of the statement in order of appearance and counted from 1, as a value of
+/// the SQL type `kind`. SQLite needs neither number nor type, and every numbered parameter has a name there, which costs
+/// a search through all names at each bind.
+pub(super) fn parameter(_number: usize, _kind: &str) -> String {
+    "?".to_owned()
+}
+
 /// The connection URL of a database file.
 pub(super) fn url(path: &Path) -> String {
     // Everything that could end or change the path part of a URL is percent-encoded.

@@ -92,12 +92,12 @@ static INSERT: LazyLock<Sized> = LazyLock::new(|| {
         "INSERT INTO requests (id, connection, config_digest, resolver, mids, state, repeatable, epoch, lease_mid, \
          lease_incarnation, lease_batch, lease_expires_at, lease_ms, expires_at, created_at, client_id, \
          idempotency_key, fingerprint, method, path, call_json) VALUES ",
-        0,
         &[
             "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "BIGINT", "BIGINT",
             "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT",
         ],
         "",
+        &[],
     )
 });
 
@@ -223,12 +223,17 @@ pub(crate) async fn undelivered(
 static FINISH: LazyLock<Sized> = LazyLock::new(|| {
     Sized::new(
         "WITH reported (id, epoch, state, outcome, trace) AS (VALUES ",
-        2,
         &["TEXT", "BIGINT", "BIGINT", "TEXT", "TEXT"],
         ") UPDATE requests SET state = reported.state, outcome = reported.outcome, trace = reported.trace, \
-         finished_at = CAST($1 AS BIGINT) FROM reported WHERE requests.id = reported.id \
-         AND requests.epoch = reported.epoch AND requests.lease_mid = CAST($2 AS TEXT) \
-         AND requests.state IN (0, 1, 4) RETURNING requests.id",
+         finished_at = ",
+        &[
+            (
+                "BIGINT",
+                " FROM reported WHERE requests.id = reported.id AND requests.epoch = reported.epoch \
+                 AND requests.lease_mid = ",
+            ),
+            ("TEXT", " AND requests.state IN (0, 1, 4) RETURNING requests.id"),
+        ],
     )
 });
 
@@ -245,7 +250,7 @@ pub(crate) async fn finish(
     for piece in pieces(outcomes.len()) {
         let (these, later) = rest.split_at(piece);
         rest = later;
-        let mut query = sqlx::query(AssertSqlSafe(FINISH.sql(piece))).bind(now).bind(mid_id);
+        let mut query = sqlx::query(AssertSqlSafe(FINISH.sql(piece)));
         for outcome in these {
             query = query
                 .bind(&outcome.id)
@@ -254,7 +259,7 @@ pub(crate) async fn finish(
                 .bind(&outcome.outcome)
                 .bind(&outcome.trace);
         }
-        for row in query.fetch_all(&mut **tx).await? {
+        for row in query.bind(now).bind(mid_id).fetch_all(&mut **tx).await? {
             accepted.push(row.try_get(0)?);
         }
     }
