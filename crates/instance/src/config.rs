@@ -83,13 +83,44 @@ pub struct TlsFiles {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// Data folder: database, keys, certificates.
+    /// Data folder: keys, certificates, and the SQLite database unless `postgres` is given.
     pub path: PathBuf,
+    /// A PostgreSQL database in place of the embedded SQLite.
+    pub postgres: Option<PostgresConfig>,
+}
+
+/// `[store.postgres]`.
+///
+/// ```
+/// let config: midward_instance::PostgresConfig = toml::from_str(
+///     r#"
+///     url = "postgres://midward@db.example.com/midward?sslmode=verify-full&sslrootcert=/etc/midward/db-ca.pem"
+///     password_file = "/etc/midward/db-password"
+///     "#,
+/// )?;
+/// assert_eq!(config.connections, 10);
+/// # Ok::<(), toml::de::Error>(())
+/// ```
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresConfig {
+    /// `postgres://user@host:port/database`, with libpq's parameters behind `?`; never with a password.
+    pub url: String,
+    /// Holds the password and nothing else; readable by its owner only. None: the server asks for none.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Most connections that this instance opens.
+    #[serde(default = "ten")]
+    pub connections: u32,
+}
+
+fn ten() -> u32 {
+    10
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { path: PathBuf::from("midward-data") }
+        Self { path: PathBuf::from("midward-data"), postgres: None }
     }
 }
 
@@ -121,6 +152,9 @@ impl InstanceConfig {
             .map_err(|error| ConfigError::Invalid { path: path.to_owned(), reason: error.to_string() })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.store.path = folder.join(&config.store.path);
+        if let Some(file) = config.store.postgres.as_mut().and_then(|postgres| postgres.password_file.as_mut()) {
+            *file = folder.join(&*file);
+        }
         if let TlsConfig::Files(files) = &mut config.server.tls {
             for file in [Some(&mut files.cert), Some(&mut files.key), files.ca.as_mut()].into_iter().flatten() {
                 *file = folder.join(&*file);

@@ -17,7 +17,9 @@ mod server;
 mod store;
 mod tls;
 
-pub use config::{ConfigError, InstanceConfig, LimitsConfig, ServerConfig, StoreConfig, TlsConfig, TlsFiles, TlsMode};
+pub use config::{
+    ConfigError, InstanceConfig, LimitsConfig, PostgresConfig, ServerConfig, StoreConfig, TlsConfig, TlsFiles, TlsMode,
+};
 pub use keys::KeyError;
 pub use server::{InstanceError, Started, run};
 pub use tls::TlsError;

@@ -101,7 +101,7 @@ pub async fn run(
         public_url.map_or_else(|| format!("{scheme}://{api_addr}"), |url| url.trim_end_matches('/').to_owned());
 
     let signing_key = SigningKey::open(&folder.join("instance.key"), &*random)?;
-    let store = Store::open(&folder.join("midward.db")).await?;
+    let store = Store::open(&config.store).await?;
     let mut tx = store.begin().await?;
     let instance_id = settings::find_or_insert(&mut tx, "instance_id", &new_id(clock.wall(), &*random)).await?;
     tx.commit().await?;

@@ -6,7 +6,7 @@ use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
 
 use super::StoreError;
-use super::dialect::SKIP_LOCKED;
+use super::dialect::Dialect;
 use super::rows::{Sized, pieces};
 
 type Tx = Transaction<'static, Any>;
@@ -102,11 +102,12 @@ static INSERT: LazyLock<Sized> = LazyLock::new(|| {
 });
 
 pub(crate) async fn insert(tx: &mut Tx, requests: &[NewRequest]) -> Result<(), StoreError> {
+    let dialect = Dialect::of(tx);
     let mut rest = requests;
     for piece in pieces(requests.len()) {
         let (now, later) = rest.split_at(piece);
         rest = later;
-        let mut query = sqlx::query(AssertSqlSafe(INSERT.sql(piece)));
+        let mut query = sqlx::query(AssertSqlSafe(INSERT.sql(dialect, piece)));
         for request in now {
             let lease = request.lease.as_ref();
             query = query
@@ -176,11 +177,12 @@ pub(crate) async fn claim(tx: &mut Tx, claim: &Claim<'_>) -> Result<Vec<Leased>,
     for number in 0..claim.resolvers.len() {
         let _ = write!(names, "{}${}", if number == 0 { "" } else { ", " }, number + 7);
     }
+    let skip_locked = Dialect::of(tx).skip_locked();
     let sql = format!(
         "UPDATE requests SET state = 1, epoch = epoch + 1, lease_mid = $1, lease_incarnation = $2, \
          lease_batch = $3, lease_expires_at = $4 + lease_ms WHERE id IN (SELECT id FROM requests WHERE state = 0 \
          AND expires_at > $4 AND (mids = '' OR mids LIKE $5) AND resolver IN ({names}) ORDER BY created_at, id \
-         LIMIT $6{SKIP_LOCKED}) RETURNING id, epoch, lease_expires_at, expires_at, config_digest, call_json, \
+         LIMIT $6{skip_locked}) RETURNING id, epoch, lease_expires_at, expires_at, config_digest, call_json, \
          lease_batch"
     );
     let mut query = sqlx::query(AssertSqlSafe(sql))
@@ -245,12 +247,13 @@ pub(crate) async fn finish(
     now: i64,
     outcomes: &[Finish],
 ) -> Result<Vec<String>, StoreError> {
+    let dialect = Dialect::of(tx);
     let mut rest = outcomes;
     let mut accepted = Vec::with_capacity(outcomes.len());
     for piece in pieces(outcomes.len()) {
         let (these, later) = rest.split_at(piece);
         rest = later;
-        let mut query = sqlx::query(AssertSqlSafe(FINISH.sql(piece)));
+        let mut query = sqlx::query(AssertSqlSafe(FINISH.sql(dialect, piece)));
         for outcome in these {
             query = query
                 .bind(&outcome.id)

@@ -1,6 +1,6 @@
-//! The real server on loopback with a scripted MID.
+//! The real server on loopback with a scripted MID: what must hold whatever the database is.
 
-mod support;
+pub(crate) mod support;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
@@ -9,33 +9,53 @@ use bytes::Bytes;
 use http::Method;
 use midward_wire::{EnrollToken, MidState, paths, state_signing_input};
 use serde_json::{Value, json};
-use support::{Instance, ScriptedMid, document};
+use support::{Instance, Place, ScriptedMid, document};
 
-async fn with_document(folder: &tempfile::TempDir) -> Instance {
-    let instance = Instance::start(folder.path(), None).await;
+/// Calls a macro with the names of all scenarios.
+macro_rules! for_each_scenario {
+    ($run:ident) => {
+        $run! {
+            apply_is_idempotent_and_a_dry_run_changes_nothing,
+            documents_that_do_not_hold_together_change_nothing,
+            a_callers_key_makes_calls_through_its_connections_and_nothing_else,
+            a_synchronous_call_gets_the_apis_own_answer,
+            a_lost_batch_is_delivered_again_and_executed_once,
+            a_new_incarnation_ends_the_leases_of_the_old_one,
+            without_a_mid_that_applies_the_caller_learns_why,
+            enrollment_validation_and_the_signed_word_about_it,
+            bad_requests_are_refused_before_they_are_stored,
+            an_idempotency_key_makes_one_request,
+            an_expired_request_is_never_leased,
+            a_restart_keeps_what_was_accepted,
+            a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new,
+            a_request_that_was_given_out_and_then_expired_is_unknown_not_unsent,
+            what_the_connection_header_names_is_not_passed_on,
+            nobody_is_listened_to_for_long_before_showing_a_key,
+            an_answer_may_be_larger_than_a_request,
+        }
+    };
+}
+pub(crate) use for_each_scenario;
+
+pub(crate) async fn with_document(place: &Place) -> Instance {
+    let instance = Instance::start(place, None).await;
     let (status, answer) = instance.post("/api/v1/apply", &document()).await;
     assert_eq!(status, 200, "{answer}");
     instance
 }
 
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a folder")
-}
-
-async fn submit(instance: &Instance, method: &str) -> String {
+pub(crate) async fn submit(instance: &Instance, method: &str) -> String {
     let request = json!({"connection": "crm", "method": method, "path": "/x"});
     let (status, answer) = instance.post("/api/v1/requests", &request).await;
     assert_eq!(status, 202, "{answer}");
     answer["id"].as_str().expect("an id").to_owned()
 }
 
-#[tokio::test]
-async fn apply_is_idempotent_and_a_dry_run_changes_nothing() {
-    let folder = folder();
-    let instance = Instance::start(folder.path(), None).await;
+pub(crate) async fn apply_is_idempotent_and_a_dry_run_changes_nothing(place: Place) {
+    let instance = Instance::start(&place, None).await;
     let (status, answer) = instance.post("/api/v1/apply?dry_run=true", &document()).await;
     assert_eq!((status, answer["changes"].as_array().map(Vec::len)), (200, Some(4)), "{answer}");
-    assert!(!folder.path().join("first-admin-key").exists(), "the one-time file is gone after its first use");
+    assert!(!place.path().join("first-admin-key").exists(), "the one-time file is gone after its first use");
     assert_eq!(instance.get("/api/v1/connections").await.1["items"], json!([]));
     instance.post("/api/v1/apply", &document()).await;
     let (_, answer) = instance.post("/api/v1/apply", &document()).await;
@@ -47,10 +67,8 @@ async fn apply_is_idempotent_and_a_dry_run_changes_nothing() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn documents_that_do_not_hold_together_change_nothing() {
-    let folder = folder();
-    let instance = Instance::start(folder.path(), None).await;
+pub(crate) async fn documents_that_do_not_hold_together_change_nothing(place: Place) {
+    let instance = Instance::start(&place, None).await;
     let cases: [(&str, Value, &str); 6] = [
         ("/connections/0/credential", json!("nobody"), "dangling_reference"),
         ("/connections/0/base_url", json!("https://u:p@api.test"), "invalid_url"),
@@ -75,10 +93,8 @@ async fn documents_that_do_not_hold_together_change_nothing() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn a_callers_key_makes_calls_through_its_connections_and_nothing_else() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn a_callers_key_makes_calls_through_its_connections_and_nothing_else(place: Place) {
+    let instance = with_document(&place).await;
     let new = json!({"name": "app", "role": "caller", "connections": ["other"]});
     let (status, answer) = instance.post("/api/v1/api-keys", &new).await;
     assert_eq!(status, 201, "{answer}");
@@ -94,10 +110,8 @@ async fn a_callers_key_makes_calls_through_its_connections_and_nothing_else() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn a_synchronous_call_gets_the_apis_own_answer() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn a_synchronous_call_gets_the_apis_own_answer(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let request = instance
         .call(Method::POST, "crm/call/items/7?x=%20y")
@@ -134,10 +148,8 @@ async fn a_synchronous_call_gets_the_apis_own_answer() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn a_lost_batch_is_delivered_again_and_executed_once() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn a_lost_batch_is_delivered_again_and_executed_once(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let id = submit(&instance, "POST").await;
     let first = mid.poll(&instance, 5000, false).await;
@@ -159,10 +171,8 @@ async fn a_lost_batch_is_delivered_again_and_executed_once() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn a_new_incarnation_ends_the_leases_of_the_old_one() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn a_new_incarnation_ends_the_leases_of_the_old_one(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let (get, post) = (submit(&instance, "GET").await, submit(&instance, "POST").await);
     let mut held = 0;
@@ -181,10 +191,8 @@ async fn a_new_incarnation_ends_the_leases_of_the_old_one() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn without_a_mid_that_applies_the_caller_learns_why() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn without_a_mid_that_applies_the_caller_learns_why(place: Place) {
+    let instance = with_document(&place).await;
     let call = async |want: &str| {
         let request = instance.call(Method::GET, "crm/call/x").body(Bytes::new()).expect("a request");
         let answer = instance.send(request).await;
@@ -208,10 +216,8 @@ async fn without_a_mid_that_applies_the_caller_learns_why() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn enrollment_validation_and_the_signed_word_about_it() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn enrollment_validation_and_the_signed_word_about_it(place: Place) {
+    let instance = with_document(&place).await;
     let token = instance.enroll_token("mid-x", true).await;
     let key = URL_SAFE_NO_PAD.encode([7; 32]);
     let request = json!({"version": 1, "secret": token.secret, "name": "mid-x", "public_key": key});
@@ -242,10 +248,8 @@ async fn enrollment_validation_and_the_signed_word_about_it() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn bad_requests_are_refused_before_they_are_stored() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn bad_requests_are_refused_before_they_are_stored(place: Place) {
+    let instance = with_document(&place).await;
     for (field, value, code) in [
         ("headers", json!([["Authorization", "Bearer x"]]), "header_refused"),
         ("headers", json!([["X-A", "a\r\nB: c"]]), "header_refused"),
@@ -269,10 +273,8 @@ async fn bad_requests_are_refused_before_they_are_stored() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn an_idempotency_key_makes_one_request() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn an_idempotency_key_makes_one_request(place: Place) {
+    let instance = with_document(&place).await;
     let mut request = json!({"connection": "crm", "method": "POST", "path": "/", "idempotency_key": "k"});
     let (status, first) = instance.post("/api/v1/requests", &request).await;
     let (again, second) = instance.post("/api/v1/requests", &request).await;
@@ -282,10 +284,8 @@ async fn an_idempotency_key_makes_one_request() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn an_expired_request_is_never_leased() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn an_expired_request_is_never_leased(place: Place) {
+    let instance = with_document(&place).await;
     let request = json!({"connection": "crm", "method": "POST", "path": "/", "expires_in_ms": 1});
     let (_, answer) = instance.post("/api/v1/requests", &request).await;
     let id = answer["id"].as_str().expect("an id");
@@ -296,10 +296,8 @@ async fn an_expired_request_is_never_leased() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn a_restart_keeps_what_was_accepted() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn a_restart_keeps_what_was_accepted(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let held = submit(&instance, "POST").await;
     assert_eq!(mid.poll(&instance, 5000, false).await.len(), 1);
@@ -307,7 +305,7 @@ async fn a_restart_keeps_what_was_accepted() {
     let key = instance.key.clone();
     instance.stop().await;
 
-    let instance = Instance::start(folder.path(), Some(key)).await;
+    let instance = Instance::start(&place, Some(key)).await;
     // The lost batch first, then what is queued.
     assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
     let mut leased = Vec::new();
@@ -319,10 +317,8 @@ async fn a_restart_keeps_what_was_accepted() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let lost = submit(&instance, "POST").await;
     assert_eq!(mid.poll(&instance, 5000, false).await.len(), 1);
@@ -337,10 +333,8 @@ async fn a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn a_request_that_was_given_out_and_then_expired_is_unknown_not_unsent() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn a_request_that_was_given_out_and_then_expired_is_unknown_not_unsent(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let request = json!({"connection": "crm", "method": "POST", "path": "/", "replay": "safe", "expires_in_ms": 1500});
     let (status, answer) = instance.post("/api/v1/requests", &request).await;
@@ -356,10 +350,8 @@ async fn a_request_that_was_given_out_and_then_expired_is_unknown_not_unsent() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn what_the_connection_header_names_is_not_passed_on() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn what_the_connection_header_names_is_not_passed_on(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let request = instance
         .call(Method::GET, "crm/call/x")
@@ -386,11 +378,9 @@ async fn what_the_connection_header_names_is_not_passed_on() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn nobody_is_listened_to_for_long_before_showing_a_key() {
+pub(crate) async fn nobody_is_listened_to_for_long_before_showing_a_key(place: Place) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let folder = folder();
-    let instance = with_document(&folder).await;
+    let instance = with_document(&place).await;
     let (api, call) = (instance.started.api_addr, instance.started.call_addr);
     for (address, path) in [
         (api, "/api/v1/requests"),
@@ -411,10 +401,8 @@ async fn nobody_is_listened_to_for_long_before_showing_a_key() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn an_answer_may_be_larger_than_a_request() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn an_answer_may_be_larger_than_a_request(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let id = submit(&instance, "GET").await;
     assert_eq!(mid.poll(&instance, 5000, true).await.len(), 1);
@@ -423,21 +411,5 @@ async fn an_answer_may_be_larger_than_a_request() {
     assert_eq!(mid.report(&instance, &id, 1, &large).await, "accepted");
     let (_, shown) = instance.get(&format!("/api/v1/requests/{id}")).await;
     assert_eq!(shown["body_base64"].as_str(), Some(STANDARD.encode(&large).as_str()));
-    instance.stop().await;
-}
-
-#[tokio::test]
-async fn the_database_is_its_owners_only() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let folder = folder();
-    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("a mode");
-    let instance = with_document(&folder).await;
-    for entry in std::fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("an entry")) {
-        let mode = entry.metadata().expect("metadata").permissions().mode() & 0o777;
-        let name = entry.file_name().into_string().expect("text");
-        if !matches!(name.as_str(), "listen.json" | "ca.pem") {
-            assert_eq!(mode, 0o600, "{name}");
-        }
-    }
     instance.stop().await;
 }

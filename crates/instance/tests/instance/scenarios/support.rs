@@ -13,10 +13,32 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use midward_core::{Clock as _, SystemClock, SystemRandom};
-use midward_instance::{InstanceConfig, Started, TlsConfig, TlsMode};
+use midward_instance::{InstanceConfig, PostgresConfig, Started, TlsConfig, TlsMode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+
+/// Where an instance keeps its things.
+pub(crate) struct Place {
+    folder: tempfile::TempDir,
+    postgres: Option<PostgresConfig>,
+}
+
+impl Place {
+    pub(crate) fn sqlite() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder"), postgres: None }
+    }
+
+    /// On a database that may be shared with others.
+    pub(crate) fn postgres(url: &str) -> Self {
+        let postgres = Some(PostgresConfig { url: url.to_owned(), password_file: None, connections: 6 });
+        Self { postgres, ..Self::sqlite() }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
 
 pub(crate) struct Instance {
     pub(crate) started: Started,
@@ -28,12 +50,13 @@ pub(crate) struct Instance {
 
 impl Instance {
     /// Starts an instance on a data folder; `key` when the folder was used before.
-    pub(crate) async fn start(folder: &Path, key: Option<String>) -> Self {
+    pub(crate) async fn start(place: &Place, key: Option<String>) -> Self {
         let mut config = InstanceConfig::default();
         config.server.listen = "127.0.0.1:0".parse().expect("an address");
         config.server.call_listen = config.server.listen;
         config.server.tls = TlsConfig::Mode(TlsMode::Off);
-        config.store.path = folder.to_owned();
+        config.store.path = place.path().to_owned();
+        config.store.postgres.clone_from(&place.postgres);
         config.limits.body_bytes = 64 * 1024;
         let shutdown = CancellationToken::new();
         let (sender, notice) = oneshot::channel();
@@ -42,7 +65,7 @@ impl Instance {
         let task = tokio::spawn(run);
         let started = notice.await.expect("the instance starts");
         let key = key.unwrap_or_else(|| {
-            std::fs::read_to_string(folder.join("first-admin-key")).expect("the first administrator's key")
+            std::fs::read_to_string(place.path().join("first-admin-key")).expect("the first administrator's key")
         });
         let http = Client::builder(TokioExecutor::new()).build_http();
         Self { started, key, http, shutdown, task }
