@@ -92,7 +92,7 @@ async fn execute(
     if !matches!(submitted, Submitted::New(_)) {
         return Err(early(submit::key_reused()));
     }
-    if let Some(ended) = submit::wait(app, id, waiting, wait).await {
+    if let Some(ended) = submit::wait(app, id, waiting, wait, Some(&route)).await {
         let trace = Some(std::sync::Arc::clone(&ended.trace));
         // Nobody else listens to this outcome as a rule, so it is not copied.
         match std::sync::Arc::unwrap_or_clone(ended.outcome) {

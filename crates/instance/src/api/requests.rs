@@ -109,7 +109,7 @@ pub(super) async fn one(
         return shown(&app, &row).await.map(Json);
     }
     let wait = Duration::from_millis(query.wait_ms).min(LONGEST_WAIT);
-    submit::wait(&app, &id, waiting, wait).await;
+    submit::wait(&app, &id, waiting, wait, None).await;
     let row = visible(&app, &client, &id).await?;
     shown(&app, &row).await.map(Json)
 }

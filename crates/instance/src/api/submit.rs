@@ -77,8 +77,15 @@ pub(super) async fn submit(
     Ok(app.queue.submit(Arc::clone(route), request).await?)
 }
 
-/// How a request ended; `None` when `wait` was over first.
-pub(super) async fn wait(app: &App, id: &str, mut waiting: Waiting<'_>, wait: Duration) -> Option<Ended> {
+/// How a request ended; `None` when `wait` was over first. With a route, a request that no MID was given is withdrawn
+/// as soon as none is left that could serve it: its caller learns why, and does not wait in vain.
+pub(super) async fn wait(
+    app: &App,
+    id: &str,
+    mut waiting: Waiting<'_>,
+    wait: Duration,
+    route: Option<&Route>,
+) -> Option<Ended> {
     let deadline = tokio::time::sleep(wait);
     tokio::pin!(deadline);
     let mut gone = false;
@@ -89,7 +96,7 @@ pub(super) async fn wait(app: &App, id: &str, mut waiting: Waiting<'_>, wait: Du
                 Err(_) => gone = true,
             },
             () = &mut deadline => return None,
-            () = tokio::time::sleep(ASK_AGAIN) => match stored(app, id).await {
+            () = tokio::time::sleep(ASK_AGAIN) => match look(app, id, route).await {
                 Ok(Some(ended)) => return Some(ended),
                 Ok(None) => {}
                 // The request is accepted and runs: saying that it was not would have it submitted twice.
@@ -97,6 +104,18 @@ pub(super) async fn wait(app: &App, id: &str, mut waiting: Waiting<'_>, wait: Du
             },
         }
     }
+}
+
+/// How a request ended, by the database; ends it itself when nobody else will.
+async fn look(app: &App, id: &str, route: Option<&Route>) -> Result<Option<Ended>, Problem> {
+    let found = stored(app, id).await?;
+    let now = app.clock.boot();
+    let Some(route) = route.filter(|route| found.is_none() && !app.fleet.serves(route, now)) else { return Ok(found) };
+    let outcome = Outcome::Failed { failure: app.fleet.explain(route, now) };
+    let mut tx = app.store.begin().await?;
+    let withdrawn = requests::withdraw(&mut tx, id, app.now(), &to_json(&outcome)?).await?;
+    tx.commit().await?;
+    Ok(withdrawn.then(|| Ended { outcome: Arc::new(outcome), trace: "[]".into() }))
 }
 
 async fn stored(app: &App, id: &str) -> Result<Option<Ended>, Problem> {

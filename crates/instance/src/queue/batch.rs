@@ -31,6 +31,8 @@ pub(super) struct Writer {
     waiters: Arc<Waiters>,
     clock: Arc<dyn Clock>,
     sessions: HashMap<String, Session>,
+    /// MIDs whose leases ended because they died; they get none until they are heard of again.
+    dead: HashSet<String>,
     /// Whether the database may hold queued requests.
     backlog: bool,
     /// The database's time less this host's, in milliseconds.
@@ -64,11 +66,13 @@ struct Effects {
     verdicts: Vec<(VerdictsReply, Vec<OutcomeVerdict>)>,
     done: Vec<oneshot::Sender<Result<(), StoreError>>>,
     ended: Vec<(String, Ended)>,
+    /// All dead MIDs, when they were looked at.
+    dead: Option<HashSet<String>>,
 }
 
 impl Writer {
     pub(super) fn new(store: Store, fleet: Arc<Fleet>, waiters: Arc<Waiters>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, fleet, waiters, clock, sessions: HashMap::new(), backlog: true, ahead: 0 }
+        Self { store, fleet, waiters, clock, sessions: HashMap::new(), dead: HashSet::new(), backlog: true, ahead: 0 }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
@@ -331,6 +335,13 @@ impl Writer {
             }
         }
         self.end_leases(tx, requests::Ended::Overdue, now, effects).await?;
+        // Their work moves now, and not when each lease runs out.
+        let dead: HashSet<String> = self.fleet.dead(self.clock.boot()).into_iter().collect();
+        let newly: Vec<String> = dead.difference(&self.dead).cloned().collect();
+        for mid_id in &newly {
+            self.end_leases(tx, requests::Ended::Dead { mid_id }, now, effects).await?;
+        }
+        effects.dead = Some(dead);
         mids::forget_expired(tx, now).await?;
         // Looked up rather than assumed: an idle instance has nothing to claim for its parked polls.
         self.backlog = requests::any_queued(tx).await?;
@@ -356,6 +367,9 @@ impl Writer {
 
     /// After the commit: everybody learns what happened.
     fn tell(&mut self, effects: Effects) {
+        if let Some(dead) = effects.dead {
+            self.dead = dead;
+        }
         let (now, boot) = (self.clock.wall().unix_millis().saturating_add(self.ahead), self.clock.boot());
         for (reply, submitted) in effects.submitted {
             let _ = reply.send(Ok(submitted));

@@ -298,7 +298,7 @@ pub(crate) async fn hand_back(tx: &mut Tx, mid_id: &str, id: &str, epoch: i64) -
     Ok(done.rows_affected() == 1)
 }
 
-/// Ends leases: of all incarnations of a MID but one, or of everybody whose time is over. What may be repeated is
+/// Ends leases: of all incarnations of a MID but one, of a MID that is dead, or of everybody whose time is over. What may be repeated is
 /// queued again, the rest becomes `unknown` with `outcome`. Returns the requests that became unknown.
 pub(crate) async fn end_leases(
     tx: &mut Tx,
@@ -310,6 +310,7 @@ pub(crate) async fn end_leases(
         Ended::OtherIncarnations { mid_id, current } => {
             ("lease_mid = $1 AND lease_incarnation <> $2 AND $3 = $3", mid_id, current)
         }
+        Ended::Dead { mid_id } => ("lease_mid = $1 AND $2 = $2 AND $3 = $3", mid_id, ""),
         Ended::Overdue => ("$1 = $2 AND lease_expires_at <= $3", "", ""),
     };
     let again = format!("UPDATE requests SET state = 0 WHERE state = 1 AND repeatable = 1 AND {filter}");
@@ -331,8 +332,25 @@ pub(crate) async fn end_leases(
 /// Whose leases end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ended<'a> {
-    OtherIncarnations { mid_id: &'a str, current: &'a str },
+    OtherIncarnations {
+        mid_id: &'a str,
+        current: &'a str,
+    },
+    /// Of a MID that is heard of no more.
+    Dead {
+        mid_id: &'a str,
+    },
     Overdue,
+}
+
+/// Ends a request that waits and that no MID was ever given, with `outcome`. False: it is too late for that.
+pub(crate) async fn withdraw(tx: &mut Tx, id: &str, now: i64, outcome: &str) -> Result<bool, StoreError> {
+    let sql = format!(
+        "UPDATE requests SET state = {FAILED}, outcome = $1, trace = '[]', finished_at = $2 WHERE id = $3 AND state = 0 \
+         AND lease_mid IS NULL AND epoch = 0"
+    );
+    let done = sqlx::query(AssertSqlSafe(sql)).bind(outcome).bind(now).bind(id).execute(&mut **tx).await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// Ends queued requests whose time is over with `outcome`. Returns which. Those that were surely never sent fail: never

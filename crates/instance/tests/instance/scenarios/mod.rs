@@ -21,6 +21,8 @@ macro_rules! for_each_scenario {
             a_synchronous_call_gets_the_apis_own_answer,
             a_lost_batch_is_delivered_again_and_executed_once,
             a_new_incarnation_ends_the_leases_of_the_old_one,
+            the_work_of_a_dead_mid_moves_and_what_may_not_be_repeated_is_unknown,
+            a_caller_whose_mid_died_before_it_took_the_call_learns_it,
             without_a_mid_that_applies_the_caller_learns_why,
             enrollment_validation_and_the_signed_word_about_it,
             bad_requests_are_refused_before_they_are_stored,
@@ -188,6 +190,49 @@ pub(crate) async fn a_new_incarnation_ends_the_leases_of_the_old_one(place: Plac
     assert_eq!((shown["state"].as_str(), shown["failure"]["code"].as_str()), (Some("unknown"), Some("mid_lost")));
     assert_eq!(mid.report(&instance, &post, 1, "late").await, "accepted", "a late outcome replaces unknown");
     assert_eq!(mid.report(&instance, &get, 1, "old").await, "refused", "somebody was given it again");
+    instance.stop().await;
+}
+
+pub(crate) async fn the_work_of_a_dead_mid_moves_and_what_may_not_be_repeated_is_unknown(place: Place) {
+    let instance = with_document(&place).await;
+    let mut dying = ScriptedMid::working(&instance, "mid-a").await;
+    let (get, post) = (submit(&instance, "GET").await, submit(&instance, "POST").await);
+    let mut held = 0;
+    while held < 2 {
+        held += dying.poll(&instance, 5000, true).await.len();
+    }
+    instance.clock.skip(11);
+    let mut heir = ScriptedMid::working(&instance, "mid-b").await;
+    let moved = heir.poll(&instance, 5000, true).await;
+    assert_eq!(moved.iter().map(|lease| (&lease.request_id, lease.epoch)).collect::<Vec<_>>(), [(&get, 2)]);
+    let (_, shown) = instance.get(&format!("/api/v1/requests/{post}?wait_ms=5000")).await;
+    assert_eq!((shown["state"].as_str(), shown["failure"]["code"].as_str()), (Some("unknown"), Some("mid_lost")));
+    // It was only cut off, and comes back.
+    assert_eq!(dying.heartbeat(&instance, "ready").await.0, 200);
+    assert_eq!(dying.report(&instance, &get, 1, "old").await, "refused", "another MID has it");
+    assert_eq!(dying.report(&instance, &post, 1, "late").await, "accepted", "a late outcome replaces unknown");
+    instance.stop().await;
+}
+
+pub(crate) async fn a_caller_whose_mid_died_before_it_took_the_call_learns_it(place: Place) {
+    let instance = with_document(&place).await;
+    let mid = ScriptedMid::working(&instance, "mid-a").await;
+    // It counts as alive and never polls.
+    let request = instance.call(Method::POST, "crm/call/x").body(Bytes::new()).expect("a request");
+    let (answer, ()) = tokio::join!(instance.send(request), async {
+        let mut waits = 0;
+        while waits == 0 {
+            let (_, all) = instance.get("/api/v1/requests").await;
+            waits = all["items"].as_array().map_or(0, Vec::len);
+        }
+        instance.clock.skip(11);
+    });
+    let problem: Value = serde_json::from_slice(answer.body()).expect("a problem");
+    assert_eq!((answer.status().as_u16(), problem["code"].as_str()), (503, Some("no_mid")), "{problem}");
+    let id = problem["request_id"].as_str().expect("an id");
+    let (_, shown) = instance.get(&format!("/api/v1/requests/{id}")).await;
+    assert_eq!(shown["state"], "failed", "nobody runs it later: {shown}");
+    assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
     instance.stop().await;
 }
 
