@@ -180,12 +180,12 @@ impl MidConfig {
 }
 
 fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
-    let (jar, lib_dir, java) = match resolver {
-        ResolverConfig::Jar(jar) => (&mut jar.jar, &mut jar.lib_dir, &mut jar.java),
-        ResolverConfig::CyberArkSdk(sdk) => (&mut sdk.jar, &mut sdk.lib_dir, &mut sdk.java),
+    let process = match resolver {
+        ResolverConfig::Jar(jar) => &mut jar.process,
+        ResolverConfig::CyberArkSdk(sdk) => &mut sdk.process,
     };
-    *jar = base_dir.join(&*jar);
-    for path in [lib_dir, java] {
+    process.jar = base_dir.join(&process.jar);
+    for path in [&mut process.lib_dir, &mut process.java] {
         *path = path.as_ref().map(|p| base_dir.join(p));
     }
 }
