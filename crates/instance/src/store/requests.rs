@@ -374,6 +374,19 @@ pub(crate) async fn expire(
     ids(&rows)
 }
 
+/// Removes up to `limit` requests that finished before `before`. Returns how many.
+pub(crate) async fn remove_finished(tx: &mut Tx, before: i64, limit: i64) -> Result<u64, StoreError> {
+    let done = sqlx::query(
+        "DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE finished_at < $1 AND finished_at IS NOT NULL \
+         ORDER BY finished_at LIMIT $2)",
+    )
+    .bind(before)
+    .bind(limit)
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// After a restart: no live lease ends before `until`, so that MIDs can report what they did meanwhile.
 pub(crate) async fn grant_grace(tx: &mut Tx, until: i64) -> Result<(), StoreError> {
     sqlx::query("UPDATE requests SET lease_expires_at = $1 WHERE state = 1 AND lease_expires_at < $1")

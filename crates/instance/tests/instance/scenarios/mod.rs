@@ -23,6 +23,7 @@ macro_rules! for_each_scenario {
             a_new_incarnation_ends_the_leases_of_the_old_one,
             the_work_of_a_dead_mid_moves_and_what_may_not_be_repeated_is_unknown,
             a_caller_whose_mid_died_before_it_took_the_call_learns_it,
+            what_is_finished_is_kept_for_its_time_and_then_removed,
             without_a_mid_that_applies_the_caller_learns_why,
             enrollment_validation_and_the_signed_word_about_it,
             bad_requests_are_refused_before_they_are_stored,
@@ -233,6 +234,33 @@ pub(crate) async fn a_caller_whose_mid_died_before_it_took_the_call_learns_it(pl
     let (_, shown) = instance.get(&format!("/api/v1/requests/{id}")).await;
     assert_eq!(shown["state"], "failed", "nobody runs it later: {shown}");
     assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
+    instance.stop().await;
+}
+
+pub(crate) async fn what_is_finished_is_kept_for_its_time_and_then_removed(mut place: Place) {
+    let instance = with_document(&place).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let (done, open) = (submit(&instance, "GET").await, submit(&instance, "GET").await);
+    let mut held = 0;
+    while held < 2 {
+        held += mid.poll(&instance, 5000, true).await.len();
+    }
+    assert_eq!(mid.report(&instance, &done, 1, "x").await, "accepted");
+    let status = async |instance: &Instance, id: &str| instance.get(&format!("/api/v1/requests/{id}")).await.0;
+    assert_eq!(status(&instance, &done).await, 200);
+    let key = instance.key.clone();
+    instance.stop().await;
+    // Kept for no time: the first round comes at the start.
+    place.finished_hours = 0;
+    let instance = Instance::start(&place, Some(key)).await;
+    let gone = tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        while status(&instance, &done).await == 200 {
+            tokio::task::yield_now().await;
+        }
+    });
+    gone.await.expect("removed");
+    assert_eq!(status(&instance, &open).await, 200, "a request that runs stays, however old");
+    assert_eq!(mid.report(&instance, &open, 1, "y").await, "accepted");
     instance.stop().await;
 }
 
