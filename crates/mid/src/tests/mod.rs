@@ -4,3 +4,4 @@ mod engine;
 mod instance;
 mod leases;
 mod link;
+mod metrics;
