@@ -5,3 +5,4 @@ mod instance;
 mod leases;
 mod link;
 mod metrics;
+mod tls_zoo;
