@@ -6,7 +6,7 @@
 #   make bench           all benchmarks; results in bench/results
 #   make bench-NAME      one of them
 #   make fuzz            twenty seconds of random token replies (FUZZ_SECONDS=600 for longer); part of make test
-#   make soak            ten minutes of them, and the interleavings with more orders and a new seed (SOAK_SEED=N: that one)
+#   make soak            ten minutes of them, after as long of interleavings with a new seed (SOAK_SEED=N: that one)
 #   make lint            formatting, clippy, licences and sources
 #   make docs            the manual, as HTML below build/docs
 #   make clean           removes what was built
@@ -86,7 +86,7 @@ fuzz:
 
 # Longer, with a seed of its own each time. It is printed: SOAK_SEED makes the same run again.
 SOAK_SECONDS ?= 600
-SOAK_ORDERS ?= 1000000
+SOAK_ORDERS ?= 200000
 SOAK_SEED := $(or $(SOAK_SEED),$(shell date +%s))
 soak:
 	@$(SETUP) cc nextest
