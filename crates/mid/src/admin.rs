@@ -51,6 +51,8 @@ pub enum AdminRequest {
         #[serde(default)]
         connection: Option<String>,
     },
+    /// The token engine's figures as Prometheus text.
+    Metrics,
     /// Why policy refused.
     PolicyExplain {
         reference: String,
@@ -65,6 +67,7 @@ pub enum AdminReply {
     Resolved(ResolveReport),
     Tokens { tokens: Vec<TokenReport> },
     Flushed { count: usize },
+    Metrics { text: String },
     Refusal { refusal: AuditEntry },
     Failed { failure: Failure },
 }
@@ -104,6 +107,8 @@ pub struct FieldReport {
 /// A cached token, without the token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenReport {
+    /// What metrics call it.
+    pub profile: String,
     pub credential_id: String,
     pub resolver: String,
     pub token_url: String,

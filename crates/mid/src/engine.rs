@@ -99,8 +99,8 @@ impl Engine {
             Ok(permit) => permit,
             Err(failure) => return Outcome::Failed { failure },
         };
-        let handle = config.derived.get_or_init(|| self.handle(&config.document, &permit)).clone();
-        let outcome = self.call(&config, &permit, &handle, &grant.call, ends, trace).await;
+        let handle = config.derived.get_or_init(|| self.handle(&config.document, &permit));
+        let outcome = self.call(&config, &permit, handle, &grant.call, ends, trace).await;
         tracing::debug!(request = grant.request_id, rule = permit.rule, outcome = describe(&outcome), "call ended");
         self.audit.record(AuditEntry::Call {
             at: self.clock.wall(),

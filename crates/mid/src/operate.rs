@@ -11,6 +11,7 @@ use crate::capacity::Capacity;
 use crate::engine::Engine;
 use crate::heartbeat::{Heart, Resolvers};
 use crate::link::{Link, LinkState};
+use crate::metrics;
 use crate::source::{LOOKUP_DEADLINE, find};
 
 /// Answers the admin socket.
@@ -20,6 +21,8 @@ pub(crate) struct Operator {
     pub(crate) heart: Arc<Heart>,
     pub(crate) capacity: Capacity,
     pub(crate) engine: Arc<Engine>,
+    /// Most profiles with lines of their own in the metrics.
+    pub(crate) max_profiles: usize,
 }
 
 impl Operate for Operator {
@@ -44,6 +47,9 @@ impl Operator {
                 let count = self.engine.tokens.flush(|key| wanted.as_ref().is_none_or(|wanted| key == wanted));
                 tracing::info!(count, "tokens dropped by the operator");
                 Ok(AdminReply::Flushed { count })
+            }
+            AdminRequest::Metrics => {
+                Ok(AdminReply::Metrics { text: metrics::text(&self.engine.tokens.metrics(self.max_profiles)) })
             }
             AdminRequest::PolicyExplain { reference } => self.explain(&reference),
         }
@@ -98,11 +104,12 @@ impl Operator {
         let all = self.engine.tokens.statuses().into_iter();
         all.filter(|status| wanted.is_none_or(|wanted| status.key == *wanted))
             .map(|status| TokenReport {
+                profile: status.key.short_name(),
                 connections: self.engine.connections_of(&status.key),
                 credential_id: status.key.client.credential_id.clone(),
                 resolver: status.key.client.resolver.clone(),
                 token_url: status.key.client.token_url.clone(),
-                scopes: status.key.scopes.iter().cloned().collect(),
+                scopes: status.key.scopes.to_vec(),
                 state: status.state.to_owned(),
                 explanation: status.sentence,
                 expires_in_ms: status.expires_in.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),

@@ -16,6 +16,7 @@ use crate::execute::Execute;
 use crate::heartbeat::{Heart, Resolvers};
 use crate::lease_loop::LeaseLoop;
 use crate::link::{Link, LinkState};
+use crate::metrics_listener::MetricsListener;
 use crate::outcomes::{OutcomeDelivery, outcomes};
 
 /// How long everything that is left after the calls may take: outcomes, handing back.
@@ -33,6 +34,7 @@ pub struct Mid {
     calls: TaskTracker,
     drain: Duration,
     admin: Option<(AdminSocket, Arc<dyn Operate>)>,
+    metrics: Option<MetricsListener>,
 }
 
 /// What [`Mid::join`] joins.
@@ -46,6 +48,7 @@ pub(crate) struct Parts {
     /// How long a drain waits for running calls.
     pub(crate) drain: Duration,
     pub(crate) admin: Option<(AdminSocket, Arc<dyn Operate>)>,
+    pub(crate) metrics: Option<MetricsListener>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
 }
@@ -57,7 +60,8 @@ pub(crate) fn new_incarnation(clock: &dyn Clock, random: &dyn Random) -> String 
 
 impl Mid {
     pub(crate) fn join(parts: Parts) -> Self {
-        let Parts { link, heart, executor, resolvers, capacity, incarnation, drain, admin, clock, random } = parts;
+        let Parts { link, heart, executor, resolvers, capacity, incarnation, drain, admin, metrics, clock, random } =
+            parts;
         let (sender, delivery) = outcomes(
             Arc::clone(&link),
             incarnation.clone(),
@@ -77,7 +81,7 @@ impl Mid {
             clock,
             random,
         };
-        Self { link, heart, lease_loop, delivery, executor, resolvers, calls, drain, admin }
+        Self { link, heart, lease_loop, delivery, executor, resolvers, calls, drain, admin, metrics }
     }
 
     /// Runs until `stop`, then drains: no more polls, unstarted leases handed back, running calls finished, outcomes
@@ -96,6 +100,9 @@ impl Mid {
         parts.spawn(named("wiping", wipe_when_invalidated(Arc::clone(&self.link), self.executor, hard.clone())));
         if let Some((socket, operator)) = self.admin {
             parts.spawn(named("admin socket", socket.serve(operator, hard.clone())));
+        }
+        if let Some(metrics) = self.metrics {
+            parts.spawn(named("metrics listener", metrics.serve(hard.clone())));
         }
         warm_up(&self.resolvers);
 

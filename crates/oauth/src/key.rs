@@ -1,6 +1,8 @@
 //! What makes two tokens the same token.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
 use crate::assertion::AssertionRules;
 use crate::request::{ClientAuth, GrantType, TokenRequestSpec};
@@ -9,10 +11,11 @@ use crate::request::{ClientAuth, GrantType, TokenRequestSpec};
 /// differs keeps them apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TokenKey {
-    pub client: ClientKey,
+    /// Shared by all keys of one credential at one server.
+    pub client: Arc<ClientKey>,
     pub grant: GrantType,
-    /// In no order (RFC 6749 3.3).
-    pub scopes: BTreeSet<String>,
+    /// In alphabetical order, each once: they have no order (RFC 6749 3.3).
+    pub scopes: Box<[String]>,
     pub audience: Option<String>,
     /// In no order (RFC 8707 2).
     pub resource: BTreeSet<String>,
@@ -49,7 +52,7 @@ impl TokenKey {
     pub fn new(credential: CredentialRef, spec: &TokenRequestSpec) -> Self {
         let CredentialRef { instance, credential_id, address, resolver } = credential;
         Self {
-            client: ClientKey {
+            client: Arc::new(ClientKey {
                 instance,
                 credential_id,
                 address,
@@ -57,13 +60,21 @@ impl TokenKey {
                 token_url: spec.token_url.as_str().to_owned(),
                 client_auth: spec.client_auth,
                 assertion: spec.assertion.clone(),
-            },
+            }),
             grant: spec.grant,
-            scopes: spec.scopes.iter().cloned().collect(),
+            scopes: spec.scopes.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
             audience: spec.audience.clone(),
             resource: spec.resource.iter().cloned().collect(),
             extra_parameters: spec.extra_parameters.clone(),
             binding: None,
         }
+    }
+
+    /// Tells this key from others where all of it would be too long: 16 hexadecimal digits, the same in every run of
+    /// one version of the program.
+    pub fn short_name(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
     }
 }

@@ -6,6 +6,7 @@
 mod assertion;
 mod budget;
 mod cache;
+mod counters;
 mod entry;
 mod explain;
 mod failures;
@@ -14,15 +15,18 @@ mod form;
 mod hot;
 mod json;
 mod key;
+mod metrics;
 mod reply;
 mod request;
 mod retry_after;
 mod schedule;
 mod signing_key;
+mod steps;
+mod sync;
 mod turn;
 
 pub use assertion::{AssertionAlgorithm, AssertionRules};
-pub use budget::BudgetRules;
+pub use budget::{BudgetRules, ServerStatus};
 pub use cache::{TokenCache, TokenCacheConfig, TokenCounts, TokenHandle};
 pub use entry::{Granted, Origin};
 pub use explain::TokenStatus;
@@ -31,6 +35,7 @@ pub use fetch::{
     Progress, SharedCircuit, TokenFetcher, TokenTransport, TransportFailure, TransportFailureKind,
 };
 pub use key::{ClientKey, CredentialRef, TokenKey};
+pub use metrics::{ProfileMetrics, ServerMetrics, TokenMetrics};
 pub use reply::{Expected, ReplyClass, ReplyError, TokenHttpReply, TokenReply, parse as parse_reply};
 pub use request::{
     ClientAuth, GrantType, RequestError, TokenHttpRequest, TokenRequestSpec, build as build_request,

@@ -85,6 +85,7 @@ impl Running {
             incarnation: "inc".into(),
             drain: Duration::from_secs(5),
             admin: None,
+            metrics: None,
             clock,
             random,
         });

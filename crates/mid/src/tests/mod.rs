@@ -4,3 +4,5 @@ mod engine;
 mod instance;
 mod leases;
 mod link;
+mod metrics;
+mod tls_zoo;

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     /// Check the policy file, or explain a refusal.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Print the token engine's figures as Prometheus text; no secret, no token.
+    Metrics,
     /// Show the running MID Server.
     Status,
     /// Check configuration, files and enrollment.
