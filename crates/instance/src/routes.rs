@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use midward_wire::{ConfigDigest, ConfigDocument, ConnectionConfig, CredentialConfig, GrantType, ProfileConfig};
+use midward_wire::{ConfigDigest, ConfigDocument, ConnectionConfig, CredentialConfig, ProfileConfig};
 
 use crate::fleet::Fleet;
 use crate::model::{AppliesTo, Connection, Credential, OAuthEntity, OAuthEntityProfile};
@@ -23,6 +23,8 @@ pub(crate) struct Route {
     /// Their identifiers as `,id,id,`; empty: any; `,,`: limited to MIDs that do not exist.
     pub(crate) mids: String,
     pub(crate) timeout_ms: u64,
+    /// See [`midward_wire::ApiCall::may_repeat`].
+    pub(crate) replay_methods: Option<Vec<String>>,
 }
 
 impl Route {
@@ -118,12 +120,14 @@ fn compile(
             mids.push(',');
         }
     }
+    let grant_type = profile.grant_type.grant();
     let document = to_json(&ConfigDocument {
         version: midward_wire::VERSION,
         connection: ConnectionConfig {
             alias: connection.alias.clone(),
             base_url: connection.base_url,
             timeout_ms: connection.timeout_ms,
+            replay_methods: connection.replay_methods.clone(),
         },
         credential: CredentialConfig {
             name: credential.name,
@@ -132,8 +136,11 @@ fn compile(
         },
         profile: ProfileConfig {
             name: profile.name,
-            grant_type: GrantType::ClientCredentials,
+            grant_type: grant_type.map_err(|why| StoreError::Corrupt(why.to_owned()))?,
+            jwt_bearer: profile.jwt_bearer,
+            token_exchange: profile.token_exchange,
             token_url: entity.token_url,
+            revocation_url: entity.revocation_url,
             client_auth: entity.client_auth,
             scopes: profile.scopes,
             audience: profile.audience,
@@ -152,5 +159,6 @@ fn compile(
         mid_names,
         mids,
         timeout_ms: connection.timeout_ms,
+        replay_methods: connection.replay_methods,
     })
 }

@@ -53,6 +53,9 @@ pub struct MidSection {
     /// How long a draining MID waits for running calls, in seconds.
     #[serde(default = "default_drain_seconds")]
     pub drain_seconds: u64,
+    /// How long a draining MID spends on revoking its tokens afterwards, in seconds; 0: it does not.
+    #[serde(default = "default_revoke_seconds")]
+    pub revoke_seconds: u64,
 }
 
 /// One configuration per way out; nothing is taken from the environment.
@@ -144,6 +147,10 @@ const fn default_max_reply_bytes() -> usize {
     8 * 1024 * 1024
 }
 
+const fn default_revoke_seconds() -> u64 {
+    5
+}
+
 const fn default_drain_seconds() -> u64 {
     30
 }
@@ -203,6 +210,10 @@ impl MidConfig {
                 format!("mid.max_concurrent is {}", self.mid.max_concurrent),
                 "Choose a number from 1 to 4096.",
             ));
+        }
+        if self.mid.revoke_seconds > 60 {
+            let detail = format!("mid.revoke_seconds is {}", self.mid.revoke_seconds);
+            return Err(invalid("config_invalid", detail, "Choose a number from 0 to 60."));
         }
         self.metrics.check()?;
         self.token_requests.check()

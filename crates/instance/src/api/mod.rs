@@ -89,8 +89,18 @@ async fn no_such_method() -> Problem {
 }
 
 /// Fields that people put secrets into.
-const SECRETS: &[&str] =
-    &["client_secret", "password", "secret", "private_key", "client_id", "token", "access_token", "passphrase"];
+const SECRETS: &[&str] = &[
+    "client_secret",
+    "password",
+    "secret",
+    "private_key",
+    "client_id",
+    "token",
+    "access_token",
+    "passphrase",
+    "subject_token",
+    "actor_token",
+];
 
 /// JSON that a caller sent. A field that looks like a secret is told apart from a mistyped one.
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {

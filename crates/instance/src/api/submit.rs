@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use midward_core::{Failure, Hop};
-use midward_wire::{ApiCall, Outcome, ReplayRule};
+use midward_wire::{ApiCall, Outcome};
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
@@ -49,7 +49,7 @@ pub(super) async fn submit(
     terms: Terms,
 ) -> Result<Submitted, Problem> {
     let now = app.clock.wall();
-    let repeatable = call.replay == ReplayRule::Safe || matches!(call.method.as_str(), "GET" | "HEAD" | "OPTIONS");
+    let repeatable = call.may_repeat(route.replay_methods.as_deref());
     let call_json = to_json(&call)?;
     // Only a request with a key is ever compared.
     let fingerprint = match terms.idempotency_key {

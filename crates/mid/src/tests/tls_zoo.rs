@@ -14,8 +14,9 @@ use midward_core::{
 };
 use midward_net::{AddressGuard, WayConfig, WayOut};
 use midward_oauth::{
-    AssertionRules, BoxFuture, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType, Material,
-    MaterialSource, TokenCache, TokenCacheConfig, TokenHandle, TokenKey, TokenRequestSpec,
+    AssertionRules, BoxFuture, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, FixedEndpoints,
+    GrantType, Material, MaterialSource, RevocationEndpoint, TokenCache, TokenCacheConfig, TokenHandle, TokenKey,
+    TokenRequestSpec,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
@@ -175,6 +176,7 @@ fn handle(endpoint: &Endpoint, authority: &Authority, folder: &Path, clock: &Arc
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
     let clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
     let fetcher = ClientCredentialsFetcher {
+        endpoints: Arc::new(FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None)),
         expected: Expected::scopes(&spec.scopes),
         spec,
         source: Arc::new(Vault),
