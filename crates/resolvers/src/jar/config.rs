@@ -215,8 +215,10 @@ const fn default_timeout_ms() -> u64 {
     10_000
 }
 
+/// As many as the MID runs calls, unless it is told otherwise: whoever waits for a slow account keeps nobody from
+/// another one. Threads that nobody needs end after 30 s.
 const fn default_concurrency() -> u16 {
-    8
+    64
 }
 
 const fn default_recycle_after_calls() -> u64 {
