@@ -34,7 +34,7 @@ fn vault(answers: &'static [(&'static str, &'static str)]) -> u16 {
             let answer = known.map_or("{\"errors\": [\"hunter2\"]}", |(_, answer)| answer);
             let length = answer.len();
             let mut stream = reader.into_inner();
-            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{answer}")
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{answer}")
                 .expect("answered");
         }
     });
