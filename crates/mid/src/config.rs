@@ -53,6 +53,9 @@ pub struct MidSection {
     /// How long a draining MID waits for running calls, in seconds.
     #[serde(default = "default_drain_seconds")]
     pub drain_seconds: u64,
+    /// How long a draining MID spends on revoking its tokens afterwards, in seconds; 0: it does not.
+    #[serde(default = "default_revoke_seconds")]
+    pub revoke_seconds: u64,
 }
 
 /// One configuration per way out; nothing is taken from the environment.
@@ -144,6 +147,10 @@ const fn default_max_reply_bytes() -> usize {
     8 * 1024 * 1024
 }
 
+const fn default_revoke_seconds() -> u64 {
+    5
+}
+
 const fn default_drain_seconds() -> u64 {
     30
 }
@@ -204,6 +211,10 @@ impl MidConfig {
                 "Choose a number from 1 to 4096.",
             ));
         }
+        if self.mid.revoke_seconds > 60 {
+            let detail = format!("mid.revoke_seconds is {}", self.mid.revoke_seconds);
+            return Err(invalid("config_invalid", detail, "Choose a number from 0 to 60."));
+        }
         self.metrics.check()?;
         self.token_requests.check()
     }
@@ -232,12 +243,12 @@ impl MetricsSection {
 }
 
 fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
-    let (jar, lib_dir, java) = match resolver {
-        ResolverConfig::Jar(jar) => (&mut jar.jar, &mut jar.lib_dir, &mut jar.java),
-        ResolverConfig::CyberArkSdk(sdk) => (&mut sdk.jar, &mut sdk.lib_dir, &mut sdk.java),
+    let process = match resolver {
+        ResolverConfig::Jar(jar) => &mut jar.process,
+        ResolverConfig::CyberArkSdk(sdk) => &mut sdk.process,
     };
-    *jar = base_dir.join(&*jar);
-    for path in [lib_dir, java] {
+    process.jar = base_dir.join(&process.jar);
+    for path in [&mut process.lib_dir, &mut process.java] {
         *path = path.as_ref().map(|p| base_dir.join(p));
     }
 }

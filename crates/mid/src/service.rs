@@ -18,6 +18,7 @@ use crate::audit::Audit;
 use crate::capacity::Capacity;
 use crate::config::MidConfig;
 use crate::config_cache::ConfigCache;
+use crate::discovery::Discoveries;
 use crate::engine::Engine;
 use crate::execute::Execute;
 use crate::heartbeat::{Heart, Resolvers};
@@ -47,13 +48,15 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
     let api_way = way(config, "apis", &config.ways_out.apis)?;
     let capacity = Capacity::new(config.mid.max_concurrent);
     let incarnation = new_incarnation(clock.as_ref(), random.as_ref());
+    let token_way = way(config, "authorization_servers", &config.ways_out.authorization_servers)?;
     let engine = Arc::new(Engine {
         link: Arc::clone(&link),
         configs: ConfigCache::new(Arc::clone(&link)),
         policy: Arc::clone(&policy),
         tokens: TokenCache::new(Arc::clone(&clock), Arc::clone(&random), token_config(config)),
         resolvers: Arc::clone(&resolvers),
-        token_way: way(config, "authorization_servers", &config.ways_out.authorization_servers)?,
+        discoveries: Discoveries::new(token_way.clone(), Arc::clone(&clock), Arc::clone(&random)),
+        token_way,
         apis: ApiCaller::new(api_way, Arc::clone(&clock), config.mid.max_reply_bytes),
         audit: Arc::new(Audit::open(state.path())?),
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
@@ -89,6 +92,7 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
         capacity,
         incarnation,
         drain: Duration::from_secs(config.mid.drain_seconds),
+        revoke: Duration::from_secs(config.mid.revoke_seconds),
         admin: Some((socket, operator)),
         metrics,
         clock,

@@ -17,6 +17,7 @@ use crate::explain::{self, TokenStatus};
 use crate::fetch::TokenFetcher;
 use crate::key::{ClientKey, TokenKey};
 use crate::metrics::{self, TokenMetrics};
+use crate::revoke::Revocation;
 use crate::schedule::{self, Schedule};
 use crate::sync::{Ended, RwLock, Spawner};
 use crate::turn::Client;
@@ -214,6 +215,18 @@ impl TokenCache {
         picked.len()
     }
 
+    /// The same, and hands over what was dropped, to be revoked.
+    pub fn flush_all(&self, filter: impl Fn(&TokenKey) -> bool) -> Vec<Dropped> {
+        let picked: Vec<_> = self.entries().into_iter().filter(|entry| filter(&entry.key())).collect();
+        // Before the circuits are closed.
+        let refused: Vec<bool> = picked.iter().map(|entry| entry.client().circuit.is_open()).collect();
+        let dropped = picked.iter().zip(refused).map(|(entry, is_refused)| {
+            let (token, fetcher) = entry.flush();
+            Dropped { key: entry.key().clone(), token, fetcher, is_refused }
+        });
+        dropped.collect()
+    }
+
     /// The state of every key.
     pub fn statuses(&self) -> Vec<TokenStatus> {
         let now = self.inner.shared.clock.boot();
@@ -283,6 +296,28 @@ impl TokenCache {
         index.clients.retain(|_, client| client.strong_count() > 0);
         index.budgets.retain(|_, budget| budget.strong_count() > 0);
         index.sweep_at = FIRST_SWEEP.max(index.entries.len() * 2);
+    }
+}
+
+/// What [`TokenCache::flush_all`] dropped of one key.
+pub struct Dropped {
+    pub key: TokenKey,
+    /// A token that had not ended.
+    pub token: Option<AccessToken>,
+    fetcher: Arc<dyn TokenFetcher>,
+    /// The server refuses the client's secret.
+    is_refused: bool,
+}
+
+impl Dropped {
+    /// Takes the token back at the server, within `limit`. `None`: there was none.
+    pub async fn revoke(&self, limit: Duration) -> Option<Revocation> {
+        let token = self.token.as_ref()?;
+        Some(match (self.is_refused, limit.is_zero()) {
+            (true, _) => Revocation::with_refused_secret(),
+            (false, true) => Revocation::too_late(),
+            (false, false) => self.fetcher.revoke(token, limit).await,
+        })
     }
 }
 

@@ -268,11 +268,14 @@ impl Entry {
         is_held
     }
 
-    pub(crate) fn flush(&self) {
+    /// Drops token and failure, and tells what was held and who fetched it.
+    pub(crate) fn flush(&self) -> (Option<AccessToken>, Arc<dyn TokenFetcher>) {
         let mut state = self.lock();
+        let held = state.life.held(self.shared.clock.boot()).map(|(held, _)| held.token.clone());
         state.life = std::mem::take(&mut state.life).flushed(self.shared.clock.boot());
         self.settle(&mut state);
         self.client().circuit.close();
+        (held, Arc::clone(&state.fetcher))
     }
 
     /// The scheduler reached a time that this entry asked for.

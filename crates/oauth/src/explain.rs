@@ -109,12 +109,38 @@ fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
-/// A time that a person can read: `850 ms`, `12 s`, `4 min`, `3 h`.
+/// A time that a person can read, fine enough to tell two that are near each other apart: `850 ms`, `12 s`,
+/// `4 min 10 s`, `3 h 5 min`.
 fn span(time: Duration) -> String {
+    let two = |whole: u64, unit: &str, part: u64, small: &str| match part {
+        0 => format!("{whole} {unit}"),
+        part => format!("{whole} {unit} {part} {small}"),
+    };
     match time.as_secs() {
         0 => format!("{} ms", time.as_millis()),
         seconds @ 1..120 => format!("{seconds} s"),
-        seconds @ 120..7200 => format!("{} min", seconds / 60),
-        seconds => format!("{} h", seconds / 3600),
+        seconds @ 120..7200 => two(seconds / 60, "min", seconds % 60, "s"),
+        seconds => two(seconds / 3600, "h", seconds / 60 % 60, "min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_keeps_the_seconds_where_they_matter() {
+        for (millis, text) in [
+            (850, "850 ms"),
+            (1_000, "1 s"),
+            (119_999, "119 s"),
+            (120_000, "2 min"),
+            (245_000, "4 min 5 s"),
+            (7_199_000, "119 min 59 s"),
+            (7_200_000, "2 h"),
+            (11_100_000, "3 h 5 min"),
+        ] {
+            assert_eq!(span(Duration::from_millis(millis)), text);
+        }
     }
 }

@@ -9,8 +9,9 @@ use midward_core::{
     SystemRandom, Trace,
 };
 use midward_oauth::{
-    BoxFuture, BudgetRules, ClientCredentialsFetcher, Expected, Material, MaterialSource, TokenCache, TokenCacheConfig,
-    TokenHandle, TokenHttpReply, TokenHttpRequest, TokenKey, TokenTransport, TransportFailure,
+    BoxFuture, BudgetRules, ClientCredentialsFetcher, Expected, FixedEndpoints, Material, MaterialSource,
+    RevocationEndpoint, TokenCache, TokenCacheConfig, TokenHandle, TokenHttpReply, TokenHttpRequest, TokenKey,
+    TokenTransport, TransportFailure,
 };
 
 use crate::profiles::{credential, spec};
@@ -147,6 +148,7 @@ fn handle(cache: &TokenCache, name: &str, number: usize, place: &Arc<Place>) -> 
     let credential_id = if name == "good" { name.to_owned() } else { format!("{name}-{number}") };
     let key = TokenKey::new(credential(&credential_id), &spec);
     let fetcher = ClientCredentialsFetcher {
+        endpoints: Arc::new(FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None)),
         expected: Expected::scopes(&spec.scopes),
         spec,
         source: Arc::clone(place) as Arc<dyn MaterialSource>,

@@ -9,8 +9,9 @@ use midward_core::{
     SystemClock, Trace, WallTime,
 };
 use midward_oauth::{
-    BoxFuture, BudgetRules, ClientCredentialsFetcher, Expected, Material, MaterialSource, TokenCache, TokenCacheConfig,
-    TokenHttpReply, TokenHttpRequest, TokenKey, TokenTransport, TransportFailure,
+    BoxFuture, BudgetRules, ClientCredentialsFetcher, Expected, FixedEndpoints, Material, MaterialSource,
+    RevocationEndpoint, TokenCache, TokenCacheConfig, TokenHttpReply, TokenHttpRequest, TokenKey, TokenTransport,
+    TransportFailure,
 };
 
 use crate::profiles::{credential, spec};
@@ -110,6 +111,7 @@ async fn refreshed() -> anyhow::Result<(Vec<BootTime>, Duration)> {
         let spec = spec("https://login.example.com/token", &format!("scope-{number}"))?;
         let key = TokenKey::new(credential(&format!("api-{}", number / 10)), &spec);
         let fetcher = ClientCredentialsFetcher {
+            endpoints: Arc::new(FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None)),
             expected: Expected::scopes(&spec.scopes),
             spec,
             source: Arc::new(Vault),

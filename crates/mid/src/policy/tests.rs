@@ -49,6 +49,7 @@ fn config() -> ConfigDocument {
             alias: "crm".into(),
             base_url: "https://crm.example/api/v2".into(),
             timeout_ms: 1000,
+            replay_methods: None,
         },
         credential: CredentialConfig {
             name: "crm".into(),
@@ -58,7 +59,10 @@ fn config() -> ConfigDocument {
         profile: ProfileConfig {
             name: "crm".into(),
             grant_type: GrantType::ClientCredentials,
-            token_url: "https://login.example/oauth/token".into(),
+            jwt_bearer: None,
+            token_exchange: None,
+            token_url: Some("https://login.example/oauth/token".into()),
+            revocation_url: None,
             client_auth: ClientAuth::ClientSecretBasic,
             scopes: vec!["read".into()],
             audience: Some("https://crm.example/".into()),
@@ -93,7 +97,7 @@ fn ask<'a>(config: &'a ConfigDocument, call: &'a ApiCall) -> Ask<'a> {
 fn what_one_rule_lists_is_allowed() {
     let permit = decide(&policy(), &config(), &call()).expect("allowed");
     assert_eq!(permit.rule, "crm");
-    assert_eq!(permit.token_url.as_str(), "https://login.example/oauth/token");
+    assert_eq!(permit.token_url.as_ref().map(::url::Url::as_str), Some("https://login.example/oauth/token"));
     let permitted = permit.call.expect("a call");
     assert_eq!(permitted.target.as_str(), "https://crm.example/api/v2/contacts/7?full=1");
     assert_eq!(permitted.headers.get("accept").map(http::HeaderValue::as_bytes), Some(&b"application/json"[..]));
@@ -122,9 +126,9 @@ fn every_field_is_bound() {
     let changes: [(&str, Change); 18] = [
         ("policy_no_rule", |c, _| c.credential.credential_id = "crm-client2".into()),
         ("policy_resolver", |c, _| c.credential.resolver = "vault".into()),
-        ("policy_token_url", |c, _| c.profile.token_url = "https://evil.example/oauth/token".into()),
-        ("policy_token_url", |c, _| c.profile.token_url = "https://login.example/oauth/token/".into()),
-        ("policy_token_url", |c, _| c.profile.token_url = "https://login.example/oauth/token?x".into()),
+        ("policy_token_url", |c, _| c.profile.token_url = Some("https://evil.example/oauth/token".into())),
+        ("policy_token_url", |c, _| c.profile.token_url = Some("https://login.example/oauth/token/".into())),
+        ("policy_token_url", |c, _| c.profile.token_url = Some("https://login.example/oauth/token?x".into())),
         ("policy_client_auth", |c, _| c.profile.client_auth = ClientAuth::ClientSecretPost),
         ("policy_scope", |c, _| c.profile.scopes.push("admin".into())),
         ("policy_scope", |c, _| c.profile.scopes = vec!["read write".into()]),
@@ -200,7 +204,7 @@ fn a_suggested_rule_allows_what_it_was_made_from() {
     let mut config = config();
     config.credential.credential_id = "some \"odd\"\nname".into();
     config.connection.base_url = "http://127.0.0.1:8081/x".into();
-    config.profile.token_url = "http://localhost:8080/token".into();
+    config.profile.token_url = Some("http://localhost:8080/token".into());
     let call = call();
     let ways = Ways { token_proxy: None, api_proxy: Some("http://proxy:3128") };
     let ask = Ask { ways, ..ask(&config, &call) };
@@ -261,7 +265,7 @@ fn a_pattern_matches_only_as_a_whole() {
     config.credential.resolver = "vault".into();
     config.connection.base_url = "https://billing.example:8443".into();
     config.profile = ProfileConfig {
-        token_url: "https://login.example/billing/token".into(),
+        token_url: Some("https://login.example/billing/token".into()),
         scopes: Vec::new(),
         audience: None,
         resource: Vec::new(),
@@ -487,7 +491,7 @@ proptest! {
         let slot = match field {
             0 => &mut config.credential.credential_id,
             1 => &mut config.credential.resolver,
-            2 => &mut config.profile.token_url,
+            2 => config.profile.token_url.as_mut().expect("set"),
             3 => &mut config.profile.scopes[0],
             4 => config.profile.audience.as_mut().expect("set"),
             5 => &mut config.profile.resource[0],
@@ -509,7 +513,7 @@ proptest! {
         let same_place = *slot == original || matches!((strict_url(slot), strict_url(&original)), (Ok(a), Ok(b)) if a == b);
         if let Ok(permit) = decide(&policy(), &config, &call) {
             prop_assert!(permit.rule == "crm");
-            prop_assert_eq!(permit.token_url.as_str(), "https://login.example/oauth/token");
+            prop_assert_eq!(permit.token_url.as_ref().map(::url::Url::as_str), Some("https://login.example/oauth/token"));
             let target = permit.call.expect("a call").target;
             prop_assert_eq!(target.origin().ascii_serialization(), "https://crm.example");
             prop_assert!(target.path().starts_with("/api/v2/contacts/"));

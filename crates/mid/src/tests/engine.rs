@@ -17,6 +17,7 @@ use super::instance::{Scripted, json as answer_json, token_answer};
 use crate::api::ApiCaller;
 use crate::audit::Audit;
 use crate::config_cache::ConfigCache;
+use crate::discovery::Discoveries;
 use crate::engine::Engine;
 use crate::execute::{Execute as _, Leased};
 use crate::policy::{Policy, PolicyStore};
@@ -95,6 +96,7 @@ async fn engine_for(
         policy: Arc::new(PolicyStore::new(Policy::parse(&rule).expect("a policy"), Arc::clone(&random))),
         tokens: TokenCache::new(Arc::clone(&clock), Arc::clone(&random), TokenCacheConfig::default()),
         resolvers: Arc::new(ArcSwap::from_pointee(BTreeMap::from([("known".to_owned(), resolver)]))),
+        discoveries: Discoveries::new(way.clone(), Arc::clone(&clock), Arc::clone(&random)),
         token_way: way.clone(),
         apis: ApiCaller::new(way, Arc::clone(&clock), 1 << 20),
         audit: Arc::new(Audit::open(folder.path()).expect("open")),

@@ -10,8 +10,9 @@ use midward_core::{
 };
 use midward_net::{AddressGuard, WayOut};
 use midward_oauth::{
-    AssertionRules, BoxFuture, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType, Material,
-    MaterialSource, TokenCache, TokenCacheConfig, TokenHandle, TokenKey, TokenRequestSpec,
+    AssertionRules, BoxFuture, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, FixedEndpoints,
+    GrantType, Material, MaterialSource, RevocationEndpoint, TokenCache, TokenCacheConfig, TokenHandle, TokenKey,
+    TokenRequestSpec,
 };
 
 use crate::transport::NetTokenTransport;
@@ -60,6 +61,7 @@ pub(super) fn handle(token_url: &str, way: WayOut, clock: &Arc<ManualClock>) -> 
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
     let clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
     let fetcher = ClientCredentialsFetcher {
+        endpoints: Arc::new(FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None)),
         expected: Expected::scopes(&spec.scopes),
         spec,
         source: Arc::new(Vault),

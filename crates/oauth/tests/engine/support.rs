@@ -10,9 +10,9 @@ use midward_core::{
     SeededRandom, Trace, WallTime,
 };
 use midward_oauth::{
-    AssertionRules, BoxFuture, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType, Material,
-    MaterialSource, TokenCache, TokenCacheConfig, TokenHandle, TokenHttpReply, TokenHttpRequest, TokenKey,
-    TokenRequestSpec, TokenTransport, TransportFailure, TransportFailureKind,
+    AssertionRules, BoxFuture, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, FixedEndpoints,
+    GrantType, Material, MaterialSource, RevocationEndpoint, TokenCache, TokenCacheConfig, TokenHandle, TokenHttpReply,
+    TokenHttpRequest, TokenKey, TokenRequestSpec, TokenTransport, TransportFailure, TransportFailureKind,
 };
 use url::Url;
 
@@ -158,6 +158,7 @@ impl World {
         let expected = Expected::scopes(&spec.scopes);
         Arc::new(ClientCredentialsFetcher {
             expected,
+            endpoints: Arc::new(FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None)),
             spec,
             source: Arc::new(Vault { world: Arc::clone(self), credential_id: credential_id.to_owned() }),
             transport: Arc::new(Server(Arc::clone(self))),

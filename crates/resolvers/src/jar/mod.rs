@@ -2,6 +2,7 @@
 //! its own; what it prints, breaks or leaks stays there.
 
 mod answer;
+mod config;
 mod host;
 mod launch;
 mod resolver;
@@ -11,5 +12,6 @@ mod store;
 mod supervisor;
 pub mod trampoline;
 
+pub use config::{CyberArkSdkConfig, CyberArkSdkSettings, JarConfig, JarSettings, ProcessConfig};
 pub use resolver::JarResolver;
 pub use sandbox::SandboxMode;

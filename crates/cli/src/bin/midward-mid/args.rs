@@ -90,7 +90,8 @@ pub(crate) struct TokenArguments {
     /// Tell what the cache holds (the default).
     #[arg(long)]
     pub(crate) explain: bool,
-    /// Drop the tokens: the next call gets a new one, with a secret that is read anew.
+    /// Drop the tokens, and revoke them where there is an endpoint for it: the next call gets a new one, with a secret
+    /// that is read anew.
     #[arg(long, conflicts_with = "explain")]
     pub(crate) flush: bool,
 }
