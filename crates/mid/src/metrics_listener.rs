@@ -96,6 +96,7 @@ async fn converse(stream: TcpStream, engine: &Engine, max_profiles: usize) {
 
 fn answer(request: &Request<Incoming>, engine: &Engine, max_profiles: usize) -> Response<Full<Bytes>> {
     let (status, body) = match (request.method(), request.uri().path()) {
+        _ if !is_for_this_host(request) => (StatusCode::MISDIRECTED_REQUEST, "ask for localhost\n".to_owned()),
         (&Method::GET, "/metrics") => (StatusCode::OK, text(&engine.tokens.metrics(max_profiles))),
         (_, "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned()),
         _ => (StatusCode::NOT_FOUND, "the figures are at /metrics\n".to_owned()),
@@ -104,4 +105,11 @@ fn answer(request: &Request<Incoming>, engine: &Engine, max_profiles: usize) -> 
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(CONTENT_TYPE));
     response
+}
+
+/// A web page whose name was made to resolve to this host would ask for its own name.
+fn is_for_this_host(request: &Request<Incoming>) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
+    ["127.0.0.1", "[::1]", "localhost"].contains(&name)
 }

@@ -8,7 +8,7 @@ const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 30.0;
-const TOP: f64 = 50.0;
+const TOP: f64 = 64.0;
 const BOTTOM: f64 = 60.0;
 const COLOURS: [&str; 3] = ["#1f6feb", "#d1570b", "#57606a"];
 
@@ -71,13 +71,8 @@ pub(crate) fn lookups(series: &[Series]) -> String {
                 let _ = writeln!(svg, "<circle cx=\"{cx}\" cy=\"{cy}\" r=\"3.5\" fill=\"{colour}\"/>");
             }
         }
-        let at = TOP + 4.0 + f64::from(row) * 18.0;
-        let _ = writeln!(
-            svg,
-            "<text x=\"{}\" y=\"{at:.1}\" text-anchor=\"end\" fill=\"{colour}\">{}</text>",
-            WIDTH - RIGHT,
-            line.name
-        );
+        let at = LEFT + f64::from(row) * 210.0;
+        let _ = writeln!(svg, "<text x=\"{at:.1}\" y=\"46\" fill=\"{colour}\">{}</text>", line.name);
     }
     svg.push_str("</svg>\n");
     svg

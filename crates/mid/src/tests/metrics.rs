@@ -32,7 +32,7 @@ async fn the_listener_tells_the_figures_and_nothing_secret() {
     let stop = CancellationToken::new();
     let serving = tokio::spawn(listener.serve(stop.clone()));
 
-    let answer = ask(address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let answer = ask(address, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.to_ascii_lowercase().contains("content-type: text/plain; version=0.0.4"), "{answer}");
     for line in [
@@ -46,9 +46,14 @@ async fn the_listener_tells_the_figures_and_nothing_secret() {
     assert!(answer.contains("credential_id=\"crm-client\""), "{answer}");
     assert!(!answer.contains("s3cret") && !answer.contains("t1") && !answer.contains("t2"), "{answer}");
 
-    let answer = ask(address, "GET /other HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    for (host, status) in [("127.0.0.1:9464", 200), ("[::1]", 200), ("[::1]:9464", 200), ("x.example", 421), ("", 421)]
+    {
+        let answer = ask(address, &format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host:?}: {answer}");
+    }
+    let answer = ask(address, "GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
-    let answer = ask(address, "DELETE /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await;
+    let answer = ask(address, "DELETE /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
     assert_eq!(MetricsListener::bind(address, engine, 10).await.expect_err("taken").code, "metrics_listener_failed");
     stop.cancel();

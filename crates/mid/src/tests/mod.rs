@@ -5,4 +5,6 @@ mod instance;
 mod leases;
 mod link;
 mod metrics;
+mod raw_replies;
 mod tls_zoo;
+mod token_endpoint;

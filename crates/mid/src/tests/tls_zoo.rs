@@ -1,23 +1,12 @@
 //! The token endpoint behind TLS that must not be trusted, through the whole engine: nothing is sent, never plain HTTP,
 //! the failure says which fault it is, and once the server is in order a token comes without anybody's help.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use midward_core::{
-    BootTime, CircuitRules, ClientMaterial, Clock, Failure, FingerprintKey, ManualClock, MaterialField, Random, Secret,
-    SystemRandom, Trace, WallTime,
-};
-use midward_net::{AddressGuard, WayConfig, WayOut};
-use midward_oauth::{
-    AssertionRules, BoxFuture, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, FixedEndpoints,
-    GrantType, Material, MaterialSource, RevocationEndpoint, TokenCache, TokenCacheConfig, TokenHandle, TokenKey,
-    TokenRequestSpec,
-};
+use midward_net::{WayConfig, WayOut};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -25,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::transport::NetTokenTransport;
+use super::token_endpoint::{REQUEST_END, clock, handle};
 
 const ANSWER: &str = r#"{"access_token":"t1","token_type":"Bearer","expires_in":300}"#;
 
@@ -110,7 +99,7 @@ async fn converse(mut stream: TcpStream, speaks: Speaks, requests: &AtomicUsize)
         Speaks::Tls(config) => {
             let Ok(mut stream) = TlsAcceptor::from(config).accept(stream).await else { return };
             let mut seen = Vec::new();
-            while !seen.ends_with(b"client_secret=s3cret&scope=read") {
+            while !seen.ends_with(REQUEST_END) {
                 let Ok(byte) = stream.read_u8().await else { return };
                 requests.fetch_add(1, Ordering::SeqCst);
                 seen.push(byte);
@@ -137,67 +126,15 @@ async fn converse(mut stream: TcpStream, speaks: Speaks, requests: &AtomicUsize)
     }
 }
 
-struct Vault;
-
-impl MaterialSource for Vault {
-    fn read(&self, _fresh: bool) -> BoxFuture<'_, Result<Material, Failure>> {
-        Box::pin(async {
-            let material = ClientMaterial::new()
-                .with(MaterialField::ClientId, Secret::from("id"))
-                .with(MaterialField::ClientSecret, Secret::from("s3cret"));
-            Ok(Material { material, changing: false, trace: Trace::default() })
-        })
-    }
-}
-
-/// A handle of a cache whose tokens come from this endpoint, over a way that trusts `authority`.
-fn handle(endpoint: &Endpoint, authority: &Authority, folder: &Path, clock: &Arc<ManualClock>) -> TokenHandle {
-    let ca_file = folder.join("ca.pem");
-    std::fs::write(&ca_file, &authority.pem).expect("written");
-    let way = WayOut::new(&WayConfig { ca_file: Some(ca_file), ..WayConfig::default() }, folder).expect("a way");
-    let guard = AddressGuard::new(["127.0.0.0/8".parse().expect("a network")]);
-    let spec = TokenRequestSpec {
-        token_url: format!("https://{}/token", endpoint.address).parse().expect("a URL"),
-        grant: GrantType::ClientCredentials,
-        client_auth: ClientAuth::ClientSecretPost,
-        scopes: vec!["read".to_owned()],
-        audience: None,
-        resource: vec![],
-        extra_parameters: BTreeMap::new(),
-        assertion: AssertionRules::default(),
-    };
-    let credential = CredentialRef {
-        instance: "i".to_owned(),
-        credential_id: "c".to_owned(),
-        address: None,
-        resolver: "r".to_owned(),
-    };
-    let key = TokenKey::new(credential, &spec);
-    let random: Arc<dyn Random> = Arc::new(SystemRandom);
-    let clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
-    let fetcher = ClientCredentialsFetcher {
-        endpoints: Arc::new(FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None)),
-        expected: Expected::scopes(&spec.scopes),
-        spec,
-        source: Arc::new(Vault),
-        transport: Arc::new(NetTokenTransport::new(way, guard)),
-        clock: Arc::clone(&clock),
-        random: Arc::clone(&random),
-        fingerprint_key: FingerprintKey::generate(random.as_ref()),
-        circuit_rules: CircuitRules::default(),
-    };
-    TokenCache::new(clock, random, TokenCacheConfig::default()).handle(key, Arc::new(fetcher))
-}
-
 /// Nothing readable was sent, the failure names the fault, and a server that is put in order is used by itself.
 async fn refused(bad: Speaks, good: Speaks, ours: &Authority, words: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let endpoint = Endpoint::start(bad).await;
-    let clock = Arc::new(ManualClock::new(
-        BootTime::from_duration(Duration::from_hours(1)),
-        WallTime::from_unix_millis(1_800_000_000_000),
-    ));
-    let handle = handle(&endpoint, ours, folder.path(), &clock);
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, &ours.pem).expect("written");
+    let way = WayOut::new(&WayConfig { ca_file: Some(ca_file), ..WayConfig::default() }, folder.path());
+    let clock = clock();
+    let handle = handle(&format!("https://{}/token", endpoint.address), way.expect("a way"), &clock);
     let failure = handle.token(Duration::from_secs(20)).await.map(drop).expect_err(words);
     assert_eq!(failure.code, "token_endpoint_tls", "{failure}");
     assert!(failure.detail.contains(words), "{words}: {failure}");
