@@ -217,7 +217,7 @@ impl TokenCache {
 
     /// The same, and hands over what was dropped, to be revoked.
     pub fn flush_all(&self, filter: impl Fn(&TokenKey) -> bool) -> Vec<Dropped> {
-        let picked: Vec<_> = self.entries().into_iter().filter(|entry| filter(&entry.key())).collect();
+        let picked: Vec<_> = self.entries().into_iter().filter(|entry| filter(entry.key())).collect();
         // Before the circuits are closed.
         let refused: Vec<bool> = picked.iter().map(|entry| entry.client().circuit.is_open()).collect();
         let dropped = picked.iter().zip(refused).map(|(entry, is_refused)| {
