@@ -55,6 +55,9 @@ need_cc() {
 need_java() {
     has javac && has jar && has java ||
         debian "compiles and runs the JAR host and the resolver JARs" default-jdk-headless
+    # Without apt-get (another distribution) build.sh says what it misses.
+    ! has apt-get || debian "libraries that resolver JARs assume" libgoogle-gson-java libhttpclient-java \
+        libhttpcore-java libcommons-logging-java libcommons-codec-java libcommons-io-java
 }
 
 # The server's programs are enough: each test that needs a server starts one of its own in a temporary folder.

@@ -132,7 +132,7 @@ impl Operator {
             connections: self.engine.connections_of(&key),
             credential_id: key.client.credential_id.clone(),
             token_url: key.client.token_url.clone(),
-            scopes: key.scopes.iter().cloned().collect(),
+            scopes: key.scopes.to_vec(),
             revocation: revoke::state(revocation.as_ref()).to_owned(),
             explanation: revoke::words(revocation.as_ref()),
         });

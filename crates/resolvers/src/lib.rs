@@ -10,5 +10,5 @@ mod resolver;
 pub use config::{ResolverConfig, ResolverContext, build};
 pub use credential_id::{CredentialId, InvalidCredentialId, MAX_CREDENTIAL_ID_LEN};
 pub use cyberark_codes::{aim_client_failure, cyberark_failure, is_cyberark_code, is_known_cyberark_code};
-pub use jar::{CyberArkSdkConfig, JarConfig, ProcessConfig};
+pub use jar::{CyberArkSdkConfig, JarConfig, JarDigest, ProcessConfig};
 pub use resolver::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverReport};

@@ -163,7 +163,6 @@ fn yes() -> bool {
 /// RFC 8693 3.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::struct_field_names, reason = "the names of RFC 8693")]
 pub struct TokenExchangeConfig {
     pub subject_token_type: String,
     /// Present: the vault holds an actor token too, and it is sent.

@@ -125,6 +125,11 @@ pub(super) fn unusable(code: &str, what: Option<&str>) -> Failure {
             "Let the MID's user read the JAR and its lib folder.",
         ),
         "not_a_jar" => ("not_a_jar", "the file is not a JAR".to_owned(), "Replace the file by the JAR itself."),
+        "jar_pin_mismatch" => (
+            "jar_pin_mismatch",
+            format!("the JAR and its libraries are not those that `sha256` names: their digest is {what}"),
+            "Put the right files there; if these are, set the resolver's `sha256` to what `midward-mid jar hash` says.",
+        ),
         "class_not_found" => (
             "class_not_found",
             format!("the JAR has no class {what}"),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde::{Deserialize, de};
 
-use super::SandboxMode;
+use super::{JarDigest, SandboxMode};
 use crate::CredentialId;
 
 /// `kind = "jar"`.
@@ -70,6 +70,9 @@ pub struct ProcessConfig {
     /// Its `*.jar` files join the JAR's class path; by default `lib/` beside the JAR, when there is one.
     #[serde(default)]
     pub lib_dir: Option<PathBuf>,
+    /// What the JAR and its libraries must be; others are not loaded.
+    #[serde(default)]
+    pub sha256: Option<JarDigest>,
     /// Names of environment variables of the MID that the JAR's process gets. It gets no others.
     #[serde(default)]
     pub environment: Vec<String>,
@@ -215,8 +218,10 @@ const fn default_timeout_ms() -> u64 {
     10_000
 }
 
+/// As many as the MID runs calls, unless it is told otherwise: whoever waits for a slow account keeps nobody from
+/// another one. Threads that nobody needs end after 30 s.
 const fn default_concurrency() -> u16 {
-    8
+    64
 }
 
 const fn default_recycle_after_calls() -> u64 {

@@ -15,3 +15,4 @@ pub mod trampoline;
 pub use config::{CyberArkSdkConfig, CyberArkSdkSettings, JarConfig, JarSettings, ProcessConfig};
 pub use resolver::JarResolver;
 pub use sandbox::SandboxMode;
+pub use store::{InvalidJarDigest, JarDigest};

@@ -109,6 +109,7 @@ impl JarResolver {
                 scratch_dir: state_dir.join("tmp"),
             },
             store: JarStore { jar: process.jar.clone(), lib_dir: process.lib_dir.clone(), state_dir },
+            pin: process.sha256.clone(),
             jar_host_dir,
             configuration: configuration.with("concurrency", concurrency.to_string()),
             max_calls: process.recycle_after_calls,

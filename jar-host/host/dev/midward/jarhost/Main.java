@@ -7,7 +7,9 @@ import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.OutputStream;
 import java.util.Map;
-import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.RejectedExecutionHandler;
+import java.util.concurrent.SynchronousQueue;
+import java.util.concurrent.ThreadFactory;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
@@ -82,16 +84,23 @@ public final class Main {
         }
     }
 
+    /** Threads are made when none is idle and end after 30 s; the next call takes a warm one. */
     private static ThreadPoolExecutor pool(int threads) {
         AtomicInteger number = new AtomicInteger();
-        ThreadPoolExecutor pool = new ThreadPoolExecutor(threads, threads, 30, TimeUnit.SECONDS, new LinkedBlockingQueue<>(),
-                task -> {
-                    Thread thread = new Thread(task, "resolve-" + number.incrementAndGet());
-                    thread.setDaemon(true);
-                    return thread;
-                });
-        pool.allowCoreThreadTimeOut(true);
-        return pool;
+        ThreadFactory factory = task -> {
+            Thread thread = new Thread(task, "resolve-" + number.incrementAndGet());
+            thread.setDaemon(true);
+            return thread;
+        };
+        // A thread that just answered may not be idle yet when the MID's next call comes: that call waits for it.
+        RejectedExecutionHandler whenAllAreBusy = (task, pool) -> {
+            try {
+                pool.getQueue().put(task);
+            } catch (InterruptedException e) {
+                throw new IllegalStateException(e);
+            }
+        };
+        return new ThreadPoolExecutor(1, threads, 30, TimeUnit.SECONDS, new SynchronousQueue<>(), factory, whenAllAreBusy);
     }
 
     private static void answer(Source source, Map<String, String> call, OutputStream out) {
