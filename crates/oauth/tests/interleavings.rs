@@ -18,9 +18,10 @@ use midward_core::{
     SeededRandom, Trace, WallTime,
 };
 use midward_oauth::{
-    AssertionRules, BoxFuture, BudgetRules, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType,
-    Material, MaterialSource, Origin, TokenCache, TokenCacheConfig, TokenHandle, TokenHttpReply, TokenHttpRequest,
-    TokenKey, TokenRequestSpec, TokenTransport, TransportFailure, TransportFailureKind,
+    AssertionRules, BoxFuture, BudgetRules, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected,
+    FixedEndpoints, GrantType, Material, MaterialSource, Origin, RevocationEndpoint, TokenCache, TokenCacheConfig,
+    TokenHandle, TokenHttpReply, TokenHttpRequest, TokenKey, TokenRequestSpec, TokenTransport, TransportFailure,
+    TransportFailureKind,
 };
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
@@ -104,6 +105,7 @@ impl World {
         };
         let key = TokenKey::new(credential, &spec);
         let fetcher = ClientCredentialsFetcher {
+            endpoints: Arc::new(FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None)),
             expected: Expected::scopes(&spec.scopes),
             spec,
             source: Arc::new(Vault(Arc::clone(self), credential_id.to_owned())),
