@@ -4,12 +4,13 @@
 mod cold;
 mod dispatch;
 mod footprint;
+mod jar_alone;
 mod load;
 mod report;
 mod stack;
 mod usage;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -50,10 +51,10 @@ impl Name {
         }
     }
 
-    async fn measure(self, programs: &Programs) -> anyhow::Result<Vec<Figure>> {
+    async fn measure(self, programs: &Programs, repository: &Path) -> anyhow::Result<Vec<Figure>> {
         match self {
             Self::Dispatch => dispatch::measure(programs).await,
-            Self::Cold => cold::measure(programs).await,
+            Self::Cold => cold::measure(programs, repository).await,
             Self::Footprint => footprint::measure(programs).await,
         }
     }
@@ -77,7 +78,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let names = if arguments.names.is_empty() { Name::ALL.to_vec() } else { arguments.names.clone() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     for name in names {
-        let figures = runtime.block_on(name.measure(&programs)).with_context(|| name.as_str())?;
+        let figures = runtime.block_on(name.measure(&programs, &repository)).with_context(|| name.as_str())?;
         println!("{}", report::publish(&repository, name.as_str(), &figures)?);
     }
     Ok(())

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PRODUCT: [&str; 8] = ["core", "wire", "net", "oauth", "resolvers", "mid", "instance", "cli"];
 
 /// Words in files that make failures, which are no codes: keys of documents, states, parameters, words on the wire.
-const NO_CODES: [&str; 51] = [
+const NO_CODES: [&str; 53] = [
     "access_token",
     "actor_token",
     "actor_token_type",
@@ -33,6 +33,7 @@ const NO_CODES: [&str; 51] = [
     "cyberark_sdk",
     "default_drain_seconds",
     "default_max_concurrent",
+    "default_max_profiles",
     "default_max_reply_bytes",
     "default_revoke_seconds",
     "destination_unavailable",
@@ -59,6 +60,7 @@ const NO_CODES: [&str; 51] = [
     "snake_case",
     "subject_token",
     "subject_token_type",
+    "token_requests",
     "token_url",
     "vault_code",
 ];

@@ -8,6 +8,7 @@ pub mod authorization_server;
 pub mod client;
 mod fault;
 mod http;
+pub mod postgres;
 pub mod proxy;
 pub mod secret_scan;
 mod serve;

@@ -1,7 +1,7 @@
 //! Connections compiled for the calling path: the document that leases name, and who may serve it. Kept in memory
 //! until something changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -63,6 +63,12 @@ impl Routes {
             routes.insert(alias.to_owned(), Arc::clone(&route));
         }
         Ok(Some(route))
+    }
+
+    /// Digests of the documents that the compiled connections name.
+    pub(crate) fn digests(&self) -> HashSet<String> {
+        let routes = self.by_alias.read().unwrap_or_else(PoisonError::into_inner);
+        routes.values().map(|route| route.digest.0.clone()).collect()
     }
 
     /// Records or MIDs changed.

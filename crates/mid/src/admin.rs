@@ -51,6 +51,8 @@ pub enum AdminRequest {
         #[serde(default)]
         connection: Option<String>,
     },
+    /// The token engine's figures as Prometheus text.
+    Metrics,
     /// Why policy refused.
     PolicyExplain {
         reference: String,
@@ -70,6 +72,9 @@ pub enum AdminReply {
         count: usize,
         /// One for each key.
         tokens: Vec<FlushedToken>,
+    },
+    Metrics {
+        text: String,
     },
     Refusal {
         refusal: AuditEntry,
@@ -114,6 +119,8 @@ pub struct FieldReport {
 /// A cached token, without the token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenReport {
+    /// What metrics call it.
+    pub profile: String,
     pub credential_id: String,
     pub resolver: String,
     /// The issuer's identifier where metadata names the token URL.

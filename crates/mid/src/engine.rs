@@ -87,7 +87,7 @@ impl Engine {
         &self,
         wanted: Option<&TokenKey>,
         limit: Duration,
-    ) -> Vec<(Arc<TokenKey>, Option<Revocation>)> {
+    ) -> Vec<(TokenKey, Option<Revocation>)> {
         let dropped = self.tokens.flush_all(|key| wanted.is_none_or(|wanted| key == wanted));
         let results = revoke::revoke_all(dropped, limit, &*self.clock).await;
         // Afterwards: what was known of an issuer served to revoke.
@@ -131,8 +131,8 @@ impl Engine {
             Ok(permit) => permit,
             Err(failure) => return Outcome::Failed { failure },
         };
-        let handle = config.derived.get_or_init(|| self.handle(&config.document, &permit)).clone();
-        let outcome = self.call(&config, &permit, &handle, &grant.call, ends, trace).await;
+        let handle = config.derived.get_or_init(|| self.handle(&config.document, &permit));
+        let outcome = self.call(&config, &permit, handle, &grant.call, ends, trace).await;
         tracing::debug!(request = grant.request_id, rule = permit.rule, outcome = describe(&outcome), "call ended");
         self.audit.record(AuditEntry::Call {
             at: self.clock.wall(),

@@ -17,6 +17,8 @@ mod http;
 mod lease_loop;
 mod lifecycle;
 mod link;
+mod metrics;
+mod metrics_listener;
 mod operate;
 mod outcomes;
 pub mod policy;
@@ -27,6 +29,7 @@ mod source;
 mod state;
 #[cfg(test)]
 mod tests;
+mod token_requests;
 pub mod transport;
 
 pub use audit::{Audit, AuditEntry};

@@ -14,6 +14,7 @@ use crate::capacity::Capacity;
 use crate::engine::Engine;
 use crate::heartbeat::{Heart, Resolvers};
 use crate::link::{Link, LinkState};
+use crate::metrics;
 use crate::revoke;
 use crate::source::{LOOKUP_DEADLINE, find};
 
@@ -27,6 +28,8 @@ pub(crate) struct Operator {
     pub(crate) heart: Arc<Heart>,
     pub(crate) capacity: Capacity,
     pub(crate) engine: Arc<Engine>,
+    /// Most profiles with lines of their own in the metrics.
+    pub(crate) max_profiles: usize,
 }
 
 impl Operate for Operator {
@@ -51,6 +54,9 @@ impl Operator {
                 let tokens = self.flush(wanted.as_ref()).await;
                 tracing::info!(count = tokens.len(), "tokens dropped by the operator");
                 Ok(AdminReply::Flushed { count: tokens.len(), tokens })
+            }
+            AdminRequest::Metrics => {
+                Ok(AdminReply::Metrics { text: metrics::text(&self.engine.tokens.metrics(self.max_profiles)) })
             }
             AdminRequest::PolicyExplain { reference } => self.explain(&reference),
         }
@@ -105,12 +111,13 @@ impl Operator {
         let all = self.engine.tokens.statuses().into_iter();
         all.filter(|status| wanted.is_none_or(|wanted| status.key == *wanted))
             .map(|status| TokenReport {
+                profile: status.key.short_name(),
                 connections: self.engine.connections_of(&status.key),
                 credential_id: status.key.client.credential_id.clone(),
                 resolver: status.key.client.resolver.clone(),
                 token_url: status.key.client.token_url.clone(),
                 grant: status.key.client.grant.name().to_owned(),
-                scopes: status.key.scopes.iter().cloned().collect(),
+                scopes: status.key.scopes.to_vec(),
                 state: status.state.to_owned(),
                 explanation: status.sentence,
                 expires_in_ms: status.expires_in.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
@@ -125,7 +132,7 @@ impl Operator {
             connections: self.engine.connections_of(&key),
             credential_id: key.client.credential_id.clone(),
             token_url: key.client.token_url.clone(),
-            scopes: key.scopes.iter().cloned().collect(),
+            scopes: key.scopes.to_vec(),
             revocation: revoke::state(revocation.as_ref()).to_owned(),
             explanation: revoke::words(revocation.as_ref()),
         });

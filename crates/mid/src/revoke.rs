@@ -1,6 +1,5 @@
 //! Takes many tokens back at their servers, side by side and in bounded time.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -18,7 +17,7 @@ pub(crate) async fn revoke_all(
     dropped: Vec<Dropped>,
     limit: Duration,
     clock: &dyn Clock,
-) -> Vec<(Arc<TokenKey>, Option<Revocation>)> {
+) -> Vec<(TokenKey, Option<Revocation>)> {
     let began = clock.boot();
     let tries = dropped.into_iter().map(move |one| async move {
         let left = limit.saturating_sub(clock.boot().saturating_since(began));

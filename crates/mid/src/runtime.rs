@@ -16,6 +16,7 @@ use crate::execute::Execute;
 use crate::heartbeat::{Heart, Resolvers};
 use crate::lease_loop::LeaseLoop;
 use crate::link::{Link, LinkState};
+use crate::metrics_listener::MetricsListener;
 use crate::outcomes::{OutcomeDelivery, outcomes};
 
 /// How long everything that is left after the calls may take: outcomes, handing back.
@@ -34,6 +35,7 @@ pub struct Mid {
     drain: Duration,
     revoke: Duration,
     admin: Option<(AdminSocket, Arc<dyn Operate>)>,
+    metrics: Option<MetricsListener>,
 }
 
 /// What [`Mid::join`] joins.
@@ -49,6 +51,7 @@ pub(crate) struct Parts {
     /// How long it then spends on revoking tokens.
     pub(crate) revoke: Duration,
     pub(crate) admin: Option<(AdminSocket, Arc<dyn Operate>)>,
+    pub(crate) metrics: Option<MetricsListener>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
 }
@@ -60,8 +63,20 @@ pub(crate) fn new_incarnation(clock: &dyn Clock, random: &dyn Random) -> String 
 
 impl Mid {
     pub(crate) fn join(parts: Parts) -> Self {
-        let Parts { link, heart, executor, resolvers, capacity, incarnation, drain, revoke, admin, clock, random } =
-            parts;
+        let Parts {
+            link,
+            heart,
+            executor,
+            resolvers,
+            capacity,
+            incarnation,
+            drain,
+            revoke,
+            admin,
+            metrics,
+            clock,
+            random,
+        } = parts;
         let (sender, delivery) = outcomes(
             Arc::clone(&link),
             incarnation.clone(),
@@ -81,7 +96,7 @@ impl Mid {
             clock,
             random,
         };
-        Self { link, heart, lease_loop, delivery, executor, resolvers, calls, drain, revoke, admin }
+        Self { link, heart, lease_loop, delivery, executor, resolvers, calls, drain, revoke, admin, metrics }
     }
 
     /// Runs until `stop`, then drains: no more polls, unstarted leases handed back, running calls finished, outcomes
@@ -103,6 +118,9 @@ impl Mid {
         ));
         if let Some((socket, operator)) = self.admin {
             parts.spawn(named("admin socket", socket.serve(operator, hard.clone())));
+        }
+        if let Some(metrics) = self.metrics {
+            parts.spawn(named("metrics listener", metrics.serve(hard.clone())));
         }
         warm_up(&self.resolvers);
 

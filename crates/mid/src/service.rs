@@ -24,6 +24,7 @@ use crate::execute::Execute;
 use crate::heartbeat::{Heart, Resolvers};
 use crate::http::InstanceWay;
 use crate::link::Link;
+use crate::metrics_listener::MetricsListener;
 use crate::operate::Operator;
 use crate::policy::{Policy, PolicyStore};
 use crate::runtime::{Mid, Parts, new_incarnation};
@@ -52,7 +53,7 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
         link: Arc::clone(&link),
         configs: ConfigCache::new(Arc::clone(&link)),
         policy: Arc::clone(&policy),
-        tokens: TokenCache::new(Arc::clone(&clock), Arc::clone(&random), TokenCacheConfig::default()),
+        tokens: TokenCache::new(Arc::clone(&clock), Arc::clone(&random), token_config(config)),
         resolvers: Arc::clone(&resolvers),
         discoveries: Discoveries::new(token_way.clone(), Arc::clone(&clock), Arc::clone(&random)),
         token_way,
@@ -75,7 +76,12 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
         heart: Arc::clone(&heart),
         capacity: capacity.clone(),
         engine: Arc::clone(&engine),
+        max_profiles: config.metrics.max_profiles,
     });
+    let metrics = match config.metrics.listen {
+        Some(address) => Some(MetricsListener::bind(address, Arc::clone(&engine), config.metrics.max_profiles).await?),
+        None => None,
+    };
     let reload = Reload { file: config.policy.file.clone(), policy, engine: Arc::clone(&engine) };
     let executor: Arc<dyn Execute> = engine;
     let mid = Mid::join(Parts {
@@ -88,6 +94,7 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
         drain: Duration::from_secs(config.mid.drain_seconds),
         revoke: Duration::from_secs(config.mid.revoke_seconds),
         admin: Some((socket, operator)),
+        metrics,
         clock,
         random,
     });
@@ -149,6 +156,14 @@ fn way(config: &MidConfig, name: &str, settings: &WayConfig) -> Result<WayOut, F
         let action = "Correct that section of mid.toml, or the file that it names.";
         Failure::permanent(Hop::Mid, "config_invalid", format!("[ways_out.{name}]: {error}"), action)
     })
+}
+
+fn token_config(config: &MidConfig) -> TokenCacheConfig {
+    TokenCacheConfig {
+        budget: config.token_requests.rules(),
+        budgets: config.token_requests.server_rules(),
+        ..TokenCacheConfig::default()
+    }
 }
 
 fn load_policy(file: &Path) -> Result<Policy, Failure> {

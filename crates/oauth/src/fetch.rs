@@ -340,7 +340,7 @@ impl ClientCredentialsFetcher {
         drop(material);
         let requested = self.clock.boot();
         let lead = WallLead::of(requested, self.clock.wall());
-        let posted = tokio::time::timeout(Self::DEADLINE, self.transport.post(request, Self::DEADLINE)).await;
+        let posted = crate::sync::timeout(Self::DEADLINE, self.transport.post(request, Self::DEADLINE)).await;
         let took = self.clock.boot().saturating_since(requested);
         let reply = match posted {
             Ok(Ok(reply)) => reply,

@@ -1,6 +1,8 @@
 //! What makes two tokens the same token.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
 use crate::assertion::AssertionRules;
 use crate::grant::GrantType;
@@ -10,9 +12,10 @@ use crate::request::{ClientAuth, TokenRequestSpec};
 /// differs keeps them apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TokenKey {
-    pub client: ClientKey,
-    /// In no order (RFC 6749 3.3).
-    pub scopes: BTreeSet<String>,
+    /// Shared by all keys of one credential at one server.
+    pub client: Arc<ClientKey>,
+    /// In alphabetical order, each once: they have no order (RFC 6749 3.3).
+    pub scopes: Box<[String]>,
     pub audience: Option<String>,
     /// In no order (RFC 8707 2).
     pub resource: BTreeSet<String>,
@@ -54,7 +57,7 @@ impl TokenKey {
     pub fn new(credential: CredentialRef, spec: &TokenRequestSpec) -> Self {
         let CredentialRef { instance, credential_id, address, resolver } = credential;
         Self {
-            client: ClientKey {
+            client: Arc::new(ClientKey {
                 instance,
                 credential_id,
                 address,
@@ -64,8 +67,8 @@ impl TokenKey {
                 client_auth: spec.client_auth,
                 assertion: spec.assertion.clone(),
                 grant: spec.grant.clone(),
-            },
-            scopes: spec.scopes.iter().cloned().collect(),
+            }),
+            scopes: spec.scopes.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
             audience: spec.audience.clone(),
             resource: spec.resource.iter().cloned().collect(),
             extra_parameters: spec.extra_parameters.clone(),
@@ -77,8 +80,17 @@ impl TokenKey {
     /// that policy allows it names is the same for all who ask it.
     #[must_use]
     pub fn discovered_at(mut self, issuer: &str) -> Self {
-        issuer.clone_into(&mut self.client.token_url);
-        self.client.is_discovered = true;
+        let client = Arc::make_mut(&mut self.client);
+        issuer.clone_into(&mut client.token_url);
+        client.is_discovered = true;
         self
+    }
+
+    /// Tells this key from others where all of it would be too long: 16 hexadecimal digits, the same in every run of
+    /// one version of the program.
+    pub fn short_name(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
     }
 }

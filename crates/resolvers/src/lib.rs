@@ -7,7 +7,8 @@ pub mod frame;
 pub mod jar;
 mod resolver;
 
-pub use config::{CyberArkSdkConfig, JarConfig, ResolverConfig, ResolverContext, build};
+pub use config::{ResolverConfig, ResolverContext, build};
 pub use credential_id::{CredentialId, InvalidCredentialId, MAX_CREDENTIAL_ID_LEN};
 pub use cyberark_codes::{aim_client_failure, cyberark_failure, is_cyberark_code, is_known_cyberark_code};
+pub use jar::{CyberArkSdkConfig, JarConfig, JarDigest, ProcessConfig};
 pub use resolver::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverReport};

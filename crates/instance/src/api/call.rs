@@ -18,7 +18,8 @@ use crate::app::{App, Shared};
 use crate::auth;
 use crate::check;
 use crate::problem::Problem;
-use crate::queue::Submitted;
+use crate::queue::{Submitted, Wants};
+use crate::store::requests::Priority;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("midward-request-id");
 const TRACE: HeaderName = HeaderName::from_static("midward-trace");
@@ -87,12 +88,13 @@ async fn execute(
         return Err(early(Problem::new(StatusCode::SERVICE_UNAVAILABLE, app.fleet.explain(&route, now))));
     }
     // Registered before it is submitted: the outcome may come at once.
-    let waiting = app.waiters.wait(id);
-    let submitted = submit::submit(app, &client, &route, id.to_owned(), call, wait, None).await.map_err(early)?;
+    let waiting = app.waiters.wait(id, Wants::Answer);
+    let terms = submit::Terms { priority: Priority::Interactive, idempotency_key: None };
+    let submitted = submit::submit(app, &client, &route, id.to_owned(), call, wait, terms).await.map_err(early)?;
     if !matches!(submitted, Submitted::New(_)) {
         return Err(early(submit::key_reused()));
     }
-    if let Some(ended) = submit::wait(app, id, waiting, wait).await {
+    if let Some(ended) = submit::wait(app, id, waiting, wait, Some(&route)).await {
         let trace = Some(std::sync::Arc::clone(&ended.trace));
         // Nobody else listens to this outcome as a rule, so it is not copied.
         match std::sync::Arc::unwrap_or_clone(ended.outcome) {

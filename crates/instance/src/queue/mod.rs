@@ -16,7 +16,7 @@ use crate::routes::Route;
 use crate::store::requests::{Finish, NewRequest};
 use crate::store::{Store, StoreError};
 
-pub(crate) use waiters::{Ended, Waiters, Waiting};
+pub(crate) use waiters::{Ended, Waiters, Waiting, Wants};
 
 /// How many jobs may wait for the writer; more are made to wait in turn.
 const WAITING: usize = 4096;

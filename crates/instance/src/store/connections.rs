@@ -67,6 +67,19 @@ pub(crate) async fn document<'e>(
     Ok(row.await?.map(|row| row.try_get(0)).transpose()?)
 }
 
+/// Digests of the documents that no unfinished request names.
+pub(crate) async fn unnamed_documents(tx: &mut sqlx::Transaction<'static, Any>) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT digest FROM config_documents WHERE digest NOT IN (SELECT config_digest FROM requests \
+               WHERE state = 0 UNION SELECT config_digest FROM requests WHERE state = 1)";
+    let rows = sqlx::query(sql).fetch_all(&mut **tx).await?;
+    rows.iter().map(|row| row.try_get(0).map_err(StoreError::from)).collect()
+}
+
+pub(crate) async fn remove_document<'e>(db: impl Executor<'e, Database = Any>, digest: &str) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM config_documents WHERE digest = $1").bind(digest).execute(db).await?;
+    Ok(())
+}
+
 fn connection(row: &AnyRow) -> Result<Connection, StoreError> {
     Ok(Connection {
         alias: row.try_get(0)?,

@@ -1,8 +1,13 @@
 //! Takes an access token out of what an API sends back.
 //!
 //! Covered: the token verbatim; base64 and base64url text that holds it at any offset (a JSON dump of the request that
-//! was encoded as a whole); its percent-encoded and JSON-escaped forms. Not covered: compressed or encrypted bodies,
-//! hexadecimal, parts of the token, and whatever else an API may compute from it. Whoever allows an API sees to the rest.
+//! was encoded as a whole); its percent-encoded, JSON-escaped and hexadecimal forms. Not covered: compressed or encrypted
+//! bodies, parts of the token, and whatever else an API may compute from it. Whoever allows an API sees to the rest.
+//!
+//! No form is shorter than the token, so the usual short answer costs one comparison of lengths: forms are derived when
+//! the first text comes that could hold one.
+
+use std::cell::OnceCell;
 
 use base64::Engine as _;
 use base64::alphabet::{STANDARD, URL_SAFE};
@@ -14,35 +19,26 @@ use zeroize::Zeroizing;
 /// Shorter texts would be found where no token is.
 const MIN_DERIVED_LEN: usize = 8;
 
-/// The forms of one token.
-pub(super) struct Scrubber {
-    forms: Vec<Zeroizing<Vec<u8>>>,
+/// One token and, once needed, its forms.
+pub(super) struct Scrubber<'a> {
+    token: &'a [u8],
+    forms: OnceCell<Vec<Zeroizing<Vec<u8>>>>,
 }
 
-impl Scrubber {
-    pub(super) fn new(token: &AccessToken) -> Self {
-        let token = token.expose().as_bytes();
-        let mut forms = vec![Zeroizing::new(token.to_vec())];
-        let mut add = |form: Vec<u8>| {
-            let form = Zeroizing::new(form);
-            if form.len() >= MIN_DERIVED_LEN && !forms.contains(&form) {
-                forms.push(form);
-            }
-        };
-        for offset in 0..3 {
-            for alphabet in [&STANDARD, &URL_SAFE] {
-                add(base64_at(token, offset, &GeneralPurpose::new(alphabet, NO_PAD)));
-            }
-        }
-        add(percent(token, *b"0123456789ABCDEF"));
-        add(percent(token, *b"0123456789abcdef"));
-        add(json(token));
-        Self { forms }
+impl<'a> Scrubber<'a> {
+    pub(super) fn new(token: &'a AccessToken) -> Self {
+        Self { token: token.expose().as_bytes(), forms: OnceCell::new() }
     }
 
     /// Writes asterisks over every form of the token: lengths stay.
     pub(super) fn scrub(&self, bytes: &mut [u8]) {
-        for form in &self.forms {
+        if bytes.len() < self.token.len() {
+            return;
+        }
+        for form in self.forms.get_or_init(|| forms(self.token)) {
+            if bytes.len() < form.len() {
+                continue;
+            }
             let finder = memmem::Finder::new(form.as_slice());
             let mut from = 0;
             while let Some(at) = finder.find(&bytes[from..]) {
@@ -52,6 +48,29 @@ impl Scrubber {
             }
         }
     }
+}
+
+/// The token itself, then what is derived from it.
+fn forms(token: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+    let mut forms = vec![Zeroizing::new(token.to_vec())];
+    let mut add = |form: Vec<u8>| {
+        let form = Zeroizing::new(form);
+        // Of a token of one or two characters, base64 determines less than the token's length.
+        if form.len() >= MIN_DERIVED_LEN.max(token.len()) && !forms.contains(&form) {
+            forms.push(form);
+        }
+    };
+    for offset in 0..3 {
+        for alphabet in [&STANDARD, &URL_SAFE] {
+            add(base64_at(token, offset, &GeneralPurpose::new(alphabet, NO_PAD)));
+        }
+    }
+    for digits in [b"0123456789ABCDEF", b"0123456789abcdef"] {
+        add(percent(token, *digits));
+        add(hexadecimal(token, *digits));
+    }
+    add(json(token));
+    forms
 }
 
 /// The characters that the token alone determines in base64 text where it begins at `offset` modulo 3.
@@ -75,6 +94,10 @@ fn percent(token: &[u8], digits: [u8; 16]) -> Vec<u8> {
         }
     }
     form
+}
+
+fn hexadecimal(token: &[u8], digits: [u8; 16]) -> Vec<u8> {
+    token.iter().flat_map(|byte| [digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]]).collect()
 }
 
 fn json(token: &[u8]) -> Vec<u8> {
@@ -120,7 +143,28 @@ mod tests {
         }
         assert!(scrubbed("a=to%2Fken%2Bwith%3Dodd%22chars~~%3F%3F%3E%3E&b").starts_with("a=****"));
         assert!(scrubbed("a=to%2fken%2bwith%3dodd%22chars~~%3f%3f%3e%3e&b").starts_with("a=****"));
+        for digits in [b"0123456789ABCDEF", b"0123456789abcdef"] {
+            let hex = String::from_utf8(hexadecimal(token.as_bytes(), *digits)).expect("ASCII");
+            assert_eq!(scrubbed(&format!("<{hex}>")), format!("<{}>", "*".repeat(token.len() * 2)));
+        }
         assert_eq!(scrubbed(r#""to\/ken+with=odd\"chars~~??>>""#), format!("\"{}\"", "*".repeat(29)));
+    }
+
+    #[test]
+    fn a_text_as_long_as_the_token_is_looked_at() {
+        let token = "to/ken+with=odd\"chars~~??>>";
+        assert_eq!(scrubbed(token), "*".repeat(token.len()));
+    }
+
+    #[test]
+    fn no_form_is_shorter_than_the_token() {
+        for len in 1..200_usize {
+            let token = vec![b'a'; len];
+            assert!(forms(&token).iter().all(|form| form.len() >= len), "{len}");
+            // From 8 characters on, each of the three offsets has its form.
+            let distinct = forms(&token).len();
+            assert!(len < MIN_DERIVED_LEN || distinct >= 5, "{len}: {distinct}");
+        }
     }
 
     #[test]

@@ -104,6 +104,7 @@ impl Running {
             drain: Duration::from_secs(5),
             revoke: Duration::from_secs(1),
             admin: None,
+            metrics: None,
             clock,
             random,
         });

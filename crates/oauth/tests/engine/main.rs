@@ -4,7 +4,9 @@
 mod budget;
 mod discovery;
 mod grants;
+mod isolation;
 mod lifetimes;
+mod metrics;
 mod others_got_wrong;
 mod outages;
 mod rotation;

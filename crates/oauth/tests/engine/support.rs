@@ -140,6 +140,19 @@ impl World {
         cache.handle(key, self.fetcher(credential_id, spec))
     }
 
+    /// At an authorization server of its own, with a vault of its own if the world is another one.
+    pub(crate) fn handle_at(
+        self: &Arc<Self>,
+        cache: &TokenCache,
+        token_url: &str,
+        credential_id: &str,
+        scope: &str,
+    ) -> TokenHandle {
+        let spec = TokenRequestSpec { token_url: Url::parse(token_url).unwrap(), ..spec(scope) };
+        let key = key("i", credential_id, &spec);
+        cache.handle(key, self.fetcher(credential_id, spec))
+    }
+
     pub(crate) fn fetcher(
         self: &Arc<Self>,
         credential_id: &str,

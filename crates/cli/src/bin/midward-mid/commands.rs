@@ -144,6 +144,12 @@ pub(crate) async fn status(path: &Path, format: Format) -> Result<(), Failure> {
     Ok(())
 }
 
+pub(crate) async fn metrics(path: &Path, format: Format) -> Result<(), Failure> {
+    let AdminReply::Metrics { text } = ask_mid(path, &AdminRequest::Metrics).await? else { return Err(unexpected()) };
+    print(&json!({ "metrics": text }), format, |_| text.lines().map(str::to_owned).collect());
+    Ok(())
+}
+
 async fn refusal(path: &Path, reference: String) -> Result<AuditEntry, Failure> {
     match ask_mid(path, &AdminRequest::PolicyExplain { reference }).await? {
         AdminReply::Refusal { refusal } => Ok(refusal),
@@ -164,6 +170,7 @@ fn token_lines(token: &TokenReport) -> Vec<String> {
     vec![
         format!("{} by {} from {}", token.credential_id, token.resolver, token.token_url),
         format!("  used by  {}", token.connections.join(", ")),
+        format!("  profile  {}", token.profile),
         format!("  grant    {}", token.grant),
         format!("  scopes   {scopes}"),
         format!("  state    {}: {}", token.state, token.explanation),

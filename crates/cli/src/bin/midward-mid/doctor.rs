@@ -58,8 +58,8 @@ fn check(what: &str, result: Result<String, Failure>) -> Check {
 /// The MID Server reads the JAR itself; here is only looked whether it could be.
 fn jar(name: &str, resolver: &ResolverConfig) -> Result<String, Failure> {
     let file = match resolver {
-        ResolverConfig::Jar(jar) => &jar.jar,
-        ResolverConfig::CyberArkSdk(sdk) => &sdk.jar,
+        ResolverConfig::Jar(jar) => &jar.process.jar,
+        ResolverConfig::CyberArkSdk(sdk) => &sdk.process.jar,
     };
     let shown = file.display().to_string();
     match std::fs::File::open(file) {

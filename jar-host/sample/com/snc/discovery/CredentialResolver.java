@@ -137,8 +137,11 @@ public final class CredentialResolver implements IExternalCredential {
             Thread.currentThread().interrupt();
             throw new IllegalStateException("aim_client_timeout");
         } finally {
-            process.descendants().forEach(ProcessHandle::destroyForcibly);
-            process.destroyForcibly();
+            // Looking for descendants reads all of /proc: only where there can be some.
+            if (process.isAlive() || values.isAlive() || errors.isAlive()) {
+                process.descendants().forEach(ProcessHandle::destroyForcibly);
+                process.destroyForcibly();
+            }
             if (streams[0] != null) {
                 Arrays.fill(streams[0], (byte) 0);
             }
