@@ -50,6 +50,24 @@ async fn hostile_metadata_gets_no_secret() -> anyhow::Result<()> {
     chain.server.set_metadata("token_endpoint", json!(chain.server.token_url()));
     ask_mid(&chain.stack, &["token", "crm", "--flush"]).await?;
     assert_eq!(call(&chain.stack, &["crm", "GET", "/hello"]).await?, Ok(200));
+    // It names a revocation endpoint too, which no rule lists.
+    let flushed = ask_mid(&chain.stack, &["token", "crm", "--flush"]).await?;
+    assert_eq!(flushed["tokens"][0]["revocation"], "not_allowed", "{flushed}");
+    assert_eq!(chain.server.revocation_count(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn metadata_names_where_to_revoke_and_the_rule_lists_it() -> anyhow::Result<()> {
+    let mut chain = FakeChain::prepare(AuthorizationServerConfig::default(), CLIENT_SECRET).await?;
+    by_issuer(&chain.stack)?;
+    let line = format!("revocation_urls = [\"{}\"]\nscopes = ", chain.server.revocation_url());
+    edit(&chain.stack, "policy.toml", "scopes = ", &line)?;
+    chain.start().await?;
+    assert_eq!(call(&chain.stack, &["crm", "GET", "/hello"]).await?, Ok(200));
+    let flushed = ask_mid(&chain.stack, &["token", "--all", "--flush"]).await?;
+    assert_eq!(flushed["tokens"][0]["revocation"], "revoked", "{flushed}");
+    assert_eq!(chain.server.revoked().len(), 1);
     Ok(())
 }
 

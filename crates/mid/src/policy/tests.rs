@@ -201,6 +201,30 @@ fn a_revocation_url_is_listed_to_the_letter_even_on_the_token_urls_origin() {
 }
 
 #[test]
+fn a_suggested_rule_allows_the_grant_it_was_made_for() {
+    let mut config = config();
+    config.profile.grant_type = GrantType::JwtBearer;
+    config.profile.revocation_url = Some("https://login.example/oauth/revoke".into());
+    config.profile.jwt_bearer = Some(JwtBearerConfig {
+        issuer: Some("x".into()),
+        subject: Some("robot".into()),
+        audience: Some("https://login.example/oauth".into()),
+        claims: BTreeMap::from([("tenant".into(), "a".into())]),
+        ..JwtBearerConfig::default()
+    });
+    let call = call();
+    let text = format!("version = 1\n{}", suggest(&ask(&config, &call)));
+    let suggested = Policy::parse(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let permit = decide(&suggested, &config, &call).unwrap_or_else(|refusal| panic!("{refusal:?}: {text}"));
+    assert_eq!(permit.grant_audience.as_deref(), Some("https://login.example/oauth"));
+    // Where metadata is to name the endpoint, its owner writes it: what is suggested allows nothing by itself.
+    config.profile.token_url = None;
+    let text = format!("version = 1\n{}", suggest(&ask(&config, &call)));
+    let permit = decide(&Policy::parse(&text).expect("a policy"), &config, &call).expect("allowed");
+    assert!(permit.token_urls[0].as_str().contains("write.the.token.url.here"), "{text}");
+}
+
+#[test]
 fn one_address_is_explained_once() {
     let mut config = config();
     config.profile.token_url = Some("https://127.0.0.1/token".into());
