@@ -39,6 +39,8 @@ if (Number(process.versions.node.split('.')[0]) < 20) {
   throw new Error(`Node.js ${process.versions.node} is too old for oidc-provider: run the tests by \`make test\``);
 }
 
+const JWT_BEARER = 'urn:ietf:params:oauth:grant-type:jwt-bearer';
+
 const config = JSON.parse(readFileSync(process.argv[2], 'utf8'));
 const clients = new Map();
 for (const client of config.clients) clients.set(client.client_id, await describeClient(client));
@@ -48,7 +50,6 @@ let tokenTtlForAll = false;
 let tokenRequests = 0;
 let lastToken;
 let lastAssertion;
-const JWT_BEARER = 'urn:ietf:params:oauth:grant-type:jwt-bearer';
 
 const server = createServer();
 await new Promise((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve));

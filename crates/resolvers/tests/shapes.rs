@@ -67,7 +67,7 @@ async fn a_getter_constructor_and_an_http_client_work() {
         "{\"data\": {\"data\": {\"username\": \"client-1\", \"password\": \"pä\\\"ss\"}}}",
     )]);
     let more = format!(
-        "connect_ports = [{port}]\nparameters = {{ 'mid.external_credentials.vault.address' = 'http://127.0.0.1:{port}' }}"
+        "connect = ['127.0.0.1:{port}']\nparameters = {{ 'mid.external_credentials.vault.address' = 'http://127.0.0.1:{port}' }}"
     );
     let resolver = shape(&bench, "GetterAndHttp", &more);
     assert_eq!(resolved(&*resolver, "kv/data/crm").await, ("client-1".into(), "pä\"ss".into()));
@@ -104,7 +104,7 @@ async fn parameters_of_an_own_prefix_and_a_file_of_its_own_are_found() {
         ),
     ]);
     let more = format!(
-        "connect_ports = [{port}]\nreadable_paths = ['{0}']\n\
+        "connect = ['127.0.0.1:{port}']\nreadable_paths = ['{0}']\n\
          parameters = {{ 'ext.tss.url' = 'http://127.0.0.1:{port}', 'ext.tss.file' = '{0}' }}",
         own.display()
     );

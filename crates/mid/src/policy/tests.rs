@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 
 use midward_core::SeededRandom;
 use midward_wire::{
-    ApiCall, Bytes64, ClientAuth, ConfigDocument, ConnectionConfig, CredentialConfig, GrantType, ProfileConfig,
-    ReplayRule,
+    ApiCall, Bytes64, ClientAuth, ConfigDocument, ConnectionConfig, CredentialConfig, GrantType, JwtBearerConfig,
+    ProfileConfig, ReplayRule,
 };
 use proptest::prelude::*;
 
@@ -107,6 +107,105 @@ fn what_one_rule_lists_is_allowed() {
 fn an_empty_policy_allows_nothing() {
     let refusal = decide(&Policy::parse("version = 1").expect("a policy"), &config(), &call()).expect_err("refused");
     assert_eq!(refusal.code, "policy_no_rule");
+}
+
+fn allowed_with(change: impl Fn(&mut ProfileConfig), lines: &str) -> Result<Permit, Refusal> {
+    let mut config = config();
+    change(&mut config.profile);
+    let text = POLICY.replacen("scopes = ", &format!("{lines}\nscopes = "), 1);
+    decide(&Policy::parse(&text).expect("a policy"), &config, &call())
+}
+
+#[test]
+fn a_grant_is_bound_by_name_and_by_whom_it_speaks_for() {
+    let bearer = |change: fn(&mut JwtBearerConfig)| {
+        move |profile: &mut ProfileConfig| {
+            profile.grant_type = GrantType::JwtBearer;
+            let mut bearer = JwtBearerConfig::default();
+            change(&mut bearer);
+            profile.jwt_bearer = Some(bearer);
+        }
+    };
+    let refused = |result: Result<Permit, Refusal>| result.expect_err("refused").code;
+    let grants = "grants = [\"jwt_bearer\"]";
+    assert_eq!(refused(allowed_with(bearer(|_| {}), "")), "policy_grant");
+    // The rule names its grants, and client credentials is none of them.
+    assert_eq!(refused(allowed_with(|_| {}, grants)), "policy_grant");
+    let permit = allowed_with(bearer(|_| {}), grants).expect("allowed");
+    assert_eq!(permit.grant_audience.as_deref(), Some("https://login.example"));
+    type Change = fn(&mut JwtBearerConfig);
+    let changes: [(Change, &str, &str); 4] = [
+        (|b| b.subject = Some("ceo".into()), "policy_assertion_subject", "assertion_subjects = [\"ceo\"]"),
+        (|b| b.issuer = Some("x".into()), "policy_assertion_issuer", "assertion_issuers = [\"x\"]"),
+        (|b| b.audience = Some("y".into()), "policy_assertion_audience", "assertion_audiences = [\"y\"]"),
+        (
+            |b| b.claims = BTreeMap::from([("t".into(), "z".into())]),
+            "policy_assertion_claim",
+            "assertion_claims = { t = [\"z\"] }",
+        ),
+    ];
+    for (change, code, line) in changes {
+        assert_eq!(refused(allowed_with(bearer(change), grants)), code);
+        allowed_with(bearer(change), &format!("{grants}\n{line}")).expect(code);
+    }
+    // Listed audiences bind the default too.
+    let elsewhere = format!("{grants}\nassertion_audiences = [\"https://other.example\"]");
+    assert_eq!(refused(allowed_with(bearer(|_| {}), &elsewhere)), "policy_assertion_audience");
+    let exchange = |profile: &mut ProfileConfig| {
+        profile.grant_type = GrantType::TokenExchange;
+        profile.token_exchange = None;
+    };
+    assert_eq!(refused(allowed_with(exchange, "grants = [\"token_exchange\"]")), "policy_grant");
+}
+
+#[test]
+fn an_issuer_in_place_of_a_token_url_is_bound_and_so_is_what_it_names() {
+    let permit = allowed_with(|profile| profile.token_url = None, "").expect("allowed");
+    assert_eq!(permit.token_url, None);
+    let found = ::url::Url::parse("https://evil.example/token").expect("a URL");
+    assert!(!permit.token_urls.contains(&found));
+    let text = permit.unlisted_endpoint("https://login.example", &found);
+    assert!(
+        text.contains("token_urls = [\"https://login.example/oauth/token\", \"https://evil.example/token\"]"),
+        "{text}"
+    );
+    for (issuer, code) in [
+        (Some("https://evil.example"), "policy_issuer"),
+        (Some("http://login.example"), "policy_issuer"),
+        (Some("ftp://login.example"), "policy_issuer"),
+        (None, "policy_token_url"),
+    ] {
+        let result = allowed_with(
+            |profile| {
+                profile.token_url = None;
+                profile.issuer = issuer.map(str::to_owned);
+            },
+            "",
+        );
+        assert_eq!(result.expect_err("refused").code, code, "{issuer:?}");
+    }
+}
+
+#[test]
+fn a_revocation_url_is_listed_to_the_letter_even_on_the_token_urls_origin() {
+    let at = |url: &'static str| move |profile: &mut ProfileConfig| profile.revocation_url = Some(url.into());
+    let listed = "revocation_urls = [\"https://login.example/oauth/revoke\"]";
+    assert!(allowed_with(at("https://login.example/oauth/revoke"), listed).is_ok());
+    for url in
+        ["https://login.example/oauth/revoke/", "https://login.example/other", "https://evil.example/oauth/revoke"]
+    {
+        assert_eq!(allowed_with(at(url), listed).expect_err(url).code, "policy_revocation_url");
+        assert_eq!(allowed_with(at(url), "").expect_err(url).code, "policy_revocation_url");
+    }
+}
+
+#[test]
+fn one_address_is_explained_once() {
+    let mut config = config();
+    config.profile.token_url = Some("https://127.0.0.1/token".into());
+    config.connection.base_url = "https://127.0.0.1/api".into();
+    let refusal = decide(&policy(), &config, &call()).expect_err("refused");
+    assert_eq!(refusal.explanation.matches("is a loopback address").count(), 1, "{}", refusal.explanation);
 }
 
 /// Two honest records paired by a hostile instance.

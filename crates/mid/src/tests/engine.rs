@@ -11,7 +11,7 @@ use midward_net::WayOut;
 use midward_oauth::{TokenCache, TokenCacheConfig};
 use midward_resolvers::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverReport};
 use midward_wire::{ConfigDigest, LeaseGrant, Outcome, paths};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::instance::{Scripted, json as answer_json, token_answer};
 use crate::api::ApiCaller;
@@ -52,26 +52,31 @@ impl Resolver for Known {
 
 /// An engine, the instance that serves its one document, and that document's digest. `third` is token endpoint and API.
 pub(super) async fn engine(third: &Scripted, folder: &tempfile::TempDir) -> (Engine, Scripted, ConfigDigest) {
-    let (engine, instance, mut digests) = engine_for(third, folder, &["crm"]).await;
+    let (engine, instance, mut digests) = engine_for(third, folder, &["crm"], &json!({})).await;
     (engine, instance, digests.remove(0))
 }
 
-/// The same with a connection for each of these aliases. They differ in nothing else.
+/// The same with a connection for each of these aliases. They differ in nothing else. `connection`: further members of
+/// each.
 async fn engine_for(
     third: &Scripted,
     folder: &tempfile::TempDir,
     aliases: &[&str],
+    connection: &Value,
 ) -> (Engine, Scripted, Vec<ConfigDigest>) {
     let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
     let document = |alias: &str| {
-        json!({
+        let mut document = json!({
             "version": 1,
             "connection": { "alias": alias, "base_url": third.url, "timeout_ms": 5000 },
             "credential": { "name": "c", "credential_id": "crm-client", "resolver": "known" },
             "profile": { "name": "p", "grant_type": "client_credentials", "token_url": format!("{}/token", third.url),
                          "client_auth": "client_secret_basic" },
-        })
-        .to_string()
+        });
+        for (member, value) in connection.as_object().into_iter().flatten() {
+            document["connection"][member] = value.clone();
+        }
+        document.to_string()
     };
     let documents: Vec<String> = aliases.iter().map(|alias| document(alias)).collect();
     let digests = documents.iter().map(|document| ConfigDigest::of(document.as_bytes())).collect();
@@ -83,7 +88,7 @@ async fn engine_for(
     .await;
     let rule = format!(
         "version = 1\n[[rule]]\nname = \"crm\"\ncredential_id = \"crm-client\"\nresolver = \"known\"\n\
-         token_urls = [\"{0}/token\"]\napi_origins = [\"{0}\"]\nmethods = [\"GET\", \"POST\"]\n\
+         token_urls = [\"{0}/token\"]\napi_origins = [\"{0}\"]\nmethods = [\"GET\", \"POST\", \"PUT\"]\n\
          allow_addresses = [\"127.0.0.1/32\"]\nallow_plain_http = true\n",
         third.url
     );
@@ -107,17 +112,41 @@ async fn engine_for(
     (engine, instance, digests)
 }
 
-/// Runs one call through an engine of its own.
-async fn run(third: &Scripted, method: &str, lease_ms: u64, folder: &tempfile::TempDir) -> Outcome {
-    let (engine, instance, digest) = engine(third, folder).await;
-    let outcome = call(&engine, digest, method, lease_ms).await;
-    assert_eq!(instance.seen(paths::OUTCOMES).len(), 0);
-    outcome
+/// An engine whose instance serves one document; `third` is token endpoint and API.
+pub(super) struct Rig {
+    engine: Engine,
+    digest: ConfigDigest,
+    instance: Scripted,
+    _folder: tempfile::TempDir,
+}
+
+impl Rig {
+    /// `connection`: further members of the document's connection.
+    pub(super) async fn new(third: &Scripted, connection: Value) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (engine, instance, mut digests) = engine_for(third, &folder, &["crm"], &connection).await;
+        Self { engine, digest: digests.remove(0), instance, _folder: folder }
+    }
+
+    /// One call, through to its outcome.
+    pub(super) async fn call(&self, call: Value, lease_ms: u64) -> Outcome {
+        let outcome = send(&self.engine, self.digest.clone(), call, lease_ms).await;
+        assert_eq!(self.instance.seen(paths::OUTCOMES).len(), 0);
+        outcome
+    }
+}
+
+/// One call through an engine of its own.
+async fn run(third: &Scripted, method: &str, lease_ms: u64) -> Outcome {
+    Rig::new(third, json!({})).await.call(json!({ "method": method, "path": "/x" }), lease_ms).await
 }
 
 /// Runs one call.
 pub(super) async fn call(engine: &Engine, config: ConfigDigest, method: &str, lease_ms: u64) -> Outcome {
-    let call = json!({ "method": method, "path": "/x" });
+    send(engine, config, json!({ "method": method, "path": "/x" }), lease_ms).await
+}
+
+async fn send(engine: &Engine, config: ConfigDigest, call: Value, lease_ms: u64) -> Outcome {
     let grant = LeaseGrant {
         request_id: "r".into(),
         epoch: 1,
@@ -144,7 +173,7 @@ pub(super) async fn third_party() -> Scripted {
     .await
 }
 
-fn status(outcome: &Outcome) -> Option<u16> {
+pub(super) fn status(outcome: &Outcome) -> Option<u16> {
     match outcome {
         Outcome::Replied { reply } => Some(reply.status),
         _ => None,
@@ -153,30 +182,27 @@ fn status(outcome: &Outcome) -> Option<u16> {
 
 #[tokio::test]
 async fn a_refused_token_is_replaced_once_for_a_call_that_may_be_repeated() {
-    let folder = tempfile::tempdir().expect("a folder");
     let third = third_party().await;
-    let outcome = run(&third, "GET", 30_000, &folder).await;
+    let outcome = run(&third, "GET", 30_000).await;
     assert_eq!(status(&outcome), Some(200), "{outcome:?}");
     assert_eq!(third.seen("/x").len(), 2);
 }
 
 #[tokio::test]
 async fn a_post_is_not_repeated() {
-    let folder = tempfile::tempdir().expect("a folder");
     let third = third_party().await;
-    let outcome = run(&third, "POST", 30_000, &folder).await;
+    let outcome = run(&third, "POST", 30_000).await;
     assert_eq!(status(&outcome), Some(401), "{outcome:?}");
     assert_eq!(third.seen("/x").len(), 1);
 }
 
 #[tokio::test]
 async fn a_method_that_no_rule_lists_and_a_lease_that_is_over_send_nothing() {
-    let folder = tempfile::tempdir().expect("a folder");
     let third = third_party().await;
-    let refused = run(&third, "DELETE", 30_000, &folder).await;
+    let refused = run(&third, "DELETE", 30_000).await;
     assert!(matches!(&refused, Outcome::Failed { failure } if failure.reference.is_some()), "{refused:?}");
     assert!(third.seen("/token").is_empty());
-    let late = run(&third, "GET", 0, &folder).await;
+    let late = run(&third, "GET", 0).await;
     assert!(matches!(late, Outcome::Failed { .. }), "{late:?}");
     assert!(third.seen("/x").is_empty());
 }
@@ -190,7 +216,7 @@ async fn ten_connections_that_share_everything_that_shapes_the_token_share_one()
     })
     .await;
     let aliases = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
-    let (engine, _instance, digests) = engine_for(&third, &folder, &aliases).await;
+    let (engine, _instance, digests) = engine_for(&third, &folder, &aliases, &json!({})).await;
     let calls = digests.into_iter().map(|digest| call(&engine, digest, "GET", 30_000));
     let outcomes = futures_util::future::join_all(calls).await;
     assert!(outcomes.iter().all(|outcome| status(outcome) == Some(200)), "{outcomes:?}");

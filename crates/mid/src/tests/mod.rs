@@ -6,5 +6,6 @@ mod leases;
 mod link;
 mod metrics;
 mod raw_replies;
+mod replay;
 mod tls_zoo;
 mod token_endpoint;

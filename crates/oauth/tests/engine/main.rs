@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the failure")]
 
 mod budget;
+mod discovery;
+mod grants;
 mod isolation;
 mod lifetimes;
 mod metrics;

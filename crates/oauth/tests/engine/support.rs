@@ -95,6 +95,8 @@ pub(crate) struct World {
     /// Who sent them, in order.
     pub(crate) clients: Mutex<Vec<String>>,
     pub(crate) posts: Mutex<Vec<BootTime>>,
+    /// The last request's fields.
+    pub(crate) last_form: Mutex<HashMap<String, String>>,
     /// Token text to the times it is good for, by the server's own account.
     pub(crate) issued: Mutex<BTreeMap<String, (BootTime, Duration, String)>>,
 }
@@ -117,6 +119,7 @@ impl World {
             most_running: AtomicUsize::new(0),
             clients: Mutex::default(),
             posts: Mutex::default(),
+            last_form: Mutex::default(),
             issued: Mutex::default(),
         })
     }
@@ -274,6 +277,7 @@ impl TokenTransport for Server {
             world.running.fetch_sub(1, Ordering::SeqCst);
             let body = request.body.expose_str().unwrap().to_owned();
             let form: HashMap<_, _> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+            world.last_form.lock().unwrap().clone_from(&form);
             world.clients.lock().unwrap().push(form["client_id"].clone());
             let known = world.accepted.lock().unwrap().contains(&form["client_secret"]);
             let reply = match reply {

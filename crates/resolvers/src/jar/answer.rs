@@ -174,7 +174,12 @@ pub(super) fn unusable(code: &str, what: Option<&str>) -> Failure {
                 || "the JAR cannot be isolated".to_owned(),
                 |why| format!("the JAR cannot be isolated: {why}"),
             ),
-            "Use a kernel that can (Linux 6.12), or set the resolver's `sandbox` to \"best_effort\" if you trust the JAR.",
+            "Use a kernel that can (the manual has a table), or set the resolver's `sandbox` to \"best_effort\" if you trust the JAR.",
+        ),
+        "connect_mixed" => (
+            "connect_mixed",
+            "`connect` gives the JAR a network of its own, and connect_ports or udp asks for the host's".to_owned(),
+            "Keep one of them: `connect` for vaults, connect_ports for the AIM provider, which must see who connects.",
         ),
         "sandbox_path_relative" => (
             "sandbox_path_relative",

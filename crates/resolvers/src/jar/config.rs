@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde::{Deserialize, de};
 
-use super::{JarDigest, SandboxMode};
+use super::{JarDigest, SandboxMode, Target};
 use crate::CredentialId;
 
 /// `kind = "jar"`.
@@ -100,6 +100,9 @@ pub struct ProcessConfig {
     /// Whether the JAR must be isolated (`required`), as far as the kernel can (`best_effort`), or not at all (`off`).
     #[serde(default)]
     pub sandbox: SandboxMode,
+    /// What the JAR and its programs may connect to by TCP: hosts with their ports, in a network of their own.
+    #[serde(default)]
+    pub connect: Vec<Target>,
     /// TCP ports that the JAR and its programs may connect to, on any host. None unless listed, but for the AIM
     /// provider's with `cyberark_sdk`.
     #[serde(default)]

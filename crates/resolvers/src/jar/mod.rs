@@ -3,6 +3,7 @@
 
 mod answer;
 mod config;
+mod forward;
 mod host;
 mod launch;
 mod resolver;
@@ -13,6 +14,7 @@ mod supervisor;
 pub mod trampoline;
 
 pub use config::{CyberArkSdkConfig, CyberArkSdkSettings, JarConfig, JarSettings, ProcessConfig};
+pub use forward::{InvalidTarget, Target};
 pub use resolver::JarResolver;
 pub use sandbox::SandboxMode;
 pub use store::{InvalidJarDigest, JarDigest};

@@ -10,9 +10,10 @@ use midward_core::{Clock, Failure, Hop, Trace};
 use tokio::sync::Semaphore;
 
 use super::answer::{Source, internal, material, unanswered};
+use super::forward;
 use super::host::{CallError, End};
 use super::launch::Launch;
-use super::sandbox::Sandbox;
+use super::sandbox::{Network, Sandbox};
 use super::store::JarStore;
 use super::supervisor::{Parts, Supervisor};
 use crate::frame::{Frame, FrameKind};
@@ -106,6 +107,7 @@ impl JarResolver {
                 heap_mib: process.heap_mib,
                 environment: environment(process),
                 sandbox,
+                targets: process.connect.clone(),
                 scratch_dir: state_dir.join("tmp"),
             },
             store: JarStore { jar: process.jar.clone(), lib_dir: process.lib_dir.clone(), state_dir },
@@ -276,10 +278,19 @@ fn sandbox(process: &ProcessConfig, ports: &[u16]) -> Sandbox {
         readable: process.readable_paths.clone(),
         writable: process.writable_paths.clone(),
         executable: process.executables.iter().cloned().chain(client).chain([AIM_CLIENT_FOLDER.into()]).collect(),
+        network: network(process, ports),
+        landlock_abi: None,
         connect_ports: ports.iter().chain(&process.connect_ports).copied().collect(),
         udp: process.udp,
         unix_sockets: process.unix_sockets,
     }
+}
+
+/// A network of its own, unless the process needs the host's: for a port of any host (the AIM provider looks at who
+/// connects, so nobody can stand between), or for UDP.
+fn network(process: &ProcessConfig, ports: &[u16]) -> Network {
+    let open = process.udp || !ports.is_empty() || !process.connect_ports.is_empty();
+    if open { Network::Host } else { Network::Private { listen: forward::inside(&process.connect) } }
 }
 
 /// A resolver's folder: its name, or its bytes when the name is none that records may have.

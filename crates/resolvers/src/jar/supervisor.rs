@@ -237,6 +237,9 @@ impl Supervisor {
         if self.parts.launch.sandbox.relative_path().is_some() {
             return Err(unusable("sandbox_path_relative", None));
         }
+        if self.parts.launch.mixes_networks() {
+            return Err(unusable("connect_mixed", None));
+        }
         let previous = state.loaded.replace(staged.digest.clone());
         let keep: Vec<String> = previous.into_iter().chain([staged.digest.clone()]).collect();
         let (store, java, host_jar) =
