@@ -39,7 +39,7 @@ pub(crate) struct Shared {
 pub(crate) struct Held {
     pub(crate) token: AccessToken,
     /// Absent: as they were asked for.
-    scopes: Option<BTreeSet<String>>,
+    scopes: Option<Box<[String]>>,
     /// The version of the secret that it was minted with.
     pub(crate) fingerprint: Option<Fingerprint>,
     pub(crate) steps: Steps,
@@ -50,7 +50,7 @@ pub(crate) struct Held {
 impl Held {
     /// What was granted to the key that it is held for.
     pub(crate) fn scopes(&self, key: &TokenKey) -> BTreeSet<String> {
-        self.scopes.clone().unwrap_or_else(|| key.scopes.iter().cloned().collect())
+        self.scopes.as_deref().unwrap_or(&key.scopes).iter().cloned().collect()
     }
 }
 
@@ -363,7 +363,7 @@ impl Entry {
         match fetched.result {
             Ok(Minted { token, requested, lifetime, lead }) => {
                 let FetchedToken { token, scopes, fingerprint } = token;
-                let scopes = (!scopes.iter().eq(self.key().scopes.iter())).then_some(scopes);
+                let scopes = (!scopes.iter().eq(self.key().scopes.iter())).then(|| scopes.into_iter().collect());
                 let held = Arc::new(Held { token, scopes, fingerprint, steps, expires: requested + lifetime, lead });
                 let minted = Minted { token: Arc::clone(&held), requested, lifetime, lead };
                 life = match life.succeeded(now, minted, random, rules) {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use midward_core::{
-    CircuitRules, ClientMaterial, Clock, Failure, FingerprintKey, Hop, MaterialField, Secret, SystemClock,
-    SystemRandom, Trace,
+    CircuitRules, ClientMaterial, Clock, Failure, FingerprintKey, Hop, MaterialField, Secret, SeededRandom,
+    SystemClock, SystemRandom, Trace,
 };
 use midward_oauth::{
     BoxFuture, BudgetRules, ClientCredentialsFetcher, Expected, FixedEndpoints, Material, MaterialSource,
@@ -94,6 +94,7 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Figure>> {
             // What the bad ones began goes on: drop it from the next round without them.
             cache.flush(|key| key.client.credential_id != "good");
         }
+        let usual = percentile(alone.clone(), 50);
         let (alone, beside) = (percentile(alone, 99), percentile(beside, 99));
         Ok(vec![
             Figure::lower(
@@ -102,7 +103,8 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Figure>> {
                 beside / alone,
                 1.1,
             )
-            .beside("p99 alone, ms", alone),
+            .beside("p99 alone, ms", alone)
+            .beside("p50 alone, ms", usual),
         ])
     })
 }
@@ -155,7 +157,8 @@ fn handle(cache: &TokenCache, name: &str, number: usize, place: &Arc<Place>) -> 
         transport: Arc::clone(place) as Arc<dyn TokenTransport>,
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),
-        fingerprint_key: FingerprintKey::generate(&SystemRandom),
+        // One for all, as in the MID Server: profiles of one credential see that they have the same secret.
+        fingerprint_key: FingerprintKey::generate(&SeededRandom::new(1)),
         circuit_rules: CircuitRules::default(),
     };
     Ok(cache.handle(key, Arc::new(fetcher)))
