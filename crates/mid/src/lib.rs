@@ -12,6 +12,7 @@ mod enroll;
 mod execute;
 mod heartbeat;
 mod http;
+mod jar_fetch;
 mod lease_loop;
 mod lifecycle;
 mod link;

@@ -14,6 +14,7 @@ use crate::admin::{AdminSocket, Operate};
 use crate::capacity::Capacity;
 use crate::execute::Execute;
 use crate::heartbeat::{Heart, Resolvers};
+use crate::jar_fetch::JarFetch;
 use crate::lease_loop::LeaseLoop;
 use crate::link::{Link, LinkState};
 use crate::outcomes::{OutcomeDelivery, outcomes};
@@ -26,6 +27,7 @@ const RESOLVERS_SHUT_DOWN: Duration = Duration::from_secs(5);
 pub struct Mid {
     link: Arc<Link>,
     heart: Arc<Heart>,
+    jars: JarFetch,
     lease_loop: LeaseLoop,
     delivery: OutcomeDelivery,
     executor: Arc<dyn Execute>,
@@ -39,6 +41,7 @@ pub struct Mid {
 pub(crate) struct Parts {
     pub(crate) link: Arc<Link>,
     pub(crate) heart: Arc<Heart>,
+    pub(crate) jars: JarFetch,
     pub(crate) executor: Arc<dyn Execute>,
     pub(crate) resolvers: Resolvers,
     pub(crate) capacity: Capacity,
@@ -57,7 +60,8 @@ pub(crate) fn new_incarnation(clock: &dyn Clock, random: &dyn Random) -> String 
 
 impl Mid {
     pub(crate) fn join(parts: Parts) -> Self {
-        let Parts { link, heart, executor, resolvers, capacity, incarnation, drain, admin, clock, random } = parts;
+        let Parts { link, heart, jars, executor, resolvers, capacity, incarnation, drain, admin, clock, random } =
+            parts;
         let (sender, delivery) = outcomes(
             Arc::clone(&link),
             incarnation.clone(),
@@ -77,7 +81,7 @@ impl Mid {
             clock,
             random,
         };
-        Self { link, heart, lease_loop, delivery, executor, resolvers, calls, drain, admin }
+        Self { link, heart, jars, lease_loop, delivery, executor, resolvers, calls, drain, admin }
     }
 
     /// Runs until `stop`, then drains: no more polls, unstarted leases handed back, running calls finished, outcomes
@@ -94,6 +98,7 @@ impl Mid {
             async move { heart.run(hard).await }
         }));
         parts.spawn(named("wiping", wipe_when_invalidated(Arc::clone(&self.link), self.executor, hard.clone())));
+        parts.spawn(named("fetching of JARs", self.jars.run(hard.clone())));
         if let Some((socket, operator)) = self.admin {
             parts.spawn(named("admin socket", socket.serve(operator, hard.clone())));
         }

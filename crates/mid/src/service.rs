@@ -22,6 +22,7 @@ use crate::engine::Engine;
 use crate::execute::Execute;
 use crate::heartbeat::{Heart, Resolvers};
 use crate::http::InstanceWay;
+use crate::jar_fetch::{JarFetch, wanted};
 use crate::link::Link;
 use crate::operate::Operator;
 use crate::policy::{Policy, PolicyStore};
@@ -67,6 +68,7 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
         Arc::clone(&clock),
         Arc::clone(&random),
     ));
+    let jars = JarFetch { link: Arc::clone(&link), policy: Arc::clone(&policy), wanted: wanted(config) };
     let operator: Arc<dyn Operate> = Arc::new(Operator {
         link: Arc::clone(&link),
         heart: Arc::clone(&heart),
@@ -78,6 +80,7 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
     let mid = Mid::join(Parts {
         link,
         heart,
+        jars,
         executor,
         resolvers,
         capacity,

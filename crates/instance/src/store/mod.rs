@@ -4,6 +4,7 @@ pub(crate) mod api_keys;
 pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod dialect;
+pub(crate) mod jars;
 pub(crate) mod mids;
 pub(crate) mod oauth;
 pub(crate) mod requests;
@@ -58,6 +59,7 @@ pub(crate) struct Store {
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first", include_str!("../../migrations/0001_first.sql")),
     (2, "client assertions", include_str!("../../migrations/0002_client_assertions.sql")),
+    (5, "jars", include_str!("../../migrations/0005_jars.sql")),
 ];
 
 impl Store {

@@ -2,5 +2,6 @@
 
 mod engine;
 mod instance;
+mod jars;
 mod leases;
 mod link;
