@@ -265,7 +265,7 @@ mod tests {
     fn an_error_names_the_key_and_all_that_are_known() {
         let error = |text| toml::from_str::<JarConfig>(text).expect_err("illegal").message().to_owned();
         let unknown = error("jar = '/a.jar'\nclas = 'x'");
-        assert!(unknown.starts_with("unknown field `clas`, expected one of `class`, "), "{unknown}");
+        assert!(unknown.starts_with("unknown field `clas`, expected one of `from_instance`, `class`, "), "{unknown}");
         assert!(unknown.contains("`connect_ports`") && !unknown.contains("`app_id`"), "{unknown}");
         assert_eq!(error("class = 'x'"), "missing field `jar`");
         assert_eq!(error("from_instance = 'x'"), "`from_instance` needs `sha256`");
