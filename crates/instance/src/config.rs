@@ -16,6 +16,8 @@ use serde::Deserialize;
 ///     path = "/var/lib/midward"
 ///     [limits]
 ///     body_bytes = 4194304
+///     [retention]
+///     finished_hours = 24
 ///     "#,
 /// )?;
 /// assert_eq!(config.server.listen.port(), 8440);
@@ -27,6 +29,7 @@ pub struct InstanceConfig {
     pub server: ServerConfig,
     pub store: StoreConfig,
     pub limits: LimitsConfig,
+    pub retention: RetentionConfig,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -140,6 +143,20 @@ pub struct LimitsConfig {
 impl Default for LimitsConfig {
     fn default() -> Self {
         Self { body_bytes: 4 * 1024 * 1024, connections: 10_000, expires_in_ms: 15 * 60 * 1000, call_wait_ms: 30_000 }
+    }
+}
+
+/// `[retention]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// How long a finished request is kept, with its answer and its idempotency key, in hours.
+    pub finished_hours: u32,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { finished_hours: 7 * 24 }
     }
 }
 

@@ -160,6 +160,8 @@ pub async fn run(
         shutdown.clone(),
     ));
     tracker.spawn(sweep(queue.clone(), shutdown.clone()));
+    let keep = Duration::from_hours(config.retention.finished_hours.into());
+    tracker.spawn(crate::retention::run(Arc::clone(&app), keep, shutdown.clone()));
     tracing::info!(api = %api_addr, calls = %call_addr, "the instance is ready");
     // The one who started it may not want to know.
     let _ = started.send(notice);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use midward_core::{Failure, Hop};
-use midward_wire::{ApiCall, Outcome, ReplayRule};
+use midward_wire::{ApiCall, Outcome};
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
@@ -14,7 +14,7 @@ use crate::model::ApiKey;
 use crate::problem::Problem;
 use crate::queue::{Ended, Submitted, Waiting};
 use crate::routes::Route;
-use crate::store::requests::{self, NewRequest, RequestRow};
+use crate::store::requests::{self, NewRequest, Priority, RequestRow};
 use crate::store::{from_json, to_json};
 
 /// A lease outlives the API's time-out by this, for the token and the way back.
@@ -31,6 +31,13 @@ pub(super) async fn route(app: &App, client: &ApiKey, alias: &str) -> Result<Arc
     route.ok_or_else(|| Problem::not_found("connection", alias))
 }
 
+/// On what terms a request is queued.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) priority: Priority,
+    pub(super) idempotency_key: Option<String>,
+}
+
 /// Commits a request under `id`.
 pub(super) async fn submit(
     app: &App,
@@ -39,13 +46,13 @@ pub(super) async fn submit(
     id: String,
     call: ApiCall,
     expires_in: Duration,
-    idempotency_key: Option<String>,
+    terms: Terms,
 ) -> Result<Submitted, Problem> {
     let now = app.clock.wall();
-    let repeatable = call.replay == ReplayRule::Safe || matches!(call.method.as_str(), "GET" | "HEAD" | "OPTIONS");
+    let repeatable = call.may_repeat(route.replay_methods.as_deref());
     let call_json = to_json(&call)?;
     // Only a request with a key is ever compared.
-    let fingerprint = match idempotency_key {
+    let fingerprint = match terms.idempotency_key {
         Some(_) => {
             let mut hash = Sha256::new();
             hash.update(&route.alias);
@@ -67,11 +74,12 @@ pub(super) async fn submit(
         expires_at: (now + expires_in).unix_millis(),
         created_at: now.unix_millis(),
         client_id: client.id.clone(),
-        idempotency_key,
+        idempotency_key: terms.idempotency_key,
         fingerprint,
         method: call.method,
         path: call.path,
         call_json,
+        priority: terms.priority,
         lease: None,
     };
     Ok(app.queue.submit(Arc::clone(route), request).await?)
@@ -111,11 +119,23 @@ async fn look(app: &App, id: &str, route: Option<&Route>) -> Result<Option<Ended
     let found = stored(app, id).await?;
     let now = app.clock.boot();
     let Some(route) = route.filter(|route| found.is_none() && !app.fleet.serves(route, now)) else { return Ok(found) };
-    let outcome = Outcome::Failed { failure: app.fleet.explain(route, now) };
+    withdraw(app, id, app.fleet.explain(route, now)).await
+}
+
+/// Ends a request that no MID was given. `None`: it is too late for that.
+pub(super) async fn withdraw(app: &App, id: &str, failure: Failure) -> Result<Option<Ended>, Problem> {
+    let outcome = Outcome::Failed { failure };
     let mut tx = app.store.begin().await?;
-    let withdrawn = requests::withdraw(&mut tx, id, app.now(), &to_json(&outcome)?).await?;
+    let now = app.store.now(&mut tx, app.now()).await?;
+    let withdrawn = requests::withdraw(&mut tx, id, now, &to_json(&outcome)?).await?;
     tx.commit().await?;
-    Ok(withdrawn.then(|| Ended { outcome: Arc::new(outcome), trace: "[]".into() }))
+    if !withdrawn {
+        return Ok(None);
+    }
+    let ended = Ended { outcome: Arc::new(outcome), trace: "[]".into() };
+    // Others may wait for the same request.
+    app.waiters.deliver(id, ended.clone());
+    Ok(Some(ended))
 }
 
 async fn stored(app: &App, id: &str) -> Result<Option<Ended>, Problem> {

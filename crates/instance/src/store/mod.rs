@@ -59,7 +59,10 @@ pub(crate) struct Store {
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first", include_str!("../../migrations/0001_first.sql")),
     (2, "client assertions", include_str!("../../migrations/0002_client_assertions.sql")),
+    (4, "grants", include_str!("../../migrations/0004_grants.sql")),
     (5, "jars", include_str!("../../migrations/0005_jars.sql")),
+    (6, "retention", include_str!("../../migrations/0006_retention.sql")),
+    (7, "priorities", include_str!("../../migrations/0007_priorities.sql")),
 ];
 
 impl Store {

@@ -36,7 +36,27 @@ pub(crate) struct NewRequest {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) call_json: String,
+    pub(crate) priority: Priority,
     pub(crate) lease: Option<NewLease>,
+}
+
+/// Which of the queued requests goes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Priority {
+    /// Somebody waits for the answer.
+    Interactive,
+    #[default]
+    Standard,
+}
+
+impl Priority {
+    const fn number(self) -> i64 {
+        match self {
+            Self::Interactive => 0,
+            Self::Standard => 1,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -91,10 +111,10 @@ static INSERT: LazyLock<Sized> = LazyLock::new(|| {
     Sized::new(
         "INSERT INTO requests (id, connection, config_digest, resolver, mids, state, repeatable, epoch, lease_mid, \
          lease_incarnation, lease_batch, lease_expires_at, lease_ms, expires_at, created_at, client_id, \
-         idempotency_key, fingerprint, method, path, call_json) VALUES ",
+         idempotency_key, fingerprint, method, path, call_json, priority) VALUES ",
         &[
             "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "BIGINT", "BIGINT",
-            "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT",
+            "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "BIGINT",
         ],
         "",
         &[],
@@ -131,7 +151,8 @@ pub(crate) async fn insert(tx: &mut Tx, requests: &[NewRequest]) -> Result<(), S
                 .bind(&request.fingerprint)
                 .bind(&request.method)
                 .bind(&request.path)
-                .bind(&request.call_json);
+                .bind(&request.call_json)
+                .bind(request.priority.number());
         }
         query.execute(&mut **tx).await?;
     }
@@ -167,7 +188,7 @@ pub(crate) struct Claim<'a> {
     pub(crate) now: i64,
 }
 
-/// Leases the oldest queued requests that the MID can serve.
+/// Leases queued requests that the MID can serve: interactive ones first, then the oldest.
 pub(crate) async fn claim(tx: &mut Tx, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError> {
     use std::fmt::Write as _;
     if claim.resolvers.is_empty() {
@@ -181,8 +202,8 @@ pub(crate) async fn claim(tx: &mut Tx, claim: &Claim<'_>) -> Result<Vec<Leased>,
     let sql = format!(
         "UPDATE requests SET state = 1, epoch = epoch + 1, lease_mid = $1, lease_incarnation = $2, \
          lease_batch = $3, lease_expires_at = $4 + lease_ms WHERE id IN (SELECT id FROM requests WHERE state = 0 \
-         AND expires_at > $4 AND (mids = '' OR mids LIKE $5) AND resolver IN ({names}) ORDER BY created_at, id \
-         LIMIT $6{skip_locked}) RETURNING id, epoch, lease_expires_at, expires_at, config_digest, call_json, \
+         AND expires_at > $4 AND (mids = '' OR mids LIKE $5) AND resolver IN ({names}) ORDER BY priority, created_at, \
+         id LIMIT $6{skip_locked}) RETURNING id, epoch, lease_expires_at, expires_at, config_digest, call_json, \
          lease_batch"
     );
     let mut query = sqlx::query(AssertSqlSafe(sql))
@@ -372,6 +393,19 @@ pub(crate) async fn expire(
     );
     let rows = sqlx::query(AssertSqlSafe(sql)).bind(outcome).bind(now).fetch_all(&mut **tx).await?;
     ids(&rows)
+}
+
+/// Removes up to `limit` requests that finished before `before`. Returns how many.
+pub(crate) async fn remove_finished(tx: &mut Tx, before: i64, limit: i64) -> Result<u64, StoreError> {
+    let done = sqlx::query(
+        "DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE finished_at < $1 AND finished_at IS NOT NULL \
+         ORDER BY finished_at LIMIT $2)",
+    )
+    .bind(before)
+    .bind(limit)
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected())
 }
 
 /// After a restart: no live lease ends before `until`, so that MIDs can report what they did meanwhile.

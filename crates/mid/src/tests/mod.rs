@@ -5,3 +5,8 @@ mod instance;
 mod jars;
 mod leases;
 mod link;
+mod metrics;
+mod raw_replies;
+mod replay;
+mod tls_zoo;
+mod token_endpoint;

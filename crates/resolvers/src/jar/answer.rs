@@ -8,12 +8,14 @@ use crate::cyberark_codes::{aim_client_failure, cyberark_failure, is_cyberark_co
 use crate::frame::{Frame, FrameKind};
 
 /// Result keys in order of preference (ServiceNow's names first).
-const ALIASES: [(MaterialField, &[&str]); 5] = [
+const ALIASES: [(MaterialField, &[&str]); 7] = [
     (MaterialField::ClientId, &["user", "client_id"]),
     (MaterialField::ClientSecret, &["pswd", "client_secret", "secret_key", "password"]),
     (MaterialField::PrivateKey, &["pkey", "private_key"]),
     (MaterialField::Certificate, &["certificate"]),
     (MaterialField::KeyId, &["kid", "key_id"]),
+    (MaterialField::SubjectToken, &["subject_token"]),
+    (MaterialField::ActorToken, &["actor_token"]),
 ];
 
 /// Whose codes an answer may hold.

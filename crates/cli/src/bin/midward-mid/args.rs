@@ -35,6 +35,8 @@ pub(crate) enum Command {
     /// Check the policy file, or explain a refusal.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Print the token engine's figures as Prometheus text; no secret, no token.
+    Metrics,
     /// Look at resolver JARs.
     #[command(subcommand)]
     Jar(JarCommand),
@@ -91,7 +93,8 @@ pub(crate) struct TokenArguments {
     /// Tell what the cache holds (the default).
     #[arg(long)]
     pub(crate) explain: bool,
-    /// Drop the tokens: the next call gets a new one, with a secret that is read anew.
+    /// Drop the tokens, and revoke them where there is an endpoint for it: the next call gets a new one, with a secret
+    /// that is read anew.
     #[arg(long, conflicts_with = "explain")]
     pub(crate) flush: bool,
 }

@@ -68,6 +68,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
             Command::Resolve(resolve) => commands::resolve(&config, resolve, format).await,
             Command::Token(token) => commands::token(&config, token, format).await,
             Command::Policy(policy) => commands::policy(&config, policy, format).await,
+            Command::Metrics => commands::metrics(&config, format).await,
             Command::Jar(jar) => jar::jar(&jar, format),
             Command::Status => commands::status(&config, format).await,
             Command::Completions { shell } => {

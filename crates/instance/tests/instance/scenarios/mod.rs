@@ -23,6 +23,9 @@ macro_rules! for_each_scenario {
             a_new_incarnation_ends_the_leases_of_the_old_one,
             the_work_of_a_dead_mid_moves_and_what_may_not_be_repeated_is_unknown,
             a_caller_whose_mid_died_before_it_took_the_call_learns_it,
+            what_is_finished_is_kept_for_its_time_and_then_removed,
+            interactive_requests_go_before_older_standard_ones,
+            a_request_may_be_cancelled_until_a_mid_has_it,
             without_a_mid_that_applies_the_caller_learns_why,
             enrollment_validation_and_the_signed_word_about_it,
             bad_requests_are_refused_before_they_are_stored,
@@ -234,6 +237,72 @@ pub(crate) async fn a_caller_whose_mid_died_before_it_took_the_call_learns_it(pl
     let (_, shown) = instance.get(&format!("/api/v1/requests/{id}")).await;
     assert_eq!(shown["state"], "failed", "nobody runs it later: {shown}");
     assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
+    instance.stop().await;
+}
+
+pub(crate) async fn what_is_finished_is_kept_for_its_time_and_then_removed(mut place: Place) {
+    let instance = with_document(&place).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let (done, open) = (submit(&instance, "GET").await, submit(&instance, "GET").await);
+    let mut held = 0;
+    while held < 2 {
+        held += mid.poll(&instance, 5000, true).await.len();
+    }
+    assert_eq!(mid.report(&instance, &done, 1, "x").await, "accepted");
+    let status = async |instance: &Instance, id: &str| instance.get(&format!("/api/v1/requests/{id}")).await.0;
+    assert_eq!(status(&instance, &done).await, 200);
+    let key = instance.key.clone();
+    instance.stop().await;
+    // Kept for no time: the first round comes at the start.
+    place.finished_hours = 0;
+    let instance = Instance::start(&place, Some(key)).await;
+    let gone = tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        while status(&instance, &done).await == 200 {
+            tokio::task::yield_now().await;
+        }
+    });
+    gone.await.expect("removed");
+    assert_eq!(status(&instance, &open).await, 200, "a request that runs stays, however old");
+    assert_eq!(mid.report(&instance, &open, 1, "y").await, "accepted");
+    instance.stop().await;
+}
+
+pub(crate) async fn interactive_requests_go_before_older_standard_ones(place: Place) {
+    let instance = with_document(&place).await;
+    let mut ids = Vec::new();
+    for priority in ["standard", "interactive"] {
+        let request = json!({"connection": "crm", "method": "GET", "path": "/x", "priority": priority});
+        let (status, answer) = instance.post("/api/v1/requests", &request).await;
+        assert_eq!(status, 202, "{answer}");
+        ids.push(answer["id"].as_str().expect("an id").to_owned());
+    }
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    for id in [&ids[1], &ids[0]] {
+        let leases = mid.poll_for(&instance, 1, 5000, true).await;
+        assert_eq!(leases.iter().map(|lease| &lease.request_id).collect::<Vec<_>>(), [id]);
+    }
+    let bad = json!({"connection": "crm", "method": "GET", "path": "/x", "priority": "urgent"});
+    assert_eq!(instance.post("/api/v1/requests", &bad).await.0, 400);
+    instance.stop().await;
+}
+
+pub(crate) async fn a_request_may_be_cancelled_until_a_mid_has_it(place: Place) {
+    let instance = with_document(&place).await;
+    let id = submit(&instance, "POST").await;
+    let (path, watched) = (format!("/api/v1/requests/{id}/cancel"), format!("/api/v1/requests/{id}?wait_ms=20000"));
+    // One who waits for it already is told at once.
+    let (waiting, (status, answer)) = tokio::join!(instance.get(&watched), instance.post(&path, &Value::Null));
+    assert_eq!((status, answer["failure"]["code"].as_str()), (200, Some("cancelled")), "{answer}");
+    assert_eq!(waiting.1["state"], "failed", "{}", waiting.1);
+    let (status, answer) = instance.post(&path, &Value::Null).await;
+    assert_eq!((status, answer["code"].as_str()), (409, Some("too_late_to_cancel")), "{answer}");
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    assert!(mid.poll(&instance, 200, true).await.is_empty(), "it is never sent");
+    let held = submit(&instance, "POST").await;
+    assert_eq!(mid.poll(&instance, 5000, true).await.len(), 1);
+    assert_eq!(instance.post(&format!("/api/v1/requests/{held}/cancel"), &Value::Null).await.0, 409);
+    assert_eq!(mid.report(&instance, &held, 1, "x").await, "accepted", "and it runs on");
+    assert_eq!(instance.post("/api/v1/requests/nobody/cancel", &Value::Null).await.0, 404);
     instance.stop().await;
 }
 

@@ -44,11 +44,12 @@ impl Clock for ShiftedClock {
 pub(crate) struct Place {
     folder: tempfile::TempDir,
     postgres: Option<PostgresConfig>,
+    pub(crate) finished_hours: u32,
 }
 
 impl Place {
     pub(crate) fn sqlite() -> Self {
-        Self { folder: tempfile::tempdir().expect("a folder"), postgres: None }
+        Self { folder: tempfile::tempdir().expect("a folder"), postgres: None, finished_hours: 1 }
     }
 
     /// On a database that may be shared with others.
@@ -81,6 +82,7 @@ impl Instance {
         config.store.path = place.path().to_owned();
         config.store.postgres.clone_from(&place.postgres);
         config.limits.body_bytes = 64 * 1024;
+        config.retention.finished_hours = place.finished_hours;
         let shutdown = CancellationToken::new();
         let (sender, notice) = oneshot::channel();
         let clock = ShiftedClock::default();
