@@ -4,6 +4,7 @@
 mod cold;
 mod dispatch;
 mod footprint;
+mod jar;
 mod jar_alone;
 mod load;
 mod report;
@@ -38,16 +39,19 @@ enum Name {
     Cold,
     /// Memory of the MID Server and its start to the first lease.
     Footprint,
+    /// Calls, start and memory of the JAR host.
+    Jar,
 }
 
 impl Name {
-    const ALL: [Self; 3] = [Self::Dispatch, Self::Cold, Self::Footprint];
+    const ALL: [Self; 4] = [Self::Dispatch, Self::Cold, Self::Footprint, Self::Jar];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Dispatch => "dispatch",
             Self::Cold => "cold",
             Self::Footprint => "footprint",
+            Self::Jar => "jar",
         }
     }
 
@@ -56,11 +60,18 @@ impl Name {
             Self::Dispatch => dispatch::measure(programs).await,
             Self::Cold => cold::measure(programs, repository).await,
             Self::Footprint => footprint::measure(programs).await,
+            Self::Jar => jar::measure(programs, repository).await,
         }
     }
 }
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|first| first == jar::TRAMPOLINE) {
+        let Err(error) = midward_resolvers::jar::trampoline::run(words);
+        println!("the JVM was not started: {error}");
+        return ExitCode::FAILURE;
+    }
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

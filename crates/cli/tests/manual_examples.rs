@@ -69,6 +69,35 @@ fn every_document_can_be_applied() {
     }
 }
 
+/// No block of the manual can show `jars`: their files would have to be there.
+#[test]
+fn jars_beside_a_document_are_stored_and_listed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let instance = Instance::start(folder.path());
+    let (document, jar) = (folder.path().join("connections.yaml"), folder.path().join("my.jar"));
+    std::fs::write(&document, "version: 1\njars:\n  - name: vault\n    file: my.jar\n").expect("written");
+    let midward = |words: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_midward"))
+            .args(words)
+            .args(["--url", &instance.url, "--key-file"])
+            .arg(&instance.key)
+            .output()
+            .expect("midward");
+        (output.status.success(), String::from_utf8(output.stdout).expect("text"))
+    };
+    let file = document.to_str().expect("a path");
+    assert!(!midward(&["apply", "-f", file]).0, "the file is not there");
+    std::fs::write(&jar, b"PK\x03\x04 a resolver").expect("written");
+    let hashed = Command::new(env!("CARGO_BIN_EXE_midward-mid")).args(["jar", "hash"]).arg(&jar).output();
+    let digest = String::from_utf8(hashed.expect("midward-mid").stdout).expect("text");
+    let created = format!("create JAR vault {digest}");
+    assert!(midward(&["apply", "--dry-run", "-f", file]).1.starts_with(&created));
+    assert!(!midward(&["get", "jars"]).1.contains("vault"), "a dry run stores nothing");
+    assert!(midward(&["apply", "-f", file]).1.starts_with(&created));
+    assert_eq!(midward(&["apply", "-f", file]), (true, "nothing to change\n".to_owned()));
+    assert!(midward(&["get", "jars"]).1.contains(digest.trim()));
+}
+
 /// A running instance on loopback; ended when dropped.
 struct Instance {
     child: Child,

@@ -29,7 +29,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("midward-fakes", &["midward-core"]),
     ("midward-demo", &["midward-core", "midward-net", "midward-fakes"]),
-    ("midward-bench", &["midward-core", "midward-net", "midward-oauth", "midward-fakes", "midward-demo"]),
+    (
+        "midward-bench",
+        &["midward-core", "midward-net", "midward-oauth", "midward-resolvers", "midward-fakes", "midward-demo"],
+    ),
 ];
 
 /// For tests only: what a crate's own tests may use on top of [`ALLOWED`]. Nobody else sees the fakes.

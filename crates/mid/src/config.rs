@@ -58,6 +58,9 @@ pub struct MidSection {
     pub revoke_seconds: u64,
 }
 
+/// Folder of the JARs that came from the instance, in the state folder.
+const JARS_FOLDER: &str = "jars-from-instance";
+
 /// One configuration per way out; nothing is taken from the environment.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -187,6 +190,11 @@ impl MidConfig {
         }
         for resolver in config.resolvers.values_mut() {
             make_absolute(resolver, base_dir);
+            if let ResolverConfig::Jar(jar) = resolver
+                && let (Some(_), Some(sha256)) = (&jar.own.from_instance, &jar.process.sha256)
+            {
+                jar.process.jar = config.mid.state_dir.join(JARS_FOLDER).join(sha256.as_str()).join("resolver.jar");
+            }
         }
         for path in [&mut config.jar_host.dir, &mut config.jar_host.java, &mut config.admin.socket] {
             *path = path.as_ref().map(|p| base_dir.join(p));

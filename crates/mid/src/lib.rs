@@ -14,6 +14,7 @@ mod execute;
 mod grant;
 mod heartbeat;
 mod http;
+mod jar_fetch;
 mod lease_loop;
 mod lifecycle;
 mod link;

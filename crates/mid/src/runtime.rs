@@ -14,6 +14,7 @@ use crate::admin::{AdminSocket, Operate};
 use crate::capacity::Capacity;
 use crate::execute::Execute;
 use crate::heartbeat::{Heart, Resolvers};
+use crate::jar_fetch::JarFetch;
 use crate::lease_loop::LeaseLoop;
 use crate::link::{Link, LinkState};
 use crate::metrics_listener::MetricsListener;
@@ -27,6 +28,7 @@ const RESOLVERS_SHUT_DOWN: Duration = Duration::from_secs(5);
 pub struct Mid {
     link: Arc<Link>,
     heart: Arc<Heart>,
+    jars: JarFetch,
     lease_loop: LeaseLoop,
     delivery: OutcomeDelivery,
     executor: Arc<dyn Execute>,
@@ -42,6 +44,7 @@ pub struct Mid {
 pub(crate) struct Parts {
     pub(crate) link: Arc<Link>,
     pub(crate) heart: Arc<Heart>,
+    pub(crate) jars: JarFetch,
     pub(crate) executor: Arc<dyn Execute>,
     pub(crate) resolvers: Resolvers,
     pub(crate) capacity: Capacity,
@@ -66,6 +69,7 @@ impl Mid {
         let Parts {
             link,
             heart,
+            jars,
             executor,
             resolvers,
             capacity,
@@ -96,7 +100,7 @@ impl Mid {
             clock,
             random,
         };
-        Self { link, heart, lease_loop, delivery, executor, resolvers, calls, drain, revoke, admin, metrics }
+        Self { link, heart, jars, lease_loop, delivery, executor, resolvers, calls, drain, revoke, admin, metrics }
     }
 
     /// Runs until `stop`, then drains: no more polls, unstarted leases handed back, running calls finished, outcomes
@@ -116,6 +120,7 @@ impl Mid {
             "wiping",
             wipe_when_invalidated(Arc::clone(&self.link), Arc::clone(&self.executor), hard.clone()),
         ));
+        parts.spawn(named("fetching of JARs", self.jars.run(hard.clone())));
         if let Some((socket, operator)) = self.admin {
             parts.spawn(named("admin socket", socket.serve(operator, hard.clone())));
         }

@@ -23,6 +23,7 @@ use crate::engine::Engine;
 use crate::execute::Execute;
 use crate::heartbeat::{Heart, Resolvers};
 use crate::http::InstanceWay;
+use crate::jar_fetch::{JarFetch, wanted};
 use crate::link::Link;
 use crate::metrics_listener::MetricsListener;
 use crate::operate::Operator;
@@ -71,6 +72,7 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
         Arc::clone(&clock),
         Arc::clone(&random),
     ));
+    let jars = JarFetch { link: Arc::clone(&link), policy: Arc::clone(&policy), wanted: wanted(config) };
     let operator: Arc<dyn Operate> = Arc::new(Operator {
         link: Arc::clone(&link),
         heart: Arc::clone(&heart),
@@ -87,6 +89,7 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
     let mid = Mid::join(Parts {
         link,
         heart,
+        jars,
         executor,
         resolvers,
         capacity,

@@ -132,6 +132,31 @@ fn a_network_of_its_own_is_empty_and_its_tasks_are_counted() {
 }
 
 #[test]
+fn what_a_best_effort_lacks_is_told_to_the_mid() {
+    let told = |faults: &[&str], options: &[&str]| {
+        // Frames leave on descriptor 4; here it is the pipe that the test reads.
+        let output = Command::new("/bin/sh")
+            .args(["-c", "exec 4>&1; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_jar-host-exec")])
+            .args(faults)
+            .args(options)
+            .args(["/usr/bin/perl", "-e", "print 'runs'"])
+            .output()
+            .expect("sh");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let private = ["--sandbox=best_effort", "--private-network"];
+    assert_eq!(told(&[], &private), "runs", "nothing is missing");
+    for (fault, word) in [("--without-landlock", "LandlockAbsent"), ("--without-namespaces", "Namespaces")] {
+        let text = told(&[fault], &private);
+        assert!(text.contains(word) && text.ends_with("runs"), "{fault}: {text:?}");
+    }
+    // Without namespaces nothing is open that they would have closed, where nothing is to be connected to.
+    assert!(told(&["--without-namespaces"], &["--sandbox=required", "--private-network"]).ends_with("runs"));
+    let refused = told(&["--without-landlock"], &["--sandbox=required"]);
+    assert!(refused.contains("LandlockAbsent") && !refused.contains("runs"), "{refused:?}");
+}
+
+#[test]
 fn root_keeps_no_capability() {
     let exec = env!("CARGO_BIN_EXE_jar-host-exec");
     let script =

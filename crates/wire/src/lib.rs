@@ -7,6 +7,7 @@ mod bytes64;
 mod config;
 mod enroll;
 mod headers;
+mod jar;
 mod lease;
 mod outcome;
 
@@ -20,6 +21,7 @@ pub use enroll::{
     state_signing_input,
 };
 pub use headers::{HeaderKind, header_kind};
+pub use jar::{JarDocument, MAX_JAR_LEN, jar_digest};
 pub use lease::{
     ApiCall, Heartbeat, HeartbeatReply, LeaseGrant, LeaseReply, LeaseRequest, ReplayRule, ResolverHealth,
     ResolverStatus,
@@ -41,6 +43,8 @@ pub mod paths {
     pub const LEASE: &str = "/mid/v1/lease";
     /// `GET` + `/{digest}` -> the bytes of a [`super::ConfigDocument`].
     pub const CONFIG: &str = "/mid/v1/config";
+    /// `GET` + `/{sha256}` -> a [`super::JarDocument`] whose content has that [`super::jar_digest`].
+    pub const JARS: &str = "/mid/v1/jars";
     /// `POST` [`super::OutcomesRequest`] -> [`super::OutcomesReply`].
     pub const OUTCOMES: &str = "/mid/v1/outcomes";
     /// `POST` `{"version":1,"incarnation":"..","request_ids":[[id, epoch],..]}` -> 204: leases handed back on drain.

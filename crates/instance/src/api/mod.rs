@@ -3,6 +3,7 @@
 mod apply;
 pub(crate) mod call;
 mod clients;
+mod jars;
 mod mids;
 mod openapi;
 mod records;
@@ -45,6 +46,11 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/v1/mids/{name}/{action}", post(mids::act))
         .route("/api/v1/api-keys", get(clients::list).post(clients::create))
         .route("/api/v1/api-keys/{name}", axum::routing::delete(clients::delete))
+        .route("/api/v1/jars", get(jars::list))
+        .route(
+            "/api/v1/jars/{name}",
+            axum::routing::put(jars::put).delete(jars::delete).layer(DefaultBodyLimit::max(jars::LARGEST)),
+        )
         .route("/api/v1/requests", get(requests::list).post(requests::submit))
         .route("/api/v1/requests/{id}", get(requests::one))
         .route("/api/v1/requests/{id}/cancel", post(requests::cancel))

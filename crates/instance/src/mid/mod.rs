@@ -39,6 +39,7 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
         .route(paths::HEARTBEAT, post(work::heartbeat))
         .route(paths::LEASE, post(work::lease))
         .route(&format!("{}/{{digest}}", paths::CONFIG), get(work::config))
+        .route(&format!("{}/{{sha256}}", paths::JARS), get(work::jar))
         .route(paths::OUTCOMES, post(work::outcomes).layer(DefaultBodyLimit::max(OUTCOMES)))
         .route(paths::RELEASE, post(work::release))
         .route_layer(from_fn_with_state(Arc::clone(app), auth::mids_only))

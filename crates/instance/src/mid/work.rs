@@ -9,8 +9,8 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use midward_wire::{
-    Heartbeat, HeartbeatReply, LeaseReply, LeaseRequest, MidState, Outcome, OutcomeVerdict, OutcomesReply,
-    ReleaseRequest, VERSION,
+    Bytes64, Heartbeat, HeartbeatReply, JarDocument, LeaseReply, LeaseRequest, MidState, Outcome, OutcomeVerdict,
+    OutcomesReply, ReleaseRequest, VERSION,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -23,7 +23,7 @@ use crate::auth;
 use crate::problem::Problem;
 use crate::queue::{Job, Poll, Report};
 use crate::store::requests::{FAILED, Finish, REPLIED, UNKNOWN};
-use crate::store::{StoreError, connections, mids};
+use crate::store::{StoreError, connections, jars, mids};
 
 /// Longest that a poll is held open.
 const LONGEST_POLL: Duration = Duration::from_secs(25);
@@ -131,6 +131,18 @@ pub(super) async fn config(
     let document = connections::document(app.store.readers(), &digest).await?;
     let document = document.ok_or_else(|| Problem::not_found("configuration", &digest))?;
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], document).into_response())
+}
+
+/// Any JAR, for a MID that knows its digest: whether it runs it is for its own policy.
+pub(super) async fn jar(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    Path(sha256): Path<String>,
+) -> Result<Json<JarDocument>, Problem> {
+    auth::mid(&app, &headers).await?;
+    let content = jars::content(app.store.readers(), &sha256).await?;
+    let content = content.ok_or_else(|| Problem::not_found("JAR", &sha256))?;
+    Ok(Json(JarDocument { version: VERSION, content: Bytes64(content) }))
 }
 
 /// As [`midward_wire::OutcomesRequest`], with each outcome's own text, which is what is stored.

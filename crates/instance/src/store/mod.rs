@@ -4,6 +4,7 @@ pub(crate) mod api_keys;
 pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod dialect;
+pub(crate) mod jars;
 pub(crate) mod mids;
 pub(crate) mod oauth;
 pub(crate) mod requests;
@@ -59,6 +60,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first", include_str!("../../migrations/0001_first.sql")),
     (2, "client assertions", include_str!("../../migrations/0002_client_assertions.sql")),
     (4, "grants", include_str!("../../migrations/0004_grants.sql")),
+    (5, "jars", include_str!("../../migrations/0005_jars.sql")),
     (6, "retention", include_str!("../../migrations/0006_retention.sql")),
     (7, "priorities", include_str!("../../migrations/0007_priorities.sql")),
 ];

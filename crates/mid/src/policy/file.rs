@@ -8,6 +8,7 @@ use http::Method;
 use midward_core::check_name;
 use midward_net::{AddressGuard, IpNet};
 use midward_oauth::is_own_claim;
+use midward_resolvers::JarDigest;
 use midward_wire::{ClientAuth, GrantType};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ use super::url::{strict_origin, strict_url};
 #[derive(Debug, Default)]
 pub struct Policy {
     pub(super) rules: Vec<Rule>,
+    jars: Vec<JarDigest>,
 }
 
 /// A policy file that cannot be used. The policy in force stays.
@@ -37,6 +39,9 @@ pub enum PolicyError {
 #[serde(deny_unknown_fields)]
 struct PolicyFile {
     version: u32,
+    /// Digests of the JARs that may come from the instance. None unless listed.
+    #[serde(default)]
+    jars: Vec<JarDigest>,
     #[serde(default)]
     rule: Vec<RuleFile>,
 }
@@ -162,7 +167,12 @@ impl Policy {
             }
             rules.push(Rule::new(rule).map_err(fail)?);
         }
-        Ok(Self { rules })
+        Ok(Self { rules, jars: file.jars })
+    }
+
+    /// Whether a JAR may come from the instance.
+    pub fn allows_jar(&self, digest: &JarDigest) -> bool {
+        self.jars.contains(digest)
     }
 
     /// Names of the rules, in order.

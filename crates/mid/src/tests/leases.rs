@@ -21,6 +21,8 @@ use super::instance::{Scripted, Seen, answer, eventually, json as answer_json, t
 use crate::capacity::Capacity;
 use crate::execute::{Execute, Leased};
 use crate::heartbeat::Heart;
+use crate::jar_fetch::JarFetch;
+use crate::policy::{Policy, PolicyStore};
 use crate::runtime::{Mid, Parts};
 
 /// Executes by counting; holds each call until it is let go.
@@ -94,9 +96,12 @@ impl Running {
             Arc::clone(&clock),
             Arc::clone(&random),
         ));
+        let policy = Arc::new(PolicyStore::new(Policy::default(), Arc::clone(&random)));
+        let jars = JarFetch { link: Arc::clone(&link), policy, wanted: Vec::new() };
         let mid = Mid::join(Parts {
             link,
             heart,
+            jars,
             executor: executor.clone(),
             resolvers,
             capacity,

@@ -2,6 +2,7 @@
 
 mod engine;
 mod instance;
+mod jars;
 mod leases;
 mod link;
 mod metrics;

@@ -27,6 +27,9 @@ pub struct CyberArkSdkConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JarSettings {
+    /// The JAR's name on the instance, which gives it; in place of `jar`, and only with `sha256`.
+    #[serde(default)]
+    pub from_instance: Option<String>,
     #[serde(default = "default_class")]
     pub class: String,
     /// What the JAR gets as `type`.
@@ -66,6 +69,8 @@ pub struct CyberArkSdkSettings {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProcessConfig {
+    /// Empty until it is known where a JAR from the instance is kept.
+    #[serde(default)]
     pub jar: PathBuf,
     /// Its `*.jar` files join the JAR's class path; by default `lib/` beside the JAR, when there is one.
     #[serde(default)]
@@ -126,13 +131,26 @@ pub struct ProcessConfig {
 
 impl<'de> Deserialize<'de> for JarConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        split(deserializer).map(|(own, process)| Self { own, process })
+        let (own, process): (JarSettings, ProcessConfig) = split(deserializer)?;
+        let has_file = !process.jar.as_os_str().is_empty();
+        match &own.from_instance {
+            None if !has_file => Err(D::Error::missing_field("jar")),
+            Some(_) if has_file || process.lib_dir.is_some() => {
+                Err(D::Error::custom("`from_instance` excludes `jar` and `lib_dir`"))
+            }
+            Some(_) if process.sha256.is_none() => Err(D::Error::custom("`from_instance` needs `sha256`")),
+            _ => Ok(Self { own, process }),
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for CyberArkSdkConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        split(deserializer).map(|(own, process)| Self { own, process })
+        let (own, process): (CyberArkSdkSettings, ProcessConfig) = split(deserializer)?;
+        if process.jar.as_os_str().is_empty() {
+            return Err(D::Error::missing_field("jar"));
+        }
+        Ok(Self { own, process })
     }
 }
 
@@ -247,8 +265,11 @@ mod tests {
     fn an_error_names_the_key_and_all_that_are_known() {
         let error = |text| toml::from_str::<JarConfig>(text).expect_err("illegal").message().to_owned();
         let unknown = error("jar = '/a.jar'\nclas = 'x'");
-        assert!(unknown.starts_with("unknown field `clas`, expected one of `class`, "), "{unknown}");
+        assert!(unknown.starts_with("unknown field `clas`, expected one of `from_instance`, `class`, "), "{unknown}");
         assert!(unknown.contains("`connect_ports`") && !unknown.contains("`app_id`"), "{unknown}");
         assert_eq!(error("class = 'x'"), "missing field `jar`");
+        assert_eq!(error("from_instance = 'x'"), "`from_instance` needs `sha256`");
+        let both = format!("from_instance = 'x'\njar = '/a.jar'\nsha256 = '{}'", "0".repeat(64));
+        assert_eq!(error(&both), "`from_instance` excludes `jar` and `lib_dir`");
     }
 }

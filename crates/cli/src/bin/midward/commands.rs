@@ -21,6 +21,7 @@ pub(crate) enum Kind {
     Mids,
     Requests,
     ApiKeys,
+    Jars,
 }
 
 impl Kind {
@@ -33,6 +34,7 @@ impl Kind {
             Self::Mids => "mids",
             Self::Requests => "requests",
             Self::ApiKeys => "api-keys",
+            Self::Jars => "jars",
         }
     }
 
@@ -45,6 +47,7 @@ impl Kind {
             Self::Mids => &["name", "state", "live", "draining", "running", "capacity", "program_version"],
             Self::Requests => &["id", "connection", "state", "method", "path", "mid"],
             Self::ApiKeys => &["name", "role", "prefix", "connections"],
+            Self::Jars => &["name", "sha256", "size"],
         }
     }
 }
@@ -139,8 +142,11 @@ pub(crate) async fn cancel(client: &Client, id: &str, as_json: bool) -> Result<(
 
 pub(crate) async fn apply(client: &Client, file: &Path, dry_run: bool, as_json: bool) -> Result<(), CliError> {
     let text = read_text(file)?;
-    let document: Value = serde_yaml_ng::from_str(&text)
+    let mut document: Value = serde_yaml_ng::from_str(&text)
         .map_err(|error| CliError::usage(format!("{}: {error}", file.display()), "Correct the document."))?;
+    // First of all: a MID that is told of a connection finds its resolver's JAR.
+    let jars = crate::jars::take(&mut document, file)?;
+    crate::jars::apply(client, jars, dry_run, as_json).await?;
     let query = if dry_run { "?dry_run=true" } else { "" };
     let answer = client.api(Method::POST, &format!("/api/v1/apply{query}"), Some(&document)).await?;
     if as_json {

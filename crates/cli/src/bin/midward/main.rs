@@ -4,6 +4,7 @@ mod client;
 mod commands;
 mod exit;
 mod instance;
+mod jars;
 mod output;
 
 use std::path::PathBuf;

@@ -43,6 +43,7 @@ macro_rules! for_each_scenario {
             what_the_connection_header_names_is_not_passed_on,
             nobody_is_listened_to_for_long_before_showing_a_key,
             an_answer_may_be_larger_than_a_request,
+            a_jar_is_kept_for_mids_and_given_out_by_its_digest,
         }
     };
 }
@@ -531,5 +532,40 @@ pub(crate) async fn an_answer_may_be_larger_than_a_request(place: Place) {
     assert_eq!(mid.report(&instance, &id, 1, &large).await, "accepted");
     let (_, shown) = instance.get(&format!("/api/v1/requests/{id}")).await;
     assert_eq!(shown["body_base64"].as_str(), Some(STANDARD.encode(&large).as_str()));
+    instance.stop().await;
+}
+
+pub(crate) async fn a_jar_is_kept_for_mids_and_given_out_by_its_digest(place: Place) {
+    let instance = with_document(&place).await;
+    let mid = ScriptedMid::working(&instance, "edge").await;
+    // Larger than the limit of other bodies.
+    let jar = [b"PK\x03\x04".to_vec(), vec![7; 300_000]].concat();
+    let put = async |name: &str, content: &[u8]| {
+        let document = json!({"version": 1, "content": STANDARD.encode(content)});
+        instance.api_as(&instance.key, Method::PUT, &format!("/api/v1/jars/{name}"), &document).await
+    };
+    let (status, stored) = put("vault", &jar).await;
+    assert_eq!((status, stored["size"].as_u64()), (200, Some(300_004)), "{stored}");
+    let digest = midward_wire::jar_digest(&jar);
+    assert_eq!(stored["sha256"], json!(digest));
+    let (status, listed) = instance.get("/api/v1/jars").await;
+    assert_eq!((status, &listed["items"]), (200, &json!([stored])), "no bytes in the list");
+
+    let path = format!("{}/{digest}", paths::JARS);
+    let fetch = async |key: &str, path: &str| instance.api_as(key, Method::GET, path, &Value::Null).await;
+    let (status, given) = fetch(&mid.token, &path).await;
+    assert_eq!((status, given["content"].as_str()), (200, Some(STANDARD.encode(&jar).as_str())));
+    assert_eq!(fetch(&mid.token, &format!("{}/{}", paths::JARS, "0".repeat(64))).await.0, 404);
+    assert_eq!(fetch("none", &path).await.0, 401, "MIDs only");
+
+    assert_eq!(put("vault", b"no JAR").await.1["code"], "not_a_jar");
+    assert_eq!(put("a%20b", &jar).await.0, 400);
+    let huge = [b"PK\x03\x04".to_vec(), vec![0; midward_wire::MAX_JAR_LEN]].concat();
+    assert_eq!(put("vault", &huge).await.1["code"], "body_too_large");
+    let other = b"PK\x03\x04 another";
+    assert_eq!(put("vault", other).await.0, 200);
+    assert_eq!(fetch(&mid.token, &path).await.0, 404, "replaced");
+    assert_eq!(instance.api_as(&instance.key, Method::DELETE, "/api/v1/jars/vault", &Value::Null).await.0, 204);
+    assert_eq!(instance.get("/api/v1/jars").await.1["items"], json!([]));
     instance.stop().await;
 }

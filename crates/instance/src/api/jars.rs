@@ -1,0 +1,65 @@
+//! Resolver JARs that MIDs may fetch. They are kept as bytes and looked at by nobody here.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use midward_wire::{JarDocument, MAX_JAR_LEN, VERSION, jar_digest};
+use serde_json::Value;
+
+use super::{Body, body, page, parse};
+use crate::app::Shared;
+use crate::auth;
+use crate::check;
+use crate::problem::Problem;
+use crate::store::jars::{self, Jar};
+
+/// Largest message with a JAR, in bytes: base64 inside JSON.
+pub(super) const LARGEST: usize = MAX_JAR_LEN / 3 * 4 + 64 * 1024;
+
+pub(super) async fn list(State(app): State<Shared>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
+    auth::administrator(&app, &headers).await?;
+    Ok(page(jars::all(app.store.readers()).await?))
+}
+
+pub(super) async fn put(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+    content: Body,
+) -> Result<Json<Jar>, Problem> {
+    let client = auth::administrator(&app, &headers).await?;
+    check::name("JAR", &name)?;
+    let document: JarDocument = parse(&body(content, MAX_JAR_LEN)?)?;
+    let content = document.content.0;
+    if document.version != VERSION {
+        return Err(Problem::bad_request("document_version", "the document's version is not 1", "Send version 1."));
+    }
+    if content.len() > MAX_JAR_LEN {
+        return Err(Problem::too_large(MAX_JAR_LEN));
+    }
+    // The local header of a ZIP file's first entry (APPNOTE.TXT 4.3.7).
+    if !content.starts_with(b"PK\x03\x04") {
+        return Err(Problem::bad_request("not_a_jar", "the content is not a JAR", "Name the JAR itself."));
+    }
+    let size = i64::try_from(content.len()).unwrap_or(i64::MAX);
+    let jar = Jar { name, sha256: jar_digest(&content), size, updated_at: app.now() };
+    let mut tx = app.store.begin().await?;
+    jars::put(&mut *tx, &jar, &content).await?;
+    tx.commit().await?;
+    tracing::info!(client = client.name, jar = jar.name, sha256 = jar.sha256, "a JAR was stored");
+    Ok(Json(jar))
+}
+
+pub(super) async fn delete(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    auth::administrator(&app, &headers).await?;
+    let mut tx = app.store.begin().await?;
+    if !jars::delete(&mut *tx, &name).await? {
+        return Err(Problem::not_found("JAR", &name));
+    }
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
