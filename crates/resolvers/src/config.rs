@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use midward_core::{Clock, Random};
+use midward_net::WayOut;
 use serde::Deserialize;
 
 use crate::jar::{JarResolver, SandboxMode};
-use crate::{CredentialId, Resolver};
+use crate::{AwsConfig, CredentialId, Resolver};
 
 /// One resolver's configuration, told apart by `kind`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -21,6 +22,8 @@ pub enum ResolverConfig {
     /// CyberArk's `JavaPasswordSDK.jar`, from the AIM client's installation folder.
     #[serde(rename = "cyberark_sdk")]
     CyberArkSdk(CyberArkSdkConfig),
+    /// AWS Secrets Manager (cargo feature `aws`).
+    AwsSecretsManager(AwsConfig),
 }
 
 /// `kind = "jar"`.
@@ -164,6 +167,8 @@ pub struct ResolverContext {
     pub trampoline: Vec<OsString>,
     /// The `java` program, unless a resolver names another.
     pub java: PathBuf,
+    /// The way out to vaults.
+    pub vaults: WayOut,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
 }
@@ -177,7 +182,11 @@ impl fmt::Debug for ResolverContext {
 /// Makes the resolver. Starts nothing: [`Resolver::warm_up`] or the first call does, and [`Resolver::report`] tells
 /// what is wrong.
 pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> Arc<dyn Resolver> {
-    Arc::new(JarResolver::new(name, config, context))
+    match config {
+        ResolverConfig::AwsSecretsManager(aws) => crate::aws::build(name, aws, context),
+        ResolverConfig::Jar(jar) => Arc::new(JarResolver::jar(name, jar, context)),
+        ResolverConfig::CyberArkSdk(sdk) => Arc::new(JarResolver::sdk(name, sdk, context)),
+    }
 }
 
 fn default_class() -> String {
