@@ -183,10 +183,18 @@ fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
     let (jar, lib_dir, java) = match resolver {
         ResolverConfig::Jar(jar) => (&mut jar.jar, &mut jar.lib_dir, &mut jar.java),
         ResolverConfig::CyberArkSdk(sdk) => (&mut sdk.jar, &mut sdk.lib_dir, &mut sdk.java),
+        ResolverConfig::AwsSecretsManager(aws) => return below(base_dir, aws.credentials.files_mut()),
+        ResolverConfig::AzureKeyVault(azure) => return below(base_dir, azure.credentials.files_mut()),
     };
     *jar = base_dir.join(&*jar);
     for path in [lib_dir, java] {
         *path = path.as_ref().map(|p| base_dir.join(p));
+    }
+}
+
+fn below<'a>(base_dir: &Path, files: impl IntoIterator<Item = &'a mut PathBuf>) {
+    for file in files {
+        *file = base_dir.join(&*file);
     }
 }
 

@@ -11,7 +11,7 @@ use midward_net::WayOut;
 use serde::Deserialize;
 
 use crate::jar::{JarResolver, SandboxMode};
-use crate::{AwsConfig, CredentialId, Resolver};
+use crate::{AwsConfig, AzureConfig, CredentialId, Resolver};
 
 /// One resolver's configuration, told apart by `kind`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -24,6 +24,8 @@ pub enum ResolverConfig {
     CyberArkSdk(CyberArkSdkConfig),
     /// AWS Secrets Manager (cargo feature `aws`).
     AwsSecretsManager(AwsConfig),
+    /// Azure Key Vault (cargo feature `azure`).
+    AzureKeyVault(AzureConfig),
 }
 
 /// `kind = "jar"`.
@@ -184,6 +186,7 @@ impl fmt::Debug for ResolverContext {
 pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> Arc<dyn Resolver> {
     match config {
         ResolverConfig::AwsSecretsManager(aws) => crate::aws::build(name, aws, context),
+        ResolverConfig::AzureKeyVault(azure) => crate::azure::build(name, azure, context),
         ResolverConfig::Jar(jar) => Arc::new(JarResolver::jar(name, jar, context)),
         ResolverConfig::CyberArkSdk(sdk) => Arc::new(JarResolver::sdk(name, sdk, context)),
     }

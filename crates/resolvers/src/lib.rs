@@ -1,6 +1,7 @@
 //! Resolvers: how a credential identifier becomes a client's secret fields.
 
 mod aws;
+mod azure;
 mod cloud;
 mod config;
 mod credential_id;
@@ -11,6 +12,7 @@ mod resolver;
 mod unusable;
 
 pub use aws::{AwsConfig, AwsCredentials};
+pub use azure::{AzureConfig, AzureCredentials};
 pub use cloud::SecretFields;
 pub use config::{CyberArkSdkConfig, JarConfig, ResolverConfig, ResolverContext, build};
 pub use credential_id::{CredentialId, InvalidCredentialId, MAX_CREDENTIAL_ID_LEN};

@@ -38,14 +38,14 @@ pub struct AwsConfig {
 pub enum AwsCredentials {
     /// An access key in a file of the form of `~/.aws/credentials`, read anew for each look-up.
     ProfileFile {
-        /// Absolute path; readable by its owner only (0600 or 0400).
+        /// Readable by its owner only (0600 or 0400).
         file: PathBuf,
         #[serde(default = "default_profile")]
         profile: String,
     },
     /// A token in a file, exchanged for short-lived credentials of a role (`AssumeRoleWithWebIdentity`).
     WebIdentity {
-        /// Absolute path; read whenever new credentials are needed.
+        /// Readable by its owner only; read whenever new credentials are needed.
         token_file: PathBuf,
         role_arn: String,
         /// Shown in AWS CloudTrail.
@@ -61,6 +61,16 @@ pub enum AwsCredentials {
         #[serde(default)]
         endpoint: Option<Url>,
     },
+}
+
+impl AwsCredentials {
+    /// The files that are named, for those who make relative paths absolute.
+    pub fn files_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::ProfileFile { file, .. } | Self::WebIdentity { token_file: file, .. } => Some(file),
+            Self::InstanceMetadata { .. } => None,
+        }
+    }
 }
 
 fn default_profile() -> String {

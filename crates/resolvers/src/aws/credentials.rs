@@ -20,7 +20,7 @@ use url::Url;
 use super::config::AwsCredentials;
 use super::connector::{Connector, SdkClock};
 use super::failures::{self, WHO_STS};
-use crate::cloud::{Network, check_endpoint, misconfigured, read_private};
+use crate::cloud::{Network, Why, check_endpoint, misconfigured, read_private};
 
 /// Where Amazon's instance metadata service listens.
 const METADATA: &str = "http://169.254.169.254";
@@ -30,11 +30,6 @@ pub(super) struct Source {
     pub(super) provider: SharedCredentialsProvider,
     pub(super) cache: SharedIdentityCache,
 }
-
-/// A [`Failure`] on its way through the SDK's errors.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Why(pub(super) Failure);
 
 impl Source {
     /// `connector` and `clock` are those of the vault's own client.

@@ -5,8 +5,7 @@ use std::error::Error as StdError;
 use midward_core::Failure;
 use midward_net::SendError;
 
-use super::credentials::Why;
-use crate::cloud::{Meaning, send_failure};
+use crate::cloud::{Meaning, Why, send_failure};
 
 pub(super) const WHO: &str = "AWS Secrets Manager";
 pub(super) const WHO_STS: &str = "AWS STS";

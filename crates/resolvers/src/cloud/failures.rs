@@ -5,6 +5,11 @@ use std::time::Duration;
 use midward_core::{Failure, Hop};
 use midward_net::{SendError, SendErrorKind};
 
+/// A [`Failure`] on its way through an SDK's errors.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Why(pub(crate) Failure);
+
 /// What an error code or a status means, whatever the vault calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
