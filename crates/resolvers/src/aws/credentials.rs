@@ -133,14 +133,15 @@ impl ProfileFile {
         )
         .await
         .map_err(|_| broken())?;
-        let value = |key| profiles.get(key).filter(|value| !value.is_empty());
-        let (Some(id), Some(secret)) = (value("aws_access_key_id"), value("aws_secret_access_key")) else {
+        let legal = |value: Option<&str>| value.filter(|value| !value.is_empty()).map(str::to_owned);
+        let id = legal(profiles.get("aws_access_key_id"));
+        let (Some(id), Some(secret)) = (id, legal(profiles.get("aws_secret_access_key"))) else {
             return Err(misconfigured(format!(
                 "credentials.file has no access key for the profile {:?}; roles and programs in it are not used",
                 self.profile
             )));
         };
-        Ok(Credentials::new(id, secret, value("aws_session_token").map(str::to_owned), None, "profile_file"))
+        Ok(Credentials::new(id, secret, legal(profiles.get("aws_session_token")), None, "file"))
     }
 }
 
@@ -184,7 +185,7 @@ impl WebIdentity {
             credentials.secret_access_key,
             Some(credentials.session_token),
             Some(expiry),
-            "web_identity",
+            "sts",
         ))
     }
 }

@@ -97,7 +97,7 @@ impl Resolver for AzureResolver {
 }
 
 fn client(config: &AzureConfig, context: &ResolverContext) -> Result<SecretClient, Failure> {
-    check_endpoint("vault_url", &config.vault_url)?;
+    check_endpoint("the vault_url", &config.vault_url)?;
     let network = Network::to_vault(&context.vaults, Some(&config.vault_url));
     let transport = Client::new(network, Duration::from_millis(config.timeout_ms), &config.vault_url);
     let options = SecretClientOptions {
