@@ -5,14 +5,15 @@
 #   make test            every check and every test
 #   make bench           all benchmarks; results in bench/results
 #   make bench-NAME      one of them
-#   make fuzz            twenty seconds of random token replies (FUZZ_SECONDS=600 for longer); not part of make test
+#   make fuzz            twenty seconds of random token replies (FUZZ_SECONDS=600 for longer); part of make test
+#   make soak            ten minutes of them, after as long of interleavings with a new seed (SOAK_SEED=N: that one)
 #   make lint            formatting, clippy, licences and sources
 #   make docs            the manual, as HTML below build/docs
 #   make clean           removes what was built
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help demo test fuzz bench lint fmt docs clean jar-host release tests cloud-tests clippy deny-check
+.PHONY: help demo test fuzz soak interleavings bench bench-tokens lint fmt docs clean jar-host release tests cloud-tests clippy deny-check
 
 # A Node.js of our own is there only when the system's is too old; cargo's tools may not be in a bare machine's PATH.
 export PATH := $(CURDIR)/build/tools/node/bin:$(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -30,16 +31,22 @@ demo:
 	target/release/midward-demo $(if $(ONCE),--once)
 
 test:
-	@$(SETUP) cc rustfmt clippy java node nextest deny moto
+	@$(SETUP) cc rustfmt clippy java node postgres nextest deny moto
 	@$(MAKE) --no-print-directory jar-host
 	cargo fmt --all --check
 	@$(MAKE) --no-print-directory deny-check
-	@$(MAKE) --no-print-directory clippy tests cloud-tests
+	@$(MAKE) --no-print-directory clippy tests cloud-tests fuzz
 
 tests:
 	cargo build --locked --workspace --bins
 	cargo nextest run --locked --workspace --profile default --retries 0 --no-fail-fast
 	cargo test --locked --workspace --doc --quiet
+	@$(MAKE) --no-print-directory interleavings
+
+# The token cache with shuttle in control of every lock, atomic and task; its feature changes no other crate.
+INTERLEAVINGS := cargo nextest run --locked -p midward-oauth --features shuttle --test interleavings
+interleavings:
+	$(INTERLEAVINGS)
 
 # The resolvers for the clouds' own vaults: cargo features that are off otherwise, so that nobody else waits for the
 # vendors' SDKs to be built.
@@ -57,10 +64,12 @@ lint:
 	@$(MAKE) --no-print-directory deny-check
 	@$(MAKE) --no-print-directory clippy
 
-# The second line is the MID Server as it is shipped: without anything of the instance.
+# The second line is the MID Server as it is shipped: without anything of the instance. The third is the token cache as
+# its interleavings are tested.
 clippy:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p midward-cli --no-default-features --features mid --bin midward-mid -- -D warnings
+	cargo clippy --locked -p midward-oauth --features shuttle --all-targets -- -D warnings
 
 # Advisories are left out: they need a database from the network, so the result could change without a change here.
 deny-check:
@@ -72,6 +81,7 @@ fmt:
 
 # libFuzzer without cargo-fuzz: the instrumentation is flags of the stable compiler's.
 FUZZ_SECONDS ?= 20
+FUZZ_SEED ?= 1
 FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 	-Cllvm-args=-sanitizer-coverage-trace-compares
@@ -80,10 +90,29 @@ fuzz:
 	@$(SETUP) cc
 	mkdir -p build/fuzz-corpus
 	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" cargo run --release --target x86_64-unknown-linux-gnu \
-		--target-dir $(CURDIR)/target/fuzz --bin token_reply -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
-		$(CURDIR)/build/fuzz-corpus
+		--target-dir $(CURDIR)/target/fuzz --bin token_reply -- -seed=$(FUZZ_SEED) \
+		-max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
+		$(CURDIR)/build/fuzz-corpus $(CURDIR)/crates/oauth/tests/token-replies
 
-bench: bench-all
+# Longer, with a seed of its own each time. It is printed: SOAK_SEED makes the same run again.
+SOAK_SECONDS ?= 600
+SOAK_ORDERS ?= 200000
+SOAK_SEED := $(or $(SOAK_SEED),$(shell date +%s))
+soak:
+	@$(SETUP) cc nextest
+	@echo "soak: SOAK_SEED=$(SOAK_SEED) SOAK_ORDERS=$(SOAK_ORDERS) SOAK_SECONDS=$(SOAK_SECONDS)"
+	MIDWARD_SEED=$(SOAK_SEED) MIDWARD_INTERLEAVINGS=$(SOAK_ORDERS) $(INTERLEAVINGS) --profile soak
+	MIDWARD_SEED=$(SOAK_SEED) cargo nextest run --locked -p midward-oauth --profile soak --test engine \
+		a_million_random_interleavings_mix_nothing_up
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=$(SOAK_SECONDS) FUZZ_SEED=$(SOAK_SEED)
+
+bench: bench-all bench-tokens
+
+# In a process of its own: no program is needed beside it.
+bench-tokens:
+	@$(SETUP) cc
+	cargo build --locked --release -p midward-bench --bin midward-bench-tokens
+	target/release/midward-bench-tokens
 
 bench-%:
 	@$(SETUP) cc java

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds the JAR host with plain javac.
-#   build.sh OUTDIR             midward-jar-host.jar, midward-mid-classes.jar, sample/credential-resolver.jar
+#   build.sh OUTDIR             midward-jar-host.jar, midward-mid-classes.jar, sample/credential-resolver.jar, and in lib/
+#                               the libraries that resolver JARs assume, copied from where Debian's packages put them
 #   build.sh OUTDIR fake-sdk    JavaPasswordSDK.jar, a stand-in for tests; never part of the product
 #   build.sh OUTDIR jar FOLDER NAME
 #                               NAME.jar from a resolver's source in FOLDER, against the MID classes in OUTDIR
@@ -28,10 +29,25 @@ make_jar() {
     rm -rf "$work"
     work=
 }
+# Copies, not links: a JAR's process may read lib/ and nothing beside it.
+copy_libraries() {
+    mkdir -p "$out/lib"
+    for name in gson httpclient httpcore commons-logging commons-codec commons-io; do
+        from=${MIDWARD_JAVA_LIBRARIES:-/usr/share/java}/$name.jar
+        if [ ! -f "$from" ]; then
+            echo "build.sh: no $from: resolver JARs that assume $name must bring it in a lib/ folder of their own" >&2
+        elif ! cmp -s "$from" "$out/lib/$name.jar"; then
+            cp "$from" "$out/lib/.new"
+            chmod 644 "$out/lib/.new"
+            mv "$out/lib/.new" "$out/lib/$name.jar"
+        fi
+    done
+}
 trap '[ -z "$work" ] || rm -rf "$work"' EXIT
 
 case $what in
 host)
+    copy_libraries
     make_jar "$out/midward-jar-host.jar" "$here/host" "$here/host"
     make_jar "$out/midward-mid-classes.jar" "$here/mid-classes" "$here/mid-classes"
     make_jar "$out/sample/credential-resolver.jar" "$here/sample" "$out/midward-mid-classes.jar"
@@ -40,7 +56,7 @@ fake-sdk)
     make_jar "$out/JavaPasswordSDK.jar" "$here/../crates/fakes/java" "$here"
     ;;
 jar)
-    make_jar "$out/${4:?name of the JAR}.jar" "${3:?folder of the source}" "$out/midward-mid-classes.jar"
+    make_jar "$out/${4:?name of the JAR}.jar" "${3:?folder of the source}" "$out/midward-mid-classes.jar:$out/lib/*"
     ;;
 *)
     echo "build.sh: unknown target $what (host, fake-sdk, jar)" >&2

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what a make target needs and is not there yet, and says what and why. A second run installs nothing.
 #
-#   scripts/setup.sh NEED...      needs: cc java node deny nextest rustfmt clippy mdbook moto
+#   scripts/setup.sh NEED...      needs: cc java node postgres deny nextest rustfmt clippy mdbook moto
 #
 # Debian packages come through apt-get (as root, or through sudo), Rust tools through cargo, Node.js packages through
 # npm from the committed lock file. Tools that Debian has too old a version of go below build/tools.
@@ -56,6 +56,20 @@ need_cc() {
 need_java() {
     has javac && has jar && has java ||
         debian "compiles and runs the JAR host and the resolver JARs" default-jdk-headless
+    # Without apt-get (another distribution) build.sh says what it misses.
+    ! has apt-get || debian "libraries that resolver JARs assume" libgoogle-gson-java libhttpclient-java \
+        libhttpcore-java libcommons-logging-java libcommons-codec-java libcommons-io-java
+}
+
+# The server's programs are enough: each test that needs a server starts one of its own in a temporary folder.
+need_postgres() {
+    [ -n "$(find /usr/lib/postgresql -name initdb 2>/dev/null)" ] && return 0
+    if ! dpkg -s postgresql-common >/dev/null 2>&1; then
+        debian "says how the database server is installed" postgresql-common
+        # Else Debian would make a server of its own, and start it.
+        as_root sed -i 's/^#* *create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+    fi
+    debian "the database server that the tests of the instance run on" postgresql
 }
 
 need_node() {
@@ -122,10 +136,10 @@ need_rustfmt() { rust_component rustfmt rustfmt "checks the formatting"; }
 need_clippy() { rust_component cargo-clippy clippy "lints the code"; }
 
 has cargo || die "needs Rust: see https://rustup.rs"
-[ $# -gt 0 ] || die "say what is needed: cc java node deny nextest rustfmt clippy mdbook moto"
+[ $# -gt 0 ] || die "say what is needed: cc java node postgres deny nextest rustfmt clippy mdbook moto"
 for need in "$@"; do
     case $need in
-        cc | java | node | deny | nextest | rustfmt | clippy | mdbook | moto) "need_$need" ;;
+        cc | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto) "need_$need" ;;
         *) die "unknown need: $need" ;;
     esac
 done

@@ -10,8 +10,11 @@
 //                  "public_keys": [{"pem": "..", "alg": "RS256", "kid": ".."}]}],    for private_key_jwt; PEM is SPKI
 //     "access_token_ttl": 300,                                   seconds; default 300
 //     "resource_servers": {"https://api.example": {"scope": "read write", "access_token_ttl": 60}},
-//     "default_resource": "https://api.example"                  optional
+//     "default_resource": "https://api.example",                 optional
+//     "opaque_tokens": true                                      optional; tokens that can be revoked and introspected
 //   }
+// Beside client credentials it takes the JWT bearer grant (RFC 7523 2.1), which oidc-provider does not ship: assertions
+// are verified by the client's public_keys, whoever is their subject. It needs client authentication.
 // Access tokens for a resource server are JWTs (RFC 9068), signed with a key that is made at each start.
 //
 // Standard output: {"issuer": "http://127.0.0.1:PORT", "port": PORT} on one line, once it listens.
@@ -20,18 +23,23 @@
 //   {"set_public_keys": {"client_id": "..", "public_keys": [..]}} the same for keys
 //   {"set_token_ttl": 5}                                         for tokens made from now on, seconds
 //   {"token_requests": true}                                     -> {"token_requests": N} since the start
+//   {"last_assertion": true}                                     -> {"last_assertion": claims of the last JWT bearer grant}
+//   {"introspect_last": {"client_id": "..", "client_secret": ".."}}  -> {"active": true} by its introspection endpoint,
+//                                                                for the token that was granted last
 // It ends when standard input closes, so that a test that dies leaves no process behind.
 
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createInterface } from 'node:readline';
 
-import { exportJWK, generateKeyPair, importSPKI } from 'jose';
+import { createLocalJWKSet, exportJWK, generateKeyPair, importSPKI, jwtVerify } from 'jose';
 import Provider, { errors } from 'oidc-provider';
 
 if (Number(process.versions.node.split('.')[0]) < 20) {
   throw new Error(`Node.js ${process.versions.node} is too old for oidc-provider: run the tests by \`make test\``);
 }
+
+const JWT_BEARER = 'urn:ietf:params:oauth:grant-type:jwt-bearer';
 
 const config = JSON.parse(readFileSync(process.argv[2], 'utf8'));
 const clients = new Map();
@@ -40,6 +48,8 @@ const resourceServers = new Map(Object.entries(config.resource_servers ?? {}));
 let tokenTtl = config.access_token_ttl ?? 300;
 let tokenTtlForAll = false;
 let tokenRequests = 0;
+let lastToken;
+let lastAssertion;
 
 const server = createServer();
 await new Promise((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve));
@@ -66,6 +76,8 @@ const provider = new Provider(issuer, {
     },
   },
 });
+provider.registerGrantType(JWT_BEARER, jwtBearer, ['assertion', 'scope', 'resource']);
+provider.on('grant.success', (ctx) => { lastToken = ctx.body.access_token; });
 const handle = provider.callback();
 server.on('request', (request, response) => {
   if (request.method === 'POST' && request.url === '/token') tokenRequests += 1;
@@ -101,6 +113,8 @@ async function obey(line) {
     tokenTtlForAll = true;
     return { done: 'set_token_ttl' };
   }
+  if (order.last_assertion) return { last_assertion: lastAssertion ?? null };
+  if (order.introspect_last) return introspect(order.introspect_last);
   if (order.token_requests) return { token_requests: tokenRequests };
   return { error: 'unknown order' };
 }
@@ -117,10 +131,46 @@ async function describeClient(client) {
     token_endpoint_auth_method,
     ...(scope ? { scope } : {}),
     ...(public_keys ? { jwks: { keys: await Promise.all(public_keys.map(publicKey)) } } : {}),
-    grant_types: ['client_credentials'],
+    grant_types: ['client_credentials', JWT_BEARER],
     redirect_uris: [],
     response_types: [],
   };
+}
+
+// RFC 7523 2.1 and 3: signature, issuer, audience, expiry; the same assertion is never taken twice.
+const seenAssertions = new Set();
+async function jwtBearer(ctx) {
+  const { client, params } = ctx.oidc;
+  let claims;
+  try {
+    const verified = await jwtVerify(params.assertion ?? '', createLocalJWKSet(clients.get(client.clientId).jwks), {
+      issuer: client.clientId,
+      audience: issuer,
+      requiredClaims: ['sub', 'exp', 'jti'],
+      maxTokenAge: 120,
+    });
+    claims = verified.payload;
+  } catch (error) {
+    throw new errors.InvalidGrant(`assertion: ${error.code}`);
+  }
+  if (seenAssertions.has(claims.jti)) throw new errors.InvalidGrant('assertion: used before');
+  seenAssertions.add(claims.jti);
+  lastAssertion = claims;
+  const token = new provider.ClientCredentials({ client, scope: params.scope });
+  if (params.resource) {
+    const described = describeResourceServer(ctx, params.resource);
+    token.resourceServer = new provider.ResourceServer(params.resource, described);
+  }
+  ctx.oidc.entity('ClientCredentials', token);
+  const value = await token.save();
+  ctx.body = { access_token: value, expires_in: token.expiration, token_type: 'Bearer', scope: token.scope };
+}
+
+async function introspect({ client_id: id, client_secret: secret }) {
+  const form = new URLSearchParams({ token: lastToken ?? '', client_id: id, client_secret: secret });
+  const answer = await fetch(`${issuer}/token/introspection`, { method: 'POST', body: form });
+  const { active } = await answer.json();
+  return active === undefined ? { error: `introspection answered ${answer.status}` } : { active };
 }
 
 function describeResourceServer(_ctx, resource) {
@@ -130,8 +180,9 @@ function describeResourceServer(_ctx, resource) {
     scope: known.scope ?? '',
     audience: resource,
     accessTokenTTL: tokenTtlForAll ? tokenTtl : (known.access_token_ttl ?? tokenTtl),
-    accessTokenFormat: 'jwt',
-    jwt: { sign: { alg: known.alg ?? 'RS256' } },
+    ...(config.opaque_tokens
+      ? { accessTokenFormat: 'opaque' }
+      : { accessTokenFormat: 'jwt', jwt: { sign: { alg: known.alg ?? 'RS256' } } }),
   };
 }
 

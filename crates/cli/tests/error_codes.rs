@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PRODUCT: [&str; 8] = ["core", "wire", "net", "oauth", "resolvers", "mid", "instance", "cli"];
 
 /// Words in files that make failures, which are no codes: keys of documents, states, parameters, words on the wire.
-const NO_CODES: [&str; 44] = [
+const NO_CODES: [&str; 46] = [
     "access_token",
     "aim_client_absent",
     "aim_client_failed",
@@ -31,6 +31,7 @@ const NO_CODES: [&str; 44] = [
     "cyberark_sdk",
     "default_drain_seconds",
     "default_max_concurrent",
+    "default_max_profiles",
     "default_max_reply_bytes",
     "destination_unavailable",
     "expires_at",
@@ -52,6 +53,7 @@ const NO_CODES: [&str; 44] = [
     "refresh_token",
     "secret_key",
     "snake_case",
+    "token_requests",
     "token_url",
     "vault_code",
 ];

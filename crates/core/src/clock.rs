@@ -8,26 +8,34 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Time since boot, suspend included. Only differences mean anything.
+/// Time since boot, suspend included. Only differences mean anything. Nanoseconds, enough for 584 years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct BootTime(Duration);
+pub struct BootTime(u64);
 
 impl BootTime {
     pub const fn from_duration(since_boot: Duration) -> Self {
-        Self(since_boot)
+        Self(nanos(since_boot))
     }
 
     pub const fn as_duration(self) -> Duration {
+        Duration::from_nanos(self.0)
+    }
+
+    pub const fn from_nanos(since_boot: u64) -> Self {
+        Self(since_boot)
+    }
+
+    pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
     /// The time from `earlier` to `self`; zero when `earlier` is later.
     pub fn saturating_since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
     pub fn saturating_sub(self, span: Duration) -> Self {
-        Self(self.0.saturating_sub(span))
+        Self(self.0.saturating_sub(nanos(span)))
     }
 }
 
@@ -35,8 +43,12 @@ impl std::ops::Add<Duration> for BootTime {
     type Output = Self;
 
     fn add(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(span))
+        Self(self.0.saturating_add(nanos(span)))
     }
+}
+
+const fn nanos(span: Duration) -> u64 {
+    span.as_secs().saturating_mul(1_000_000_000).saturating_add(span.subsec_nanos() as u64)
 }
 
 /// Unix time in milliseconds, by the wall clock.
@@ -79,7 +91,8 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn boot(&self) -> BootTime {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        BootTime(duration(time))
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        BootTime(seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0)))
     }
 
     fn wall(&self) -> WallTime {
@@ -122,10 +135,6 @@ impl Clock for ManualClock {
     fn wall(&self) -> WallTime {
         self.lock().1
     }
-}
-
-fn duration(time: rustix::time::Timespec) -> Duration {
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]

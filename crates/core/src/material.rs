@@ -17,6 +17,10 @@ pub enum MaterialField {
     Certificate,
     /// `kid` of the private key.
     KeyId,
+    /// What a token exchange is about (RFC 8693 2.1).
+    SubjectToken,
+    /// Who acts, in a token exchange.
+    ActorToken,
 }
 
 impl MaterialField {
@@ -27,6 +31,8 @@ impl MaterialField {
             Self::PrivateKey => "private_key",
             Self::Certificate => "certificate",
             Self::KeyId => "key_id",
+            Self::SubjectToken => "subject_token",
+            Self::ActorToken => "actor_token",
         }
     }
 }

@@ -63,17 +63,17 @@ pub enum Retry {
 
 /// The wall clock's lead over the boot clock, in milliseconds. Grows when the wall clock jumps forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct WallLead(i128);
+pub struct WallLead(i64);
 
 impl WallLead {
     pub fn of(boot: BootTime, wall: WallTime) -> Self {
-        let boot = i128::try_from(boot.as_duration().as_millis()).unwrap_or(i128::MAX);
-        Self(i128::from(wall.unix_millis()).saturating_sub(boot))
+        let boot = i64::try_from(boot.as_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        Self(wall.unix_millis().saturating_sub(boot))
     }
 
     /// Whether the wall clock jumped forward between `earlier` and `self`, as after a resumed snapshot.
     pub fn jumped_since(self, earlier: Self, rules: &TokenRules) -> bool {
-        let threshold = i128::try_from(rules.wall_jump.as_millis()).unwrap_or(i128::MAX);
+        let threshold = i64::try_from(rules.wall_jump.as_millis()).unwrap_or(i64::MAX);
         self.0.saturating_sub(earlier.0) > threshold
     }
 }
@@ -133,23 +133,23 @@ pub enum TokenLife<T> {
     Fetching {
         started: BootTime,
         keep: bool,
-        trouble: Option<Trouble>,
+        trouble: Option<Box<Trouble>>,
     },
     Valid {
         token: T,
         times: TokenTimes,
-        trouble: Option<Trouble>,
+        trouble: Option<Box<Trouble>>,
     },
     /// The one fetch runs while the old token is served until its end.
     Refreshing {
         token: T,
         times: TokenTimes,
         started: BootTime,
-        trouble: Option<Trouble>,
+        trouble: Option<Box<Trouble>>,
     },
     /// The last fetch failed; everybody gets that failure until `retry_at`.
     Failed {
-        trouble: Trouble,
+        trouble: Box<Trouble>,
         retry_at: BootTime,
     },
 }
@@ -330,13 +330,13 @@ impl<T: Clone> TokenLife<T> {
     ) -> Result<Self, InvalidTransition<T>> {
         match self {
             Self::Fetching { started, keep: _, trouble } => {
-                let trouble = next_trouble(trouble, failure, retry, now);
+                let trouble = Box::new(next_trouble(trouble, failure, retry, now));
                 let wait = wait_of(retry, trouble.failures, random, rules);
                 let retry_at = (now + wait).max(started + rules.spacing);
                 Ok(Self::Failed { trouble, retry_at })
             }
             Self::Refreshing { token, times, started, trouble } => {
-                let trouble = next_trouble(trouble, failure, retry, now);
+                let trouble = Box::new(next_trouble(trouble, failure, retry, now));
                 let left = times.expires.saturating_since(now);
                 let refresh_at = match retry {
                     // What only a change heals may be changed before the old token ends: tried rarely, and at the end.
@@ -412,11 +412,11 @@ impl<T: Clone> TokenLife<T> {
         matches!(self, Self::Fetching { .. } | Self::Refreshing { .. })
     }
 
-    pub const fn trouble(&self) -> Option<&Trouble> {
+    pub fn trouble(&self) -> Option<&Trouble> {
         match self {
             Self::Failed { trouble, .. } => Some(trouble),
             Self::Fetching { trouble, .. } | Self::Valid { trouble, .. } | Self::Refreshing { trouble, .. } => {
-                trouble.as_ref()
+                trouble.as_deref()
             }
             Self::Missing { .. } | Self::Due { .. } => None,
         }
@@ -436,12 +436,12 @@ impl<T: Clone> TokenLife<T> {
     }
 
     /// `lead` is noted, so that one jump of the wall clock causes one early refresh, even when that one fails.
-    fn refreshing(token: T, times: TokenTimes, trouble: Option<Trouble>, now: BootTime, lead: WallLead) -> Self {
+    fn refreshing(token: T, times: TokenTimes, trouble: Option<Box<Trouble>>, now: BootTime, lead: WallLead) -> Self {
         Self::Refreshing { token, times: TokenTimes { lead, ..times }, started: now, trouble }
     }
 
     /// What a token at its end turns into.
-    fn expired(times: TokenTimes, trouble: Option<Trouble>, rules: &TokenRules) -> Self {
+    fn expired(times: TokenTimes, trouble: Option<Box<Trouble>>, rules: &TokenRules) -> Self {
         let earliest = times.started + rules.spacing;
         match trouble {
             Some(trouble) if times.refresh_at > earliest && times.refresh_at > times.expires => {
@@ -458,7 +458,7 @@ impl<T: Clone> Default for TokenLife<T> {
     }
 }
 
-fn next_trouble(last: Option<Trouble>, failure: Arc<Failure>, retry: Retry, now: BootTime) -> Trouble {
+fn next_trouble(last: Option<Box<Trouble>>, failure: Arc<Failure>, retry: Retry, now: BootTime) -> Trouble {
     let failures = last.map_or(0, |trouble| trouble.failures).saturating_add(1);
     Trouble { failure, failed_at: now, failures, retry }
 }

@@ -29,12 +29,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("midward-fakes", &["midward-core"]),
     ("midward-demo", &["midward-core", "midward-net", "midward-fakes"]),
-    ("midward-bench", &["midward-core", "midward-net", "midward-fakes", "midward-demo"]),
+    ("midward-bench", &["midward-core", "midward-net", "midward-oauth", "midward-fakes", "midward-demo"]),
 ];
 
 /// For tests only: what a crate's own tests may use on top of [`ALLOWED`]. Nobody else sees the fakes.
-const ALLOWED_IN_TESTS: &[(&str, &[&str])] =
-    &[("midward-cli", &["midward-fakes", "midward-demo"]), ("midward-resolvers", &["midward-fakes"])];
+const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
+    ("midward-cli", &["midward-fakes", "midward-demo"]),
+    ("midward-instance", &["midward-fakes"]),
+    ("midward-resolvers", &["midward-fakes"]),
+];
 
 /// Crates that do IO, or bring a runtime: not for these.
 const WITHOUT_IO: &[&str] = &["midward-core", "midward-wire"];

@@ -1,4 +1,4 @@
-//! An OAuth 2.0 authorization server for the client credentials grant, with JWT access tokens.
+//! An OAuth 2.0 authorization server for the client credentials grant and token exchange, with JWT access tokens.
 
 mod admin;
 mod issue;
@@ -60,6 +60,18 @@ impl OAuthClient {
     }
 }
 
+/// A token of another server's that may be exchanged (RFC 8693).
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubjectToken {
+    pub token: String,
+    /// Its `subject_token_type`.
+    pub token_type: String,
+    /// Who must act, if anybody: the actor token.
+    #[serde(default)]
+    pub actor_token: Option<String>,
+}
+
 /// How the server is set up.
 #[derive(Clone)]
 pub struct AuthorizationServerConfig {
@@ -67,6 +79,7 @@ pub struct AuthorizationServerConfig {
     pub port: u16,
     pub tls: Tls,
     pub clients: Vec<OAuthClient>,
+    pub subject_tokens: Vec<SubjectToken>,
     /// How long access tokens live.
     pub lifetime: Duration,
     /// `aud` when the request names neither `resource` nor `audience`.
@@ -82,6 +95,7 @@ impl Default for AuthorizationServerConfig {
             port: 0,
             tls: Tls::Plain,
             clients: Vec::new(),
+            subject_tokens: Vec::new(),
             lifetime: Duration::from_mins(5),
             default_audience: "https://api.example".to_owned(),
             algorithm: SigningAlgorithm::default(),
@@ -119,6 +133,8 @@ pub enum OAuthFault {
     Scope { scope: String },
     /// The same token as the last time, as long as it lives.
     SameToken,
+    /// A good token with this JSON text as `issued_token_type`; empty: without it.
+    IssuedTokenType { json: String },
 }
 
 /// One request at the token endpoint.
@@ -152,6 +168,11 @@ struct State {
     /// Set once the port is known, before the first request can come.
     issuer: Mutex<String>,
     revoked: Mutex<Vec<String>>,
+    revocation_faults: Faults<HttpFault>,
+    revocations: Mutex<usize>,
+    metadata_faults: Faults<HttpFault>,
+    /// Members that replace those of the metadata.
+    metadata_changes: Mutex<serde_json::Map<String, serde_json::Value>>,
     last_token: Mutex<Option<String>>,
     with_admin: bool,
 }
@@ -175,6 +196,10 @@ impl AuthorizationServer {
             signer: Signer::generate(config.algorithm)?,
             issuer: Mutex::new(String::new()),
             revoked: Mutex::new(Vec::new()),
+            revocation_faults: Faults::default(),
+            revocations: Mutex::new(0),
+            metadata_faults: Faults::default(),
+            metadata_changes: Mutex::default(),
             last_token: Mutex::new(None),
             with_admin,
             config,
@@ -211,6 +236,37 @@ impl AuthorizationServer {
 
     pub fn clear_faults(&self) {
         self.state.faults.clear();
+        self.state.revocation_faults.clear();
+        self.state.metadata_faults.clear();
+    }
+
+    pub fn revocation_url(&self) -> String {
+        format!("{}/revoke", self.url())
+    }
+
+    /// Orders a fault for the next revocation requests; `None` is until cleared.
+    pub fn set_revocation_fault(&self, fault: HttpFault, requests: Option<u32>) {
+        self.state.revocation_faults.order(fault, requests);
+    }
+
+    /// Orders a fault for the next requests for metadata; `None` is until cleared.
+    pub fn set_metadata_fault(&self, fault: HttpFault, requests: Option<u32>) {
+        self.state.metadata_faults.order(fault, requests);
+    }
+
+    /// Says something else in the metadata from now on.
+    pub fn set_metadata(&self, member: &str, value: serde_json::Value) {
+        lock(&self.state.metadata_changes).insert(member.to_owned(), value);
+    }
+
+    /// Revocation requests so far, those that a fault answered included.
+    pub fn revocation_count(&self) -> usize {
+        *lock(&self.state.revocations)
+    }
+
+    /// The tokens that were revoked, in order.
+    pub fn revoked(&self) -> Vec<String> {
+        lock(&self.state.revoked).clone()
     }
 
     /// Rotates a client's secret; with `keep_old` the old ones stay valid. False when there is no such client.
@@ -251,16 +307,20 @@ impl State {
 
     fn metadata(&self) -> serde_json::Value {
         let issuer = lock(&self.issuer).clone();
-        json!({
+        let mut metadata = json!({
             "issuer": issuer,
             "token_endpoint": format!("{issuer}/token"),
             "jwks_uri": format!("{issuer}/jwks"),
             "introspection_endpoint": format!("{issuer}/introspect"),
             "revocation_endpoint": format!("{issuer}/revoke"),
-            "grant_types_supported": ["client_credentials"],
+            "grant_types_supported": ["client_credentials", token::TOKEN_EXCHANGE],
             "response_types_supported": [],
             "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
-        })
+        });
+        for (member, value) in &*lock(&self.metadata_changes) {
+            metadata[member.as_str()] = value.clone();
+        }
+        metadata
     }
 }
 
@@ -271,10 +331,23 @@ impl App for State {
             (Method::POST, "/token") => self.token_with_faults(request, wire).await,
             (Method::GET, "/jwks") => Ok(json(StatusCode::OK, self.signer.jwks())),
             (Method::GET, "/.well-known/oauth-authorization-server" | "/.well-known/openid-configuration") => {
-                Ok(json(StatusCode::OK, &self.metadata()))
+                let fault = self.metadata_faults.take(|_| true);
+                match before(fault.as_ref(), &wire).await? {
+                    Before::Continue => after(fault.as_ref(), json(StatusCode::OK, &self.metadata())).await,
+                    Before::Answer(response) => Ok(response),
+                    Before::DropAfterRead => Err(Dropped),
+                }
             }
             (Method::POST, "/introspect") => self.introspect(request).await,
-            (Method::POST, "/revoke") => self.revoke(request).await,
+            (Method::POST, "/revoke") => {
+                *lock(&self.revocations) += 1;
+                let fault = self.revocation_faults.take(|_| true);
+                match before(fault.as_ref(), &wire).await? {
+                    Before::Continue => after(fault.as_ref(), self.revoke(request).await?).await,
+                    Before::Answer(response) => Ok(response),
+                    Before::DropAfterRead => Err(Dropped),
+                }
+            }
             (method, admin) if self.with_admin && admin.starts_with("/_") => {
                 let body = read_body(request.into_body()).await?;
                 Ok(self.admin(&method, admin, &body))

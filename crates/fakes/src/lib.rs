@@ -11,6 +11,7 @@ pub mod client;
 mod fault;
 mod http;
 pub mod instance_metadata;
+pub mod postgres;
 pub mod proxy;
 pub mod secret_scan;
 mod serve;

@@ -1,7 +1,7 @@
 //! What a caller may put into a request and an administrator into a record. The MID checks again.
 
 use midward_core::check_name;
-use midward_wire::{ClientAuth, HeaderKind, header_kind};
+use midward_wire::{ClientAuth, GrantType, HeaderKind, header_kind};
 use url::Url;
 
 use crate::model::{AppliesTo, Connection, Credential, OAuthEntity, OAuthEntityProfile};
@@ -128,26 +128,81 @@ pub(crate) fn path(path: &str) -> Result<(), Problem> {
 
 pub(crate) fn entity(entity: &OAuthEntity) -> Result<(), Problem> {
     name("OAuth entity", &entity.name)?;
-    url("token_url", &entity.token_url)?;
-    entity.issuer.as_deref().map_or(Ok(()), |issuer| url("issuer", issuer))?;
+    for (field, text) in
+        [("token_url", &entity.token_url), ("issuer", &entity.issuer), ("revocation_url", &entity.revocation_url)]
+    {
+        text.as_deref().map_or(Ok(()), |text| url(field, text))?;
+    }
+    if entity.token_url.is_none() && entity.issuer.is_none() {
+        return Err(invalid(&entity.name, "it has neither a token_url nor an issuer to look one up at"));
+    }
     if entity.assertion_audience.is_some() && !entity.client_auth.is_assertion() {
         return Err(invalid(&entity.name, "assertion_audience is for client_secret_jwt and private_key_jwt only"));
     }
     if entity.assertion_algorithm.is_some() && entity.client_auth != ClientAuth::PrivateKeyJwt {
         return Err(invalid(&entity.name, "assertion_algorithm is for private_key_jwt only"));
     }
-    // RFC 7519 2: StringOrURI; one that nobody could read is a mistake.
-    let legal = |audience: &str| {
-        !audience.is_empty() && audience.len() <= 2048 && audience.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    if entity.assertion_audience.as_deref().is_some_and(|audience| !legal(audience)) {
-        return Err(invalid(
-            &entity.name,
-            "assertion_audience is empty, longer than 2048 bytes, or holds a space or a character outside ASCII",
-        ));
+    if entity.assertion_audience.as_deref().is_some_and(|audience| !is_uri_or_name(audience)) {
+        return Err(invalid(&entity.name, &format!("assertion_audience {NOT_URI_OR_NAME}")));
     }
     Ok(())
 }
+
+const NOT_URI_OR_NAME: &str = "is empty, longer than 2048 bytes, or holds a space or a character outside ASCII";
+
+/// RFC 7519 2: StringOrURI; one that nobody could read is a mistake.
+fn is_uri_or_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 2048 && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The profile's grant, and that it names what this grant needs and nothing of another.
+fn grant(profile: &OAuthEntityProfile) -> Result<(), Problem> {
+    let refuse = |detail: &str| Err(invalid(&profile.name, detail));
+    let grant = match profile.grant_type.grant() {
+        Ok(grant) => grant,
+        Err(why) => return refuse(&format!("its grant_type is not supported: {why}")),
+    };
+    if profile.jwt_bearer.is_some() && grant != GrantType::JwtBearer {
+        return refuse("jwt_bearer is for grant_type jwt_bearer only");
+    }
+    if profile.token_exchange.is_some() != (grant == GrantType::TokenExchange) {
+        return refuse("grant_type token_exchange and the settings token_exchange need each other");
+    }
+    if let Some(bearer) = &profile.jwt_bearer {
+        for (field, text) in [("issuer", &bearer.issuer), ("subject", &bearer.subject), ("audience", &bearer.audience)]
+        {
+            if text.as_deref().is_some_and(|text| !is_uri_or_name(text)) {
+                return refuse(&format!("jwt_bearer.{field} {NOT_URI_OR_NAME}"));
+            }
+        }
+        if let Some(own) = bearer.claims.keys().find(|claim| OWN_CLAIMS.contains(&claim.as_str())) {
+            return refuse(&format!("jwt_bearer.claims may not set {own:?}: the MID Server does, or another field"));
+        }
+        if bearer.claims.len() > 20 || bearer.claims.iter().any(|(claim, text)| claim.len() + text.len() > 2048) {
+            return refuse("jwt_bearer.claims has more than 20 claims, or one over 2048 bytes");
+        }
+    }
+    if let Some(exchange) = &profile.token_exchange {
+        let types = [Some(&exchange.subject_token_type), exchange.actor_token_type.as_ref()];
+        if types.into_iter().flatten().any(|kind| !is_uri_or_name(kind) || !kind.contains(':')) {
+            return refuse("the token types of token_exchange are URIs, such as urn:ietf:params:oauth:token-type:jwt");
+        }
+        if exchange.requested_token_type.as_ref().is_some_and(|kind| !USABLE_TYPES.contains(&kind.as_str())) {
+            return refuse(
+                "token_exchange.requested_token_type is neither urn:ietf:params:oauth:token-type:access_token nor \
+                 urn:ietf:params:oauth:token-type:jwt: no other type can be sent to an API",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Claims of an assertion that are not further ones.
+const OWN_CLAIMS: [&str; 8] = ["", "iss", "sub", "aud", "exp", "iat", "nbf", "jti"];
+
+/// Types of token (RFC 8693 3) that an API can be sent.
+const USABLE_TYPES: [&str; 2] =
+    ["urn:ietf:params:oauth:token-type:access_token", "urn:ietf:params:oauth:token-type:jwt"];
 
 /// Parameters of a token request that are set by other fields, or are secrets.
 const OURS: &[&str] = &[
@@ -162,10 +217,16 @@ const OURS: &[&str] = &[
     "password",
     "refresh_token",
     "assertion",
+    "subject_token",
+    "subject_token_type",
+    "actor_token",
+    "actor_token_type",
+    "requested_token_type",
 ];
 
 pub(crate) fn profile(profile: &OAuthEntityProfile) -> Result<(), Problem> {
     name("OAuth entity profile", &profile.name)?;
+    grant(profile)?;
     // RFC 6749 3.3.
     let scope_token = |scope: &String| {
         !scope.is_empty() && scope.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
@@ -210,6 +271,10 @@ pub(crate) fn connection(connection: &Connection) -> Result<(), Problem> {
     connection.mid.as_deref().map_or(Ok(()), |mid| name("MID", mid))?;
     if !(1..=600_000).contains(&connection.timeout_ms) {
         return Err(invalid(&connection.alias, "timeout_ms is not between 1 and 600000"));
+    }
+    let methods = connection.replay_methods.as_deref().unwrap_or_default();
+    if methods.len() > 20 || methods.iter().any(|name| method(name).is_err()) {
+        return Err(invalid(&connection.alias, "replay_methods holds what is no method in capitals"));
     }
     Ok(())
 }
@@ -342,6 +407,60 @@ mod tests {
         ] {
             assert_eq!(entity(&entity_of(method, more)).is_ok(), fine, "{method} {more}");
         }
+    }
+
+    #[test]
+    fn an_entity_names_its_endpoint_or_an_issuer() {
+        for (more, fine) in [
+            (r#""token_url":"https://a/t""#, true),
+            (r#""issuer":"https://a/t""#, true),
+            (r#""issuer":"https://a","revocation_url":"https://a/r""#, true),
+            (r#""issuer":"a""#, false),
+            (r#""issuer":"https://a","revocation_url":"/r""#, false),
+            (r#""revocation_url":"https://a/r""#, false),
+        ] {
+            let text = format!(r#"{{"name":"a","client_auth":"client_secret_post",{more}}}"#);
+            let record: OAuthEntity = serde_json::from_str(&text).expect("an entity");
+            assert_eq!(entity(&record).is_ok(), fine, "{more}");
+        }
+    }
+
+    #[test]
+    fn a_grant_has_its_own_settings_and_no_others() {
+        let jwt = "urn:ietf:params:oauth:token-type:jwt";
+        let exchange = |more: &str| {
+            format!(r#""grant_type":"token_exchange","token_exchange":{{"subject_token_type":"{jwt}"{more}}}"#)
+        };
+        for (more, fine) in [
+            (r#""scopes":["a"]"#.to_owned(), true),
+            (r#""grant_type":"client_credentials","jwt_bearer":{}"#.to_owned(), false),
+            (r#""grant_type":"jwt_bearer""#.to_owned(), true),
+            (r#""grant_type":"urn:ietf:params:oauth:grant-type:jwt-bearer""#.to_owned(), true),
+            (r#""grant_type":"jwt_bearer","jwt_bearer":{"subject":"a@b","claims":{"x":"y"}}"#.to_owned(), true),
+            (r#""grant_type":"jwt_bearer","jwt_bearer":{"subject":""}"#.to_owned(), false),
+            (r#""grant_type":"jwt_bearer","jwt_bearer":{"claims":{"exp":"1"}}"#.to_owned(), false),
+            (r#""grant_type":"token_exchange""#.to_owned(), false),
+            (exchange(""), true),
+            (exchange(r#","requested_token_type":"urn:ietf:params:oauth:token-type:access_token""#), true),
+            (exchange(r#","requested_token_type":"urn:ietf:params:oauth:token-type:id_token""#), false),
+            (exchange(r#","actor_token_type":"jwt""#), false),
+            (r#""grant_type":"password""#.to_owned(), false),
+            (r#""grant_type":"authorization_code""#.to_owned(), false),
+            (r#""grant_type":"refresh_token""#.to_owned(), false),
+            (r#""extra_parameters":{"subject_token":"x"}"#.to_owned(), false),
+        ] {
+            let text = format!(r#"{{"name":"a","oauth_entity":"e",{more}}}"#);
+            let record: OAuthEntityProfile = serde_json::from_str(&text).expect("a profile");
+            assert_eq!(profile(&record).is_ok(), fine, "{more}");
+        }
+    }
+
+    #[test]
+    fn the_password_grant_is_refused_with_its_reason() {
+        let text = r#"{"name":"a","oauth_entity":"e","grant_type":"password"}"#;
+        let record: OAuthEntityProfile = serde_json::from_str(text).expect("a profile");
+        let problem = profile(&record).expect_err("refused");
+        assert!(problem.failure.detail.contains("RFC 9700"), "{}", problem.failure);
     }
 
     #[test]

@@ -16,6 +16,8 @@ use serde::Deserialize;
 ///     path = "/var/lib/midward"
 ///     [limits]
 ///     body_bytes = 4194304
+///     [retention]
+///     finished_hours = 24
 ///     "#,
 /// )?;
 /// assert_eq!(config.server.listen.port(), 8440);
@@ -27,6 +29,7 @@ pub struct InstanceConfig {
     pub server: ServerConfig,
     pub store: StoreConfig,
     pub limits: LimitsConfig,
+    pub retention: RetentionConfig,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -83,13 +86,44 @@ pub struct TlsFiles {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// Data folder: database, keys, certificates.
+    /// Data folder: keys, certificates, and the SQLite database unless `postgres` is given.
     pub path: PathBuf,
+    /// A PostgreSQL database in place of the embedded SQLite.
+    pub postgres: Option<PostgresConfig>,
+}
+
+/// `[store.postgres]`.
+///
+/// ```
+/// let config: midward_instance::PostgresConfig = toml::from_str(
+///     r#"
+///     url = "postgres://midward@db.example.com/midward?sslmode=verify-full&sslrootcert=/etc/midward/db-ca.pem"
+///     password_file = "/etc/midward/db-password"
+///     "#,
+/// )?;
+/// assert_eq!(config.connections, 10);
+/// # Ok::<(), toml::de::Error>(())
+/// ```
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresConfig {
+    /// `postgres://user@host:port/database`, with libpq's parameters behind `?`; never with a password.
+    pub url: String,
+    /// Holds the password and nothing else; readable by its owner only. None: the server asks for none.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Most connections that this instance opens.
+    #[serde(default = "ten")]
+    pub connections: u32,
+}
+
+fn ten() -> u32 {
+    10
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { path: PathBuf::from("midward-data") }
+        Self { path: PathBuf::from("midward-data"), postgres: None }
     }
 }
 
@@ -112,6 +146,20 @@ impl Default for LimitsConfig {
     }
 }
 
+/// `[retention]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// How long a finished request is kept, with its answer and its idempotency key, in hours.
+    pub finished_hours: u32,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { finished_hours: 7 * 24 }
+    }
+}
+
 impl InstanceConfig {
     /// Reads and checks a file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
@@ -121,6 +169,9 @@ impl InstanceConfig {
             .map_err(|error| ConfigError::Invalid { path: path.to_owned(), reason: error.to_string() })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.store.path = folder.join(&config.store.path);
+        if let Some(file) = config.store.postgres.as_mut().and_then(|postgres| postgres.password_file.as_mut()) {
+            *file = folder.join(&*file);
+        }
         if let TlsConfig::Files(files) = &mut config.server.tls {
             for file in [Some(&mut files.cert), Some(&mut files.key), files.ca.as_mut()].into_iter().flatten() {
                 *file = folder.join(&*file);

@@ -33,6 +33,11 @@ impl MidView {
         self.last_seen.is_some_and(|seen| now.saturating_since(seen) <= LIVE_FOR)
     }
 
+    /// It was heard of, and is no more. Nothing is known of a MID that has not come back since the instance started.
+    fn is_dead(&self, now: BootTime) -> bool {
+        self.last_seen.is_some() && !self.is_live(now)
+    }
+
     fn takes_work(&self, now: BootTime) -> bool {
         self.state == MidState::Validated && !self.draining && self.is_live(now)
     }
@@ -110,6 +115,11 @@ impl Fleet {
             mid.last_seen_at = Some(wall);
             mid.heartbeat = Some(heartbeat);
         }
+    }
+
+    /// The MIDs that were heard of and are no more.
+    pub(crate) fn dead(&self, now: BootTime) -> Vec<String> {
+        self.lock().values().filter(|mid| mid.is_dead(now)).map(|mid| mid.id.clone()).collect()
     }
 
     /// The resolvers for which a MID may claim requests now: those it has ready, and those it has degraded that no

@@ -12,12 +12,16 @@ mod mid;
 mod model;
 mod problem;
 mod queue;
+mod retention;
 mod routes;
 mod server;
 mod store;
 mod tls;
 
-pub use config::{ConfigError, InstanceConfig, LimitsConfig, ServerConfig, StoreConfig, TlsConfig, TlsFiles, TlsMode};
+pub use config::{
+    ConfigError, InstanceConfig, LimitsConfig, PostgresConfig, RetentionConfig, ServerConfig, StoreConfig, TlsConfig,
+    TlsFiles, TlsMode,
+};
 pub use keys::KeyError;
 pub use server::{InstanceError, Started, run};
 pub use tls::TlsError;

@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use midward_wire::{AssertionAlgorithm, ClientAuth};
+use midward_wire::{AssertionAlgorithm, ClientAuth, GrantType, JwtBearerConfig, TokenExchangeConfig};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OAuthEntity {
     pub(crate) name: String,
-    pub(crate) token_url: String,
+    /// Absent: the MID Server looks it up in the metadata of `issuer` (RFC 8414).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token_url: Option<String>,
     pub(crate) client_auth: ClientAuth,
+    /// RFC 7009.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) revocation_url: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) issuer: Option<String>,
     /// `aud` of signed assertions, where the server wants neither its issuer identifier nor the token URL.
@@ -26,6 +31,13 @@ pub(crate) struct OAuthEntity {
 pub(crate) struct OAuthEntityProfile {
     pub(crate) name: String,
     pub(crate) oauth_entity: String,
+    #[serde(default, skip_serializing_if = "GrantName::is_default")]
+    pub(crate) grant_type: GrantName,
+    /// For the grant of that name, as the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) jwt_bearer: Option<JwtBearerConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token_exchange: Option<TokenExchangeConfig>,
     #[serde(default)]
     pub(crate) scopes: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,6 +47,50 @@ pub(crate) struct OAuthEntityProfile {
     pub(crate) resource: Vec<String>,
     #[serde(default)]
     pub(crate) extra_parameters: BTreeMap<String, String>,
+}
+
+/// A grant by name. Those that are not [`GrantType`]s are known only to be refused with their reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum GrantName {
+    #[default]
+    ClientCredentials,
+    #[serde(alias = "urn:ietf:params:oauth:grant-type:jwt-bearer")]
+    JwtBearer,
+    #[serde(alias = "urn:ietf:params:oauth:grant-type:token-exchange")]
+    TokenExchange,
+    Password,
+    AuthorizationCode,
+    Implicit,
+    RefreshToken,
+}
+
+impl GrantName {
+    /// The grant, or why there is none.
+    pub(crate) const fn grant(self) -> Result<GrantType, &'static str> {
+        match self {
+            Self::ClientCredentials => Ok(GrantType::ClientCredentials),
+            Self::JwtBearer => Ok(GrantType::JwtBearer),
+            Self::TokenExchange => Ok(GrantType::TokenExchange),
+            Self::Password => {
+                Err("the password grant hands a person's password to a program, knows no second factor, and is \
+                                   forbidden by RFC 9700 2.4: use client_credentials, jwt_bearer or token_exchange")
+            }
+            Self::AuthorizationCode | Self::Implicit => {
+                Err("it needs a person at a browser, and there is none here: use \
+                                                             client_credentials, jwt_bearer or token_exchange")
+            }
+            Self::RefreshToken => {
+                Err("tokens are refreshed by asking for a new one, so no refresh token is kept: use \
+                                       client_credentials, jwt_bearer or token_exchange")
+            }
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +127,9 @@ pub(crate) struct Connection {
     /// How long the API may take to answer, in milliseconds.
     #[serde(default = "default_timeout")]
     pub(crate) timeout_ms: u64,
+    /// Methods whose calls may be sent twice; absent: GET, HEAD and OPTIONS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) replay_methods: Option<Vec<String>>,
 }
 
 fn default_timeout() -> u64 {

@@ -1,11 +1,11 @@
 //! Connections compiled for the calling path: the document that leases name, and who may serve it. Kept in memory
 //! until something changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use midward_wire::{ConfigDigest, ConfigDocument, ConnectionConfig, CredentialConfig, GrantType, ProfileConfig};
+use midward_wire::{ConfigDigest, ConfigDocument, ConnectionConfig, CredentialConfig, ProfileConfig};
 
 use crate::fleet::Fleet;
 use crate::model::{AppliesTo, Connection, Credential, OAuthEntity, OAuthEntityProfile};
@@ -23,6 +23,8 @@ pub(crate) struct Route {
     /// Their identifiers as `,id,id,`; empty: any; `,,`: limited to MIDs that do not exist.
     pub(crate) mids: String,
     pub(crate) timeout_ms: u64,
+    /// See [`midward_wire::ApiCall::may_repeat`].
+    pub(crate) replay_methods: Option<Vec<String>>,
 }
 
 impl Route {
@@ -61,6 +63,12 @@ impl Routes {
             routes.insert(alias.to_owned(), Arc::clone(&route));
         }
         Ok(Some(route))
+    }
+
+    /// Digests of the documents that the compiled connections name.
+    pub(crate) fn digests(&self) -> HashSet<String> {
+        let routes = self.by_alias.read().unwrap_or_else(PoisonError::into_inner);
+        routes.values().map(|route| route.digest.0.clone()).collect()
     }
 
     /// Records or MIDs changed.
@@ -112,12 +120,14 @@ fn compile(
             mids.push(',');
         }
     }
+    let grant_type = profile.grant_type.grant();
     let document = to_json(&ConfigDocument {
         version: midward_wire::VERSION,
         connection: ConnectionConfig {
             alias: connection.alias.clone(),
             base_url: connection.base_url,
             timeout_ms: connection.timeout_ms,
+            replay_methods: connection.replay_methods.clone(),
         },
         credential: CredentialConfig {
             name: credential.name,
@@ -126,8 +136,11 @@ fn compile(
         },
         profile: ProfileConfig {
             name: profile.name,
-            grant_type: GrantType::ClientCredentials,
+            grant_type: grant_type.map_err(|why| StoreError::Corrupt(why.to_owned()))?,
+            jwt_bearer: profile.jwt_bearer,
+            token_exchange: profile.token_exchange,
             token_url: entity.token_url,
+            revocation_url: entity.revocation_url,
             client_auth: entity.client_auth,
             scopes: profile.scopes,
             audience: profile.audience,
@@ -146,5 +159,6 @@ fn compile(
         mid_names,
         mids,
         timeout_ms: connection.timeout_ms,
+        replay_methods: connection.replay_methods,
     })
 }

@@ -101,7 +101,7 @@ pub async fn run(
         public_url.map_or_else(|| format!("{scheme}://{api_addr}"), |url| url.trim_end_matches('/').to_owned());
 
     let signing_key = SigningKey::open(&folder.join("instance.key"), &*random)?;
-    let store = Store::open(&folder.join("midward.db")).await?;
+    let store = Store::open(&config.store).await?;
     let mut tx = store.begin().await?;
     let instance_id = settings::find_or_insert(&mut tx, "instance_id", &new_id(clock.wall(), &*random)).await?;
     tx.commit().await?;
@@ -160,6 +160,8 @@ pub async fn run(
         shutdown.clone(),
     ));
     tracker.spawn(sweep(queue.clone(), shutdown.clone()));
+    let keep = Duration::from_hours(config.retention.finished_hours.into());
+    tracker.spawn(crate::retention::run(Arc::clone(&app), keep, shutdown.clone()));
     tracing::info!(api = %api_addr, calls = %call_addr, "the instance is ready");
     // The one who started it may not want to know.
     let _ = started.send(notice);

@@ -51,6 +51,8 @@ pub enum AdminRequest {
         #[serde(default)]
         connection: Option<String>,
     },
+    /// The token engine's figures as Prometheus text.
+    Metrics,
     /// Why policy refused.
     PolicyExplain {
         reference: String,
@@ -63,10 +65,23 @@ pub enum AdminRequest {
 pub enum AdminReply {
     Status(StatusReport),
     Resolved(ResolveReport),
-    Tokens { tokens: Vec<TokenReport> },
-    Flushed { count: usize },
-    Refusal { refusal: AuditEntry },
-    Failed { failure: Failure },
+    Tokens {
+        tokens: Vec<TokenReport>,
+    },
+    Flushed {
+        count: usize,
+        /// One for each key.
+        tokens: Vec<FlushedToken>,
+    },
+    Metrics {
+        text: String,
+    },
+    Refusal {
+        refusal: AuditEntry,
+    },
+    Failed {
+        failure: Failure,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,9 +119,14 @@ pub struct FieldReport {
 /// A cached token, without the token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenReport {
+    /// What metrics call it.
+    pub profile: String,
     pub credential_id: String,
     pub resolver: String,
+    /// The issuer's identifier where metadata names the token URL.
     pub token_url: String,
+    /// `grant_type` of the token request.
+    pub grant: String,
     pub scopes: Vec<String>,
     /// Connections whose requests use it.
     pub connections: Vec<String>,
@@ -118,6 +138,20 @@ pub struct TokenReport {
     pub expires_in_ms: Option<u64>,
     /// The first digits of a keyed hash: changes when the secret does.
     pub secret_version: Option<String>,
+}
+
+/// What a flush did to one cached token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlushedToken {
+    pub credential_id: String,
+    pub token_url: String,
+    pub scopes: Vec<String>,
+    /// Connections whose requests used it.
+    pub connections: Vec<String>,
+    /// `revoked`, `no_endpoint`, `not_allowed`, `failed`, or `no_token` when none was there.
+    pub revocation: String,
+    /// The same in words, with what to do.
+    pub explanation: String,
 }
 
 /// Answers the questions.
@@ -270,7 +304,7 @@ mod tests {
 
     impl Operate for Flusher {
         fn answer(&self, _: AdminRequest) -> BoxFuture<'_, AdminReply> {
-            Box::pin(async { AdminReply::Flushed { count: 3 } })
+            Box::pin(async { AdminReply::Flushed { count: 3, tokens: Vec::new() } })
         }
     }
 
@@ -284,7 +318,7 @@ mod tests {
         let stop = CancellationToken::new();
         let server = tokio::spawn(socket.serve(Arc::new(Flusher), stop.clone()));
         let reply = ask(&path, &AdminRequest::Flush { connection: None }).await;
-        assert_eq!(reply, Ok(AdminReply::Flushed { count: 3 }));
+        assert_eq!(reply, Ok(AdminReply::Flushed { count: 3, tokens: Vec::new() }));
 
         let mut stream = UnixStream::connect(&path).await.expect("connected");
         stream.write_all(b"{\"op\":\"nonsense\"}\n").await.expect("written");

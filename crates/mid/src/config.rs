@@ -1,12 +1,15 @@
 //! `mid.toml`: one struct per section, unknown keys refused with the nearest known one named, no secret inside.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use midward_core::{Failure, Hop, check_name};
 use midward_net::WayConfig;
 use midward_resolvers::ResolverConfig;
 use serde::Deserialize;
+
+use crate::token_requests::TokenRequestsSection;
 
 /// The whole file. Relative paths are relative to the file's folder and made absolute by [`MidConfig::load`].
 #[derive(Debug, Deserialize)]
@@ -22,7 +25,11 @@ pub struct MidConfig {
     #[serde(default)]
     pub jar_host: JarHostSection,
     #[serde(default)]
+    pub token_requests: TokenRequestsSection,
+    #[serde(default)]
     pub admin: AdminSection,
+    #[serde(default)]
+    pub metrics: MetricsSection,
     #[serde(default)]
     pub log: LogSection,
     /// Folder of the file: what relative paths inside sections of other crates are relative to.
@@ -46,6 +53,9 @@ pub struct MidSection {
     /// How long a draining MID waits for running calls, in seconds.
     #[serde(default = "default_drain_seconds")]
     pub drain_seconds: u64,
+    /// How long a draining MID spends on revoking its tokens afterwards, in seconds; 0: it does not.
+    #[serde(default = "default_revoke_seconds")]
+    pub revoke_seconds: u64,
 }
 
 /// One configuration per way out; nothing is taken from the environment.
@@ -89,6 +99,24 @@ pub struct AdminSection {
     pub socket: Option<PathBuf>,
 }
 
+/// What is exposed for a monitoring system.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsSection {
+    /// Loopback address of a listener for `GET /metrics`; absent: none, and only `midward-mid metrics` tells.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+    /// Most profiles with lines of their own.
+    #[serde(default = "default_max_profiles")]
+    pub max_profiles: usize,
+}
+
+impl Default for MetricsSection {
+    fn default() -> Self {
+        Self { listen: None, max_profiles: default_max_profiles() }
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogSection {
@@ -107,12 +135,20 @@ pub enum LogFormat {
     Json,
 }
 
+const fn default_max_profiles() -> usize {
+    200
+}
+
 const fn default_max_concurrent() -> u32 {
     64
 }
 
 const fn default_max_reply_bytes() -> usize {
     8 * 1024 * 1024
+}
+
+const fn default_revoke_seconds() -> u64 {
+    5
 }
 
 const fn default_drain_seconds() -> u64 {
@@ -175,19 +211,46 @@ impl MidConfig {
                 "Choose a number from 1 to 4096.",
             ));
         }
+        if self.mid.revoke_seconds > 60 {
+            let detail = format!("mid.revoke_seconds is {}", self.mid.revoke_seconds);
+            return Err(invalid("config_invalid", detail, "Choose a number from 0 to 60."));
+        }
+        self.metrics.check()?;
+        self.token_requests.check()
+    }
+}
+
+impl MetricsSection {
+    fn check(&self) -> Result<(), Failure> {
+        if let Some(listen) = self.listen
+            && !listen.ip().is_loopback()
+        {
+            return Err(invalid(
+                "config_invalid",
+                format!("metrics.listen is {listen}, which is no loopback address"),
+                "Choose a port of 127.0.0.1 or [::1]; let an agent on this host pass the figures on.",
+            ));
+        }
+        if self.max_profiles > 2000 {
+            return Err(invalid(
+                "config_invalid",
+                format!("metrics.max_profiles is {}", self.max_profiles),
+                "Choose a number from 0 to 2000.",
+            ));
+        }
         Ok(())
     }
 }
 
 fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
-    let (jar, lib_dir, java) = match resolver {
-        ResolverConfig::Jar(jar) => (&mut jar.jar, &mut jar.lib_dir, &mut jar.java),
-        ResolverConfig::CyberArkSdk(sdk) => (&mut sdk.jar, &mut sdk.lib_dir, &mut sdk.java),
+    let process = match resolver {
+        ResolverConfig::Jar(jar) => &mut jar.process,
+        ResolverConfig::CyberArkSdk(sdk) => &mut sdk.process,
         ResolverConfig::AwsSecretsManager(aws) => return below(base_dir, aws.credentials.files_mut()),
         ResolverConfig::AzureKeyVault(azure) => return below(base_dir, azure.credentials.files_mut()),
     };
-    *jar = base_dir.join(&*jar);
-    for path in [lib_dir, java] {
+    process.jar = base_dir.join(&process.jar);
+    for path in [&mut process.lib_dir, &mut process.java] {
         *path = path.as_ref().map(|p| base_dir.join(p));
     }
 }
@@ -262,7 +325,7 @@ fn refuse_secrets(table: &toml::Table, path: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn invalid(code: &str, detail: impl Into<String>, action: impl Into<String>) -> Failure {
+pub(crate) fn invalid(code: &str, detail: impl Into<String>, action: impl Into<String>) -> Failure {
     Failure::permanent(Hop::Mid, code, detail, action)
 }
 
@@ -298,6 +361,18 @@ mod tests {
             assert_eq!(failure.code, "secret_in_config");
             assert!(!failure.to_string().contains("hunter2"), "{failure}");
         }
+    }
+
+    #[test]
+    fn metrics_are_for_this_host_only() {
+        for listen in ["127.0.0.1:9464", "[::1]:9464"] {
+            assert!(parse(&format!("{SMALL}[metrics]\nlisten = \"{listen}\"\n")).is_ok(), "{listen}");
+        }
+        for listen in ["0.0.0.0:9464", "[::]:9464", "192.0.2.1:9464"] {
+            let failure = parse(&format!("{SMALL}[metrics]\nlisten = \"{listen}\"\n")).expect_err(listen);
+            assert_eq!(failure.code, "config_invalid");
+        }
+        assert!(parse(&format!("{SMALL}[metrics]\nmax_profiles = 2001\n")).is_err());
     }
 
     #[test]

@@ -5,22 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use midward_core::{BootTime, CircuitRules, Clock, Failure, FingerprintKey, Hop, Random, Trace};
+use midward_core::{AccessToken, BootTime, CircuitRules, Clock, Failure, FingerprintKey, Hop, Random, Trace};
 use midward_net::WayOut;
 use midward_oauth::{
-    AssertionAlgorithm, AssertionRules, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType,
-    TokenCache, TokenHandle, TokenKey, TokenRequestSpec,
+    AssertionAlgorithm, AssertionRules, ClientAuth, ClientCredentialsFetcher, CredentialRef, EndpointSource, Expected,
+    FixedEndpoints, Revocation, RevocationEndpoint, TokenCache, TokenHandle, TokenKey, TokenRequestSpec,
 };
 use midward_resolvers::{BoxFuture, Lookup};
-use midward_wire::{ApiCall, ApiReply, ConfigDocument, LeaseGrant, Outcome, ReplayRule};
+use midward_wire::{ApiCall, ApiReply, ConfigDocument, LeaseGrant, Outcome};
+use url::Url;
 
 use crate::api::{ApiCallError, ApiCaller};
 use crate::audit::{Audit, AuditEntry};
 use crate::config_cache::{ConfigCache, Configured};
+use crate::discovery::{Discoveries, PolicedEndpoints};
 use crate::execute::{Execute, Leased};
+use crate::grant::grant;
 use crate::heartbeat::Resolvers;
 use crate::link::Link;
 use crate::policy::{Ask, Permit, PolicyStore, Ways, suggest};
+use crate::revoke;
 use crate::source::ResolverSource;
 use crate::transport::NetTokenTransport;
 
@@ -35,6 +39,7 @@ pub(crate) struct Engine {
     pub(crate) tokens: TokenCache,
     pub(crate) resolvers: Resolvers,
     pub(crate) token_way: WayOut,
+    pub(crate) discoveries: Discoveries,
     pub(crate) apis: ApiCaller,
     pub(crate) audit: Arc<Audit>,
     pub(crate) fingerprint_key: FingerprintKey,
@@ -55,12 +60,36 @@ impl Execute for Engine {
         self.configs.clear();
         self.tokens.flush(|_| true);
     }
+
+    fn revoke_all(&self, limit: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let results = self.flush(None, limit).await;
+            let count = |state| results.iter().filter(|(_, result)| revoke::state(result.as_ref()) == state).count();
+            let (revoked, failed) = (count("revoked"), count("failed"));
+            if revoked + failed > 0 {
+                tracing::info!(revoked, failed, "tokens revoked before the end");
+            }
+        })
+    }
 }
 
 impl Engine {
     /// Drops what was derived under another policy: permits decide again, fetchers get their guard anew.
     pub(crate) fn policy_changed(&self) {
         self.configs.clear();
+    }
+
+    /// Drops the tokens of one key or all, and takes them back at their servers within `limit`.
+    pub(crate) async fn flush(
+        &self,
+        wanted: Option<&TokenKey>,
+        limit: Duration,
+    ) -> Vec<(TokenKey, Option<Revocation>)> {
+        let dropped = self.tokens.flush_all(|key| wanted.is_none_or(|wanted| key == wanted));
+        let results = revoke::revoke_all(dropped, limit, &*self.clock).await;
+        // Afterwards: what was known of an issuer served to revoke.
+        self.discoveries.forget();
+        results
     }
 
     /// The token that a connection uses, once it was used.
@@ -99,8 +128,8 @@ impl Engine {
             Ok(permit) => permit,
             Err(failure) => return Outcome::Failed { failure },
         };
-        let handle = config.derived.get_or_init(|| self.handle(&config.document, &permit)).clone();
-        let outcome = self.call(&config, &permit, &handle, &grant.call, ends, trace).await;
+        let handle = config.derived.get_or_init(|| self.handle(&config.document, &permit));
+        let outcome = self.call(&config, &permit, handle, &grant.call, ends, trace).await;
         tracing::debug!(request = grant.request_id, rule = permit.rule, outcome = describe(&outcome), "call ended");
         self.audit.record(AuditEntry::Call {
             at: self.clock.wall(),
@@ -158,11 +187,10 @@ impl Engine {
     fn handle(&self, document: &ConfigDocument, permit: &Permit) -> TokenHandle {
         let profile = &document.profile;
         let credential = &document.credential;
-        let address =
-            url::Url::parse(&document.connection.base_url).ok().and_then(|url| url.host_str().map(str::to_owned));
+        let address = Url::parse(&document.connection.base_url).ok().and_then(|url| url.host_str().map(str::to_owned));
         let spec = TokenRequestSpec {
-            token_url: permit.token_url.clone(),
-            grant: grant_type(profile.grant_type),
+            token_url: placeholder(document, permit),
+            grant: grant(profile, permit),
             client_auth: client_auth(profile.client_auth),
             scopes: profile.scopes.clone(),
             audience: profile.audience.clone(),
@@ -174,7 +202,7 @@ impl Engine {
             },
         };
         let lookup = Lookup { credential_id: credential.credential_id.clone(), address, fresh: false };
-        let key = TokenKey::new(
+        let mut key = TokenKey::new(
             CredentialRef {
                 instance: self.link.enrollment().instance_id.clone(),
                 credential_id: lookup.credential_id.clone(),
@@ -183,8 +211,12 @@ impl Engine {
             },
             &spec,
         );
+        if let Some(issuer) = discovered_at(document, permit) {
+            key = key.discovered_at(issuer);
+        }
         let fetcher = ClientCredentialsFetcher {
-            expected: Expected::scopes(&spec.scopes),
+            endpoints: self.endpoints(document, permit, spec.client_auth),
+            expected: Expected::of(&spec),
             spec,
             source: Arc::new(ResolverSource::new(
                 Arc::clone(&self.resolvers),
@@ -201,6 +233,30 @@ impl Engine {
         self.tokens.handle(key, Arc::new(fetcher))
     }
 
+    /// Where the token request of a document goes: fixed, or looked up at the issuer and put before the rule.
+    fn endpoints(
+        &self,
+        document: &ConfigDocument,
+        permit: &Permit,
+        client_auth: ClientAuth,
+    ) -> Arc<dyn EndpointSource> {
+        let Some(issuer) = discovered_at(document, permit) else {
+            let revocation = permit.revocation_url.clone().map_or(RevocationEndpoint::None, RevocationEndpoint::At);
+            return Arc::new(FixedEndpoints::new(placeholder(document, permit), revocation));
+        };
+        Arc::new(PolicedEndpoints {
+            metadata: self.discoveries.of(issuer, &permit.guard),
+            permit: Permit { call: None, ..permit.clone() },
+            client_auth,
+            connection: document.connection.alias.clone(),
+            credential_id: document.credential.credential_id.clone(),
+            policy: Arc::clone(&self.policy),
+            audit: Arc::clone(&self.audit),
+            clock: Arc::clone(&self.clock),
+            refused: std::sync::Mutex::default(),
+        })
+    }
+
     async fn call(
         &self,
         config: &Configured<TokenHandle>,
@@ -215,7 +271,8 @@ impl Engine {
             return Outcome::Failed { failure: too_late() };
         };
         let body = Bytes::copy_from_slice(&call.body.0);
-        let mut refused: Option<ApiReply> = None;
+        let replay_methods = config.document.connection.replay_methods.as_deref();
+        let mut refused: Option<(ApiReply, AccessToken)> = None;
         loop {
             let is_repeated = refused.is_some();
             let granted = match handle.cached() {
@@ -223,9 +280,14 @@ impl Engine {
                 None => handle.token(ends.saturating_since(self.clock.boot())).await,
             };
             let granted = match (granted, refused.take()) {
+                // Some servers issue one token until it ends: what was refused is not tried again.
+                (Ok(granted), Some((reply, token))) if *granted.token() == token => {
+                    trace.push(Hop::Mid, "the authorization server issued the refused token again", Duration::ZERO);
+                    return Outcome::Replied { reply };
+                }
                 (Ok(granted), _) => granted,
                 // The API's own answer says more than why there is no other token to try.
-                (Err(failure), Some(reply)) => {
+                (Err(failure), Some((reply, _))) => {
                     trace.push(failure.hop, format!("no other token ({})", failure.code), Duration::ZERO);
                     return Outcome::Replied { reply };
                 }
@@ -253,13 +315,18 @@ impl Engine {
             if reply.status != 401 || is_repeated {
                 return Outcome::Replied { reply };
             }
+            // Only the token that was refused is dropped: another call may have brought a new one meanwhile.
             let was_cached = handle.reject(&token);
-            if !may_repeat(call) {
+            if !call.may_repeat(replay_methods) {
                 return Outcome::Replied { reply };
             }
-            let what = if was_cached { "token refused: dropped, one more try" } else { "token refused: one more try" };
+            let what = if was_cached {
+                "token refused: dropped, one more try"
+            } else {
+                "token refused: one more try with the one that replaced it"
+            };
             trace.push(Hop::Mid, what, Duration::ZERO);
-            refused = Some(reply);
+            refused = Some((reply, token));
         }
     }
 }
@@ -276,9 +343,19 @@ fn dial_until(leased: &Leased) -> BootTime {
     leased.lease_ends().saturating_sub(margin).min(leased.expires())
 }
 
-/// Whether a call may be sent a second time.
-fn may_repeat(call: &ApiCall) -> bool {
-    call.replay == ReplayRule::Safe || matches!(call.method.as_str(), "GET" | "HEAD" | "OPTIONS")
+/// The issuer whose metadata names the token endpoint, if no token URL was configured.
+fn discovered_at<'a>(document: &'a ConfigDocument, permit: &Permit) -> Option<&'a str> {
+    document.profile.issuer.as_deref().filter(|_| permit.token_url.is_none())
+}
+
+/// The token URL; until metadata names it, one that the rule lists, which is never sent to.
+fn placeholder(document: &ConfigDocument, permit: &Permit) -> Url {
+    let listed = permit.token_url.as_ref().or_else(|| permit.token_urls.first());
+    match listed {
+        Some(url) => url.clone(),
+        // A rule without token URLs is refused when the policy is read.
+        None => unreachable!("rule {} lists no token URL for {}", permit.rule, document.connection.alias),
+    }
 }
 
 fn too_late() -> Failure {
@@ -308,12 +385,6 @@ fn describe(outcome: &Outcome) -> String {
     }
 }
 
-const fn grant_type(wire: midward_wire::GrantType) -> GrantType {
-    match wire {
-        midward_wire::GrantType::ClientCredentials => GrantType::ClientCredentials,
-    }
-}
-
 const fn client_auth(wire: midward_wire::ClientAuth) -> ClientAuth {
     match wire {
         midward_wire::ClientAuth::ClientSecretBasic => ClientAuth::ClientSecretBasic,
@@ -324,7 +395,7 @@ const fn client_auth(wire: midward_wire::ClientAuth) -> ClientAuth {
     }
 }
 
-const fn assertion_algorithm(wire: midward_wire::AssertionAlgorithm) -> AssertionAlgorithm {
+pub(crate) const fn assertion_algorithm(wire: midward_wire::AssertionAlgorithm) -> AssertionAlgorithm {
     match wire {
         midward_wire::AssertionAlgorithm::Rs256 => AssertionAlgorithm::Rs256,
         midward_wire::AssertionAlgorithm::Ps256 => AssertionAlgorithm::Ps256,

@@ -37,4 +37,9 @@ pub(crate) trait Execute: Debug + Send + Sync + 'static {
 
     /// Drops every token: this MID was invalidated.
     fn wipe(&self);
+
+    /// Drops every token and takes it back at its server, within `limit`: this MID ends.
+    fn revoke_all(&self, _limit: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }

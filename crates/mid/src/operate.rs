@@ -1,17 +1,25 @@
 //! What the admin socket's questions do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use midward_core::{Failure, Hop};
 use midward_oauth::TokenKey;
 use midward_resolvers::{BoxFuture, CredentialId, Lookup};
 
-use crate::admin::{AdminReply, AdminRequest, FieldReport, Operate, ResolveReport, StatusReport, TokenReport};
+use crate::admin::{
+    AdminReply, AdminRequest, FieldReport, FlushedToken, Operate, ResolveReport, StatusReport, TokenReport,
+};
 use crate::capacity::Capacity;
 use crate::engine::Engine;
 use crate::heartbeat::{Heart, Resolvers};
 use crate::link::{Link, LinkState};
+use crate::metrics;
+use crate::revoke;
 use crate::source::{LOOKUP_DEADLINE, find};
+
+/// How long a flush spends on revoking tokens; less than the socket's own limit.
+const REVOCATIONS: Duration = Duration::from_secs(30);
 
 /// Answers the admin socket.
 #[derive(Debug)]
@@ -20,6 +28,8 @@ pub(crate) struct Operator {
     pub(crate) heart: Arc<Heart>,
     pub(crate) capacity: Capacity,
     pub(crate) engine: Arc<Engine>,
+    /// Most profiles with lines of their own in the metrics.
+    pub(crate) max_profiles: usize,
 }
 
 impl Operate for Operator {
@@ -41,9 +51,12 @@ impl Operator {
             }
             AdminRequest::Flush { connection } => {
                 let wanted = connection.as_deref().map(|alias| self.engine.key_of(alias)).transpose()?;
-                let count = self.engine.tokens.flush(|key| wanted.as_ref().is_none_or(|wanted| key == wanted));
-                tracing::info!(count, "tokens dropped by the operator");
-                Ok(AdminReply::Flushed { count })
+                let tokens = self.flush(wanted.as_ref()).await;
+                tracing::info!(count = tokens.len(), "tokens dropped by the operator");
+                Ok(AdminReply::Flushed { count: tokens.len(), tokens })
+            }
+            AdminRequest::Metrics => {
+                Ok(AdminReply::Metrics { text: metrics::text(&self.engine.tokens.metrics(self.max_profiles)) })
             }
             AdminRequest::PolicyExplain { reference } => self.explain(&reference),
         }
@@ -98,17 +111,32 @@ impl Operator {
         let all = self.engine.tokens.statuses().into_iter();
         all.filter(|status| wanted.is_none_or(|wanted| status.key == *wanted))
             .map(|status| TokenReport {
+                profile: status.key.short_name(),
                 connections: self.engine.connections_of(&status.key),
                 credential_id: status.key.client.credential_id.clone(),
                 resolver: status.key.client.resolver.clone(),
                 token_url: status.key.client.token_url.clone(),
-                scopes: status.key.scopes.iter().cloned().collect(),
+                grant: status.key.client.grant.name().to_owned(),
+                scopes: status.key.scopes.to_vec(),
                 state: status.state.to_owned(),
                 explanation: status.sentence,
                 expires_in_ms: status.expires_in.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
                 secret_version: status.secret_version,
             })
             .collect()
+    }
+
+    async fn flush(&self, wanted: Option<&TokenKey>) -> Vec<FlushedToken> {
+        let flushed = self.engine.flush(wanted, REVOCATIONS).await;
+        let reports = flushed.into_iter().map(|(key, revocation)| FlushedToken {
+            connections: self.engine.connections_of(&key),
+            credential_id: key.client.credential_id.clone(),
+            token_url: key.client.token_url.clone(),
+            scopes: key.scopes.to_vec(),
+            revocation: revoke::state(revocation.as_ref()).to_owned(),
+            explanation: revoke::words(revocation.as_ref()),
+        });
+        reports.collect()
     }
 
     fn explain(&self, reference: &str) -> Result<AdminReply, Failure> {

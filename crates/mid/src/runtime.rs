@@ -16,6 +16,7 @@ use crate::execute::Execute;
 use crate::heartbeat::{Heart, Resolvers};
 use crate::lease_loop::LeaseLoop;
 use crate::link::{Link, LinkState};
+use crate::metrics_listener::MetricsListener;
 use crate::outcomes::{OutcomeDelivery, outcomes};
 
 /// How long everything that is left after the calls may take: outcomes, handing back.
@@ -32,7 +33,9 @@ pub struct Mid {
     resolvers: Resolvers,
     calls: TaskTracker,
     drain: Duration,
+    revoke: Duration,
     admin: Option<(AdminSocket, Arc<dyn Operate>)>,
+    metrics: Option<MetricsListener>,
 }
 
 /// What [`Mid::join`] joins.
@@ -45,7 +48,10 @@ pub(crate) struct Parts {
     pub(crate) incarnation: String,
     /// How long a drain waits for running calls.
     pub(crate) drain: Duration,
+    /// How long it then spends on revoking tokens.
+    pub(crate) revoke: Duration,
     pub(crate) admin: Option<(AdminSocket, Arc<dyn Operate>)>,
+    pub(crate) metrics: Option<MetricsListener>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
 }
@@ -57,7 +63,20 @@ pub(crate) fn new_incarnation(clock: &dyn Clock, random: &dyn Random) -> String 
 
 impl Mid {
     pub(crate) fn join(parts: Parts) -> Self {
-        let Parts { link, heart, executor, resolvers, capacity, incarnation, drain, admin, clock, random } = parts;
+        let Parts {
+            link,
+            heart,
+            executor,
+            resolvers,
+            capacity,
+            incarnation,
+            drain,
+            revoke,
+            admin,
+            metrics,
+            clock,
+            random,
+        } = parts;
         let (sender, delivery) = outcomes(
             Arc::clone(&link),
             incarnation.clone(),
@@ -77,7 +96,7 @@ impl Mid {
             clock,
             random,
         };
-        Self { link, heart, lease_loop, delivery, executor, resolvers, calls, drain, admin }
+        Self { link, heart, lease_loop, delivery, executor, resolvers, calls, drain, revoke, admin, metrics }
     }
 
     /// Runs until `stop`, then drains: no more polls, unstarted leases handed back, running calls finished, outcomes
@@ -93,9 +112,15 @@ impl Mid {
             let (heart, hard) = (Arc::clone(&heart), hard.clone());
             async move { heart.run(hard).await }
         }));
-        parts.spawn(named("wiping", wipe_when_invalidated(Arc::clone(&self.link), self.executor, hard.clone())));
+        parts.spawn(named(
+            "wiping",
+            wipe_when_invalidated(Arc::clone(&self.link), Arc::clone(&self.executor), hard.clone()),
+        ));
         if let Some((socket, operator)) = self.admin {
             parts.spawn(named("admin socket", socket.serve(operator, hard.clone())));
+        }
+        if let Some(metrics) = self.metrics {
+            parts.spawn(named("metrics listener", metrics.serve(hard.clone())));
         }
         warm_up(&self.resolvers);
 
@@ -120,9 +145,18 @@ impl Mid {
                 tracing::error!(running = self.calls.len(), "calls still run after the drain's deadline: left behind");
             }
             // It ends when the loop and every call have dropped their senders.
-            if tokio::time::timeout(FLUSH, delivery).await.is_err() {
-                tracing::error!("outcomes could not be delivered in time");
-            }
+            let delivered = async {
+                if tokio::time::timeout(FLUSH, delivery).await.is_err() {
+                    tracing::error!("outcomes could not be delivered in time");
+                }
+            };
+            // Nobody needs the tokens any more. The resolvers still run: the secret is read for it.
+            let revoked = async {
+                if tokio::time::timeout(self.revoke, self.executor.revoke_all(self.revoke)).await.is_err() {
+                    tracing::warn!("not every token was revoked in time; they end by themselves");
+                }
+            };
+            tokio::join!(delivered, revoked);
         };
         tokio::select! {
             () = drained => {}

@@ -18,11 +18,13 @@ use crate::audit::Audit;
 use crate::capacity::Capacity;
 use crate::config::MidConfig;
 use crate::config_cache::ConfigCache;
+use crate::discovery::Discoveries;
 use crate::engine::Engine;
 use crate::execute::Execute;
 use crate::heartbeat::{Heart, Resolvers};
 use crate::http::InstanceWay;
 use crate::link::Link;
+use crate::metrics_listener::MetricsListener;
 use crate::operate::Operator;
 use crate::policy::{Policy, PolicyStore};
 use crate::runtime::{Mid, Parts, new_incarnation};
@@ -46,13 +48,15 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
     let api_way = way(config, "apis", &config.ways_out.apis)?;
     let capacity = Capacity::new(config.mid.max_concurrent);
     let incarnation = new_incarnation(clock.as_ref(), random.as_ref());
+    let token_way = way(config, "authorization_servers", &config.ways_out.authorization_servers)?;
     let engine = Arc::new(Engine {
         link: Arc::clone(&link),
         configs: ConfigCache::new(Arc::clone(&link)),
         policy: Arc::clone(&policy),
-        tokens: TokenCache::new(Arc::clone(&clock), Arc::clone(&random), TokenCacheConfig::default()),
+        tokens: TokenCache::new(Arc::clone(&clock), Arc::clone(&random), token_config(config)),
         resolvers: Arc::clone(&resolvers),
-        token_way: way(config, "authorization_servers", &config.ways_out.authorization_servers)?,
+        discoveries: Discoveries::new(token_way.clone(), Arc::clone(&clock), Arc::clone(&random)),
+        token_way,
         apis: ApiCaller::new(api_way, Arc::clone(&clock), config.mid.max_reply_bytes),
         audit: Arc::new(Audit::open(state.path())?),
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
@@ -72,7 +76,12 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
         heart: Arc::clone(&heart),
         capacity: capacity.clone(),
         engine: Arc::clone(&engine),
+        max_profiles: config.metrics.max_profiles,
     });
+    let metrics = match config.metrics.listen {
+        Some(address) => Some(MetricsListener::bind(address, Arc::clone(&engine), config.metrics.max_profiles).await?),
+        None => None,
+    };
     let reload = Reload { file: config.policy.file.clone(), policy, engine: Arc::clone(&engine) };
     let executor: Arc<dyn Execute> = engine;
     let mid = Mid::join(Parts {
@@ -83,7 +92,9 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
         capacity,
         incarnation,
         drain: Duration::from_secs(config.mid.drain_seconds),
+        revoke: Duration::from_secs(config.mid.revoke_seconds),
         admin: Some((socket, operator)),
+        metrics,
         clock,
         random,
     });
@@ -145,6 +156,14 @@ fn way(config: &MidConfig, name: &str, settings: &WayConfig) -> Result<WayOut, F
         let action = "Correct that section of mid.toml, or the file that it names.";
         Failure::permanent(Hop::Mid, "config_invalid", format!("[ways_out.{name}]: {error}"), action)
     })
+}
+
+fn token_config(config: &MidConfig) -> TokenCacheConfig {
+    TokenCacheConfig {
+        budget: config.token_requests.rules(),
+        budgets: config.token_requests.server_rules(),
+        ..TokenCacheConfig::default()
+    }
 }
 
 fn load_policy(file: &Path) -> Result<Policy, Failure> {

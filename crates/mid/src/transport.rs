@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_ENCODING};
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use midward_core::Secret;
 use midward_net::{AddressGuard, SendError, SendErrorKind, SendOptions, WayOut};
 use midward_oauth::{
-    BoxFuture, ClientCredentialsFetcher, TokenHttpReply, TokenHttpRequest, TokenTransport, TransportFailure,
-    TransportFailureKind,
+    BoxFuture, ClientCredentialsFetcher, MetadataTransport, TokenHttpReply, TokenHttpRequest, TokenTransport,
+    TransportFailure, TransportFailureKind,
 };
+use url::Url;
 
 /// Sends token requests over the way to authorization servers, to the addresses that one rule allows.
 #[derive(Clone)]
@@ -24,10 +26,10 @@ impl NetTokenTransport {
         Self { way, guard }
     }
 
-    async fn exchange(&self, request: TokenHttpRequest, limit: Duration) -> Result<TokenHttpReply, TransportFailure> {
+    async fn exchange(&self, request: Request<Bytes>, limit: Duration) -> Result<TokenHttpReply, TransportFailure> {
         let limit = limit.min(ClientCredentialsFetcher::DEADLINE);
         let options = SendOptions { deadline: limit, max_body: TokenHttpReply::MAX_BODY, guard: self.guard.clone() };
-        let response = self.way.send(http_request(&request)?, &options).await.map_err(failure)?;
+        let response = self.way.send(request, &options).await.map_err(failure)?;
         let (parts, body) = response.into_parts();
         let body = Secret::new(Vec::from(body));
         check_coding(&parts.headers)?;
@@ -41,7 +43,23 @@ impl TokenTransport for NetTokenTransport {
         request: TokenHttpRequest,
         deadline: Duration,
     ) -> BoxFuture<'_, Result<TokenHttpReply, TransportFailure>> {
-        Box::pin(self.exchange(request, deadline))
+        Box::pin(async move {
+            let sent = http_request(&request)?;
+            drop(request);
+            self.exchange(sent, deadline).await
+        })
+    }
+}
+
+impl MetadataTransport for NetTokenTransport {
+    fn get(&self, url: Url, deadline: Duration) -> BoxFuture<'_, Result<TokenHttpReply, TransportFailure>> {
+        Box::pin(async move {
+            let mut sent = Request::new(Bytes::new());
+            *sent.uri_mut() = uri(&url)?;
+            sent.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+            sent.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            self.exchange(sent, deadline).await
+        })
     }
 }
 
@@ -51,16 +69,19 @@ impl std::fmt::Debug for NetTokenTransport {
     }
 }
 
-fn http_request(request: &TokenHttpRequest) -> Result<Request<bytes::Bytes>, TransportFailure> {
-    let uri = request.url.as_str().parse();
-    let uri = uri.map_err(|_| failure(SendError { kind: SendErrorKind::BadRequest, maybe_sent: false }))?;
+fn http_request(request: &TokenHttpRequest) -> Result<Request<Bytes>, TransportFailure> {
     let mut sent = Request::new(request.body_bytes());
     *sent.method_mut() = Method::POST;
-    *sent.uri_mut() = uri;
+    *sent.uri_mut() = uri(&request.url)?;
     *sent.headers_mut() = request.header_map();
     // A connection that is kept keeps the buffer that the secret was written from.
     sent.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     Ok(sent)
+}
+
+fn uri(url: &Url) -> Result<http::Uri, TransportFailure> {
+    let uri = url.as_str().parse();
+    uri.map_err(|_| failure(SendError { kind: SendErrorKind::BadRequest, maybe_sent: false }))
 }
 
 /// Identity was asked for, and nothing is decompressed: a small body that grows is an attack.

@@ -58,6 +58,8 @@ pub enum TlsFault {
     BadCertificate,
     #[error("it does not speak TLS on this port")]
     NotTls,
+    #[error("it speaks neither TLS 1.2 nor TLS 1.3, and nothing older is used")]
+    OldVersion,
     #[error("the TLS handshake failed: it sent an alert")]
     Alert,
     #[error("the TLS handshake failed")]

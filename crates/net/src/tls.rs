@@ -6,7 +6,8 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, PeerIncompatible,
+    RootCertStore, SignatureScheme,
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
@@ -84,6 +85,11 @@ pub(crate) fn fault(error: &Error) -> TlsFault {
             _ => TlsFault::BadCertificate,
         },
         Error::InvalidMessage(_) => TlsFault::NotTls,
+        // RFC 8446 6.2: the alert is what a server sends that knows only older versions; others choose one of them.
+        Error::AlertReceived(AlertDescription::ProtocolVersion)
+        | Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        ) => TlsFault::OldVersion,
         Error::AlertReceived(_) => TlsFault::Alert,
         _ => TlsFault::Handshake,
     }

@@ -1,4 +1,6 @@
-//! Assertions that a client proves itself with (RFC 7523 2.2, 3), without IO.
+//! Assertions that a client proves itself with (RFC 7523 2.2), or that are the grant (2.1), without IO.
+
+use std::collections::BTreeMap;
 
 use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
@@ -6,7 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use midward_core::{ClientMaterial, MaterialField, Random, Secret, WallTime};
 use serde::Serialize;
 
-use crate::request::{RequestError, TokenRequestSpec};
+use crate::grant::BearerAssertion;
+use crate::request::{self, RequestError, TokenRequestSpec};
 use crate::signing_key::{self, SigningKey};
 
 /// `client_assertion_type` (RFC 7523 2.2).
@@ -54,6 +57,8 @@ pub(crate) struct Claims<'a> {
     iat: i64,
     exp: i64,
     jti: String,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    further: Option<&'a BTreeMap<String, String>>,
 }
 
 #[derive(Serialize)]
@@ -68,24 +73,39 @@ struct Header<'a> {
 }
 
 impl<'a> Claims<'a> {
-    pub(crate) fn new(
+    /// The client speaks for itself (RFC 7523 2.2).
+    pub(crate) fn of_client(
         spec: &'a TokenRequestSpec,
         id: &'a Secret,
         now: WallTime,
         random: &dyn Random,
     ) -> Result<Self, RequestError> {
-        let id = id.expose_str().ok_or(RequestError::NotText(MaterialField::ClientId))?;
+        let id = text(id)?;
+        let audience = spec.assertion.audience.as_deref().unwrap_or(spec.token_url.as_str());
+        Ok(Self::new(id, id, audience, now, random))
+    }
+
+    /// The assertion is the grant (RFC 7523 2.1).
+    pub(crate) fn of_grant(
+        bearer: &'a BearerAssertion,
+        material: &'a ClientMaterial,
+        now: WallTime,
+        random: &dyn Random,
+    ) -> Result<Self, RequestError> {
+        let named = |name: &'a Option<String>| match name {
+            Some(name) => Ok(name.as_str()),
+            None => request::needed(material, MaterialField::ClientId).and_then(text),
+        };
+        let claims = Self::new(named(&bearer.issuer)?, named(&bearer.subject)?, &bearer.audience, now, random);
+        Ok(Self { further: Some(&bearer.claims), ..claims })
+    }
+
+    fn new(iss: &'a str, sub: &'a str, aud: &'a str, now: WallTime, random: &dyn Random) -> Self {
         let mut unique = [0; 16];
         random.fill(&mut unique);
         let iat = now.unix_seconds();
-        Ok(Self {
-            iss: id,
-            sub: id,
-            aud: spec.assertion.audience.as_deref().unwrap_or(spec.token_url.as_str()),
-            iat,
-            exp: iat.saturating_add(LIFETIME),
-            jti: URL_SAFE_NO_PAD.encode(unique),
-        })
+        let exp = iat.saturating_add(LIFETIME);
+        Self { iss, sub, aud, iat, exp, jti: URL_SAFE_NO_PAD.encode(unique), further: None }
     }
 
     /// `client_secret_jwt`: HS256 by the octets of the secret.
@@ -124,6 +144,10 @@ impl<'a> Claims<'a> {
     }
 }
 
+fn text(client_id: &Secret) -> Result<&str, RequestError> {
+    client_id.expose_str().ok_or(RequestError::NotText(MaterialField::ClientId))
+}
+
 /// The compact form (RFC 7515 3.1). Whoever has it is the client for a minute, so it is handled like a secret.
 fn jws(input: String, signature: &[u8]) -> Secret {
     let mut compact = Vec::with_capacity(input.len() + 1 + signature.len().div_ceil(3) * 4);
@@ -146,7 +170,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::request::{ClientAuth, GrantType, build};
+    use crate::grant::GrantType;
+    use crate::request::{ClientAuth, build};
     use crate::signing_key::KeyError;
 
     fn spec(client_auth: ClientAuth, assertion: AssertionRules) -> TokenRequestSpec {
@@ -157,7 +182,7 @@ mod tests {
             scopes: vec!["read".to_owned()],
             audience: None,
             resource: Vec::new(),
-            extra_parameters: std::collections::BTreeMap::default(),
+            extra_parameters: BTreeMap::default(),
             assertion,
         }
     }
@@ -181,8 +206,7 @@ mod tests {
         let now = WallTime::from_unix_millis(1_700_000_000_999);
         let request = build(spec, material, now, random).expect("complete");
         assert!(request.authorization.is_none());
-        let form: std::collections::BTreeMap<String, String> =
-            url::form_urlencoded::parse(request.body.expose()).into_owned().collect();
+        let form: BTreeMap<String, String> = url::form_urlencoded::parse(request.body.expose()).into_owned().collect();
         assert_eq!(form["client_assertion_type"], TYPE);
         assert_eq!((form["client_id"].as_str(), form["grant_type"].as_str()), ("a:b", "client_credentials"));
         assert!(!form.contains_key("client_secret"));

@@ -2,15 +2,15 @@
 //! side by side, at most so many a second, in turn for each credential, and fewer still when it says that it is too
 //! much.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use midward_core::{BootTime, Clock};
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::key::ClientKey;
+use crate::sync::{self, Mutex, MutexGuard, Spawner};
 
 /// Timers of the runtime do not count the time that the machine is suspended, so no sleep is longer than this.
 const SLICE: Duration = Duration::from_secs(30);
@@ -20,17 +20,38 @@ const SLICE: Duration = Duration::from_secs(30);
 pub struct BudgetRules {
     /// Most token requests that run at once; at least 1.
     pub concurrent: usize,
-    /// Shortest time between the starts of two token requests; zero for no limit.
+    /// What one token request costs: in the long run they start no closer together than this. Zero for no limit.
     pub spacing: Duration,
+    /// How many requests may start at once after a time of rest, in spite of `spacing`; at least 1.
+    pub burst: u32,
     /// While the server wants to be left alone: shortest time between two requests for callers who wait, of clients
     /// that it has not named.
     pub trial_every: Duration,
 }
 
 impl Default for BudgetRules {
+    /// Fifty a second is what servers with a limit of their own allow a client at least; a hundred at once are the
+    /// profiles of a MID Server that was just started.
     fn default() -> Self {
-        Self { concurrent: 8, spacing: Duration::ZERO, trial_every: Duration::from_secs(1) }
+        Self { concurrent: 8, spacing: Duration::from_millis(20), burst: 100, trial_every: Duration::from_secs(1) }
     }
+}
+
+/// What one authorization server is asked for right now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerStatus {
+    /// Origin of the token URL.
+    pub server: String,
+    /// Token requests that run.
+    pub running: usize,
+    /// Requests that wait for a turn, for callers who wait.
+    pub waiting: usize,
+    /// Refreshes that wait for a turn.
+    pub refreshes_waiting: usize,
+    /// Credentials that those belong to: they take turns.
+    pub clients_waiting: usize,
+    /// For how long the server still wants to be left alone.
+    pub rests_for: Duration,
 }
 
 /// The server wants this client to wait.
@@ -38,9 +59,11 @@ impl Default for BudgetRules {
 pub(crate) struct Limited(pub(crate) Duration);
 
 pub(crate) struct ServerBudget {
+    /// Origin of the token URL.
+    pub(crate) server: String,
     rules: BudgetRules,
     clock: Arc<dyn Clock>,
-    runtime: Handle,
+    spawner: Spawner,
     queue: Mutex<Queue>,
 }
 
@@ -51,8 +74,8 @@ struct Queue {
     urgent: Ring,
     /// Refreshes of tokens that are still good.
     background: Ring,
-    /// With `spacing`: no start before this.
-    next_start: BootTime,
+    /// With `spacing`: when everything that was started is paid for. A start may run ahead of it by the burst.
+    paid_until: BootTime,
     paused_until: BootTime,
     next_trial: BootTime,
     limited: HashMap<Arc<ClientKey>, BootTime>,
@@ -107,11 +130,41 @@ impl Ring {
     fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
+
+    /// Those who have left are still among them until their turn comes.
+    fn len(&self) -> usize {
+        self.waiting.values().map(VecDeque::len).sum()
+    }
+
+    /// How many other credentials have a turn before this one; `None` when it does not wait.
+    fn before(&self, client: &Arc<ClientKey>) -> Option<usize> {
+        self.order.iter().position(|waiting| waiting == client)
+    }
 }
 
 impl ServerBudget {
-    pub(crate) fn new(rules: BudgetRules, clock: Arc<dyn Clock>, runtime: Handle) -> Arc<Self> {
-        Arc::new(Self { rules, clock, runtime, queue: Mutex::default() })
+    pub(crate) fn new(server: String, rules: BudgetRules, clock: Arc<dyn Clock>, spawner: Spawner) -> Arc<Self> {
+        Arc::new(Self { server, rules, clock, spawner, queue: Mutex::default() })
+    }
+
+    pub(crate) fn status(&self) -> ServerStatus {
+        let queue = self.lock();
+        let clients: HashSet<_> = queue.urgent.order.iter().chain(&queue.background.order).collect();
+        ServerStatus {
+            server: self.server.clone(),
+            running: queue.running,
+            waiting: queue.urgent.len(),
+            refreshes_waiting: queue.background.len(),
+            clients_waiting: clients.len(),
+            rests_for: queue.paused_until.saturating_since(self.clock.boot()),
+        }
+    }
+
+    /// How many other credentials have a turn before this one; `None` when it does not wait.
+    pub(crate) fn before(&self, client: &Arc<ClientKey>) -> Option<usize> {
+        let queue = self.lock();
+        let clients = queue.urgent.order.len();
+        queue.urgent.before(client).or_else(|| queue.background.before(client).map(|before| clients + before))
     }
 
     /// Waits for a turn. `urgent`: a caller waits.
@@ -147,12 +200,13 @@ impl ServerBudget {
     fn dispatch(self: &Arc<Self>) {
         let mut queue = self.lock();
         let now = self.clock.boot();
-        let Queue { running, urgent, background, next_start, paused_until, next_trial, limited, timer_at } =
+        let Queue { running, urgent, background, paid_until, paused_until, next_trial, limited, timer_at } =
             &mut *queue;
         let mut again = None;
+        let ahead = self.rules.spacing * (self.rules.burst.max(1) - 1);
         while *running < self.rules.concurrent.max(1) && !(urgent.is_empty() && background.is_empty()) {
-            if now < *next_start {
-                again = Some(*next_start);
+            if now + ahead < *paid_until {
+                again = Some(paid_until.saturating_sub(ahead));
                 break;
             }
             let started = if now < *paused_until {
@@ -171,15 +225,15 @@ impl ServerBudget {
                 break;
             }
             *running += 1;
-            *next_start = now + self.rules.spacing;
+            *paid_until = now.max(*paid_until) + self.rules.spacing;
         }
         let Some(at) = again.filter(|&at| timer_at.is_none_or(|timer| at < timer)) else { return };
         *timer_at = Some(at);
         drop(queue);
         let budget = Arc::downgrade(self);
         let wait = at.saturating_since(now).min(SLICE);
-        self.runtime.spawn(async move {
-            tokio::time::sleep(wait).await;
+        self.spawner.spawn(async move {
+            sync::sleep(wait).await;
             let Some(budget) = budget.upgrade() else { return };
             {
                 let mut queue = budget.lock();

@@ -1,20 +1,25 @@
 //! All cached tokens of a MID Server. In memory only.
 
-use std::collections::HashMap;
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use midward_core::{AccessToken, Clock, Failure, Random, TokenRules};
 use url::Url;
 
-use crate::budget::{BudgetRules, ServerBudget};
-use crate::entry::{self, Counters, Entry, Granted, Shared};
+use crate::budget::{BudgetRules, ServerBudget, ServerStatus};
+use crate::counters::Counters;
+use crate::entry::{Entry, Granted, Shared};
 use crate::explain::{self, TokenStatus};
 use crate::fetch::TokenFetcher;
-use crate::hot::{FreeLines, HotRef};
 use crate::key::{ClientKey, TokenKey};
+use crate::metrics::{self, TokenMetrics};
+use crate::revoke::Revocation;
 use crate::schedule::{self, Schedule};
+use crate::sync::{Ended, RwLock, Spawner};
 use crate::turn::Client;
 
 #[derive(Clone, Debug)]
@@ -24,11 +29,18 @@ pub struct TokenCacheConfig {
     pub fetch_limit: Duration,
     /// What each authorization server is asked for.
     pub budget: BudgetRules,
+    /// What single ones are asked for in place of that, by origin (`https://login.example.com`).
+    pub budgets: BTreeMap<String, BudgetRules>,
 }
 
 impl Default for TokenCacheConfig {
     fn default() -> Self {
-        Self { rules: TokenRules::default(), fetch_limit: Duration::from_mins(1), budget: BudgetRules::default() }
+        Self {
+            rules: TokenRules::default(),
+            fetch_limit: Duration::from_mins(1),
+            budget: BudgetRules::default(),
+            budgets: BTreeMap::new(),
+        }
     }
 }
 
@@ -58,22 +70,48 @@ struct Inner {
     shared: Arc<Shared>,
     index: RwLock<Index>,
     budget: BudgetRules,
+    budgets: BTreeMap<String, BudgetRules>,
     /// The scheduler's task ends when this is dropped.
     alive: Arc<()>,
 }
 
 struct Index {
-    entries: HashMap<Arc<TokenKey>, Arc<Entry>>,
+    entries: HashSet<Keyed>,
     clients: HashMap<Arc<ClientKey>, Weak<Client>>,
     /// By origin of the token URL.
     budgets: HashMap<String, Weak<ServerBudget>>,
-    /// Hits of entries that were forgotten.
-    forgotten_hits: u64,
+    /// Entries without a key, which lie side by side.
+    blanks: Vec<Arc<Entry>>,
     /// How many entries there may be before the unused ones are looked for.
     sweep_at: usize,
 }
 
+/// An entry, found by its key.
+struct Keyed(Arc<Entry>);
+
+impl Borrow<TokenKey> for Keyed {
+    fn borrow(&self) -> &TokenKey {
+        self.0.key()
+    }
+}
+
+impl Hash for Keyed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key().hash(state);
+    }
+}
+
+impl PartialEq for Keyed {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key() == other.0.key()
+    }
+}
+
+impl Eq for Keyed {}
+
 const FIRST_SWEEP: usize = 1024;
+/// Entries that are made at a time: 64 KiB.
+const BLANKS: usize = 1024;
 
 impl TokenCache {
     /// Makes an empty cache.
@@ -81,25 +119,24 @@ impl TokenCache {
     /// # Panics
     /// Outside a tokio runtime: the fetches and the scheduler run as tasks of the one it is made in.
     pub fn new(clock: Arc<dyn Clock>, random: Arc<dyn Random>, config: TokenCacheConfig) -> Self {
-        let runtime = tokio::runtime::Handle::current();
+        let spawner = Spawner::current();
         let schedule = Arc::new(Schedule::default());
         let alive = Arc::new(());
-        supervise(&runtime, Arc::clone(&schedule), Arc::clone(&clock), Arc::downgrade(&alive));
+        supervise(&spawner, Arc::clone(&schedule), Arc::clone(&clock), Arc::downgrade(&alive));
         let shared = Shared {
             clock,
             random,
             rules: config.rules,
             fetch_limit: config.fetch_limit,
             schedule,
-            runtime,
-            free_lines: FreeLines::default(),
+            spawner,
             counters: Counters::default(),
         };
         let index = Index {
-            entries: HashMap::new(),
+            entries: HashSet::new(),
             clients: HashMap::new(),
             budgets: HashMap::new(),
-            forgotten_hits: 0,
+            blanks: Vec::new(),
             sweep_at: FIRST_SWEEP,
         };
         Self {
@@ -107,6 +144,7 @@ impl TokenCache {
                 shared: Arc::new(shared),
                 index: RwLock::new(index),
                 budget: config.budget,
+                budgets: config.budgets,
                 alive,
             }),
         }
@@ -114,21 +152,33 @@ impl TokenCache {
 
     /// The handle for `key`. Resolve it once per connection, not per call. `fetcher` is used from the next fetch on,
     /// also when the key is already known.
-    pub fn handle(&self, key: TokenKey, fetcher: Arc<dyn TokenFetcher>) -> TokenHandle {
+    pub fn handle(&self, mut key: TokenKey, fetcher: Arc<dyn TokenFetcher>) -> TokenHandle {
         if let Some(handle) = self.find(&key) {
             handle.entry.replace_fetcher(fetcher);
             return handle;
         }
         let mut index = self.inner.index.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = index.entries.get(&key) {
+        if let Some(Keyed(entry)) = index.entries.get(&key) {
             return TokenHandle::new(Arc::clone(entry));
         }
         self.sweep(&mut index);
         let client = self.client(&mut index, &key);
-        let key = Arc::new(key);
-        let entry = Arc::new(Entry::new(Arc::clone(&key), Arc::clone(&self.inner.shared), client, fetcher));
-        index.entries.insert(key, Arc::clone(&entry));
+        // One copy for all keys of the credential.
+        key.client = Arc::clone(&client.key);
+        let mut entry = self.blank(&mut index);
+        let Some(blank) = Arc::get_mut(&mut entry) else { unreachable!("nobody else has a blank entry") };
+        blank.fill(key, client, fetcher);
+        index.entries.insert(Keyed(Arc::clone(&entry)));
         TokenHandle::new(entry)
+    }
+
+    fn blank(&self, index: &mut Index) -> Arc<Entry> {
+        if let Some(blank) = index.blanks.pop() {
+            return blank;
+        }
+        let shared = &self.inner.shared;
+        index.blanks = (1..BLANKS).map(|_| Arc::new(Entry::blank(Arc::clone(shared)))).collect();
+        Arc::new(Entry::blank(Arc::clone(shared)))
     }
 
     /// What all profiles of this credential share, and what all of this server share.
@@ -139,12 +189,12 @@ impl TokenCache {
         let shared = &self.inner.shared;
         let origin = origin(&key.client.token_url);
         let budget = index.budgets.get(&origin).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let budget =
-                ServerBudget::new(self.inner.budget.clone(), Arc::clone(&shared.clock), shared.runtime.clone());
+            let rules = self.inner.budgets.get(&origin).unwrap_or(&self.inner.budget).clone();
+            let budget = ServerBudget::new(origin.clone(), rules, Arc::clone(&shared.clock), shared.spawner.clone());
             index.budgets.insert(origin, Arc::downgrade(&budget));
             budget
         });
-        let client = Arc::new(Client::new(key.client.clone(), budget, Arc::clone(&shared.clock)));
+        let client = Arc::new(Client::new(Arc::clone(&key.client), budget, Arc::clone(&shared.clock)));
         index.clients.insert(Arc::clone(&client.key), Arc::downgrade(&client));
         client
     }
@@ -152,17 +202,29 @@ impl TokenCache {
     /// The handle for `key` if there is one, without a fetcher at hand.
     pub fn find(&self, key: &TokenKey) -> Option<TokenHandle> {
         let index = self.inner.index.read().unwrap_or_else(PoisonError::into_inner);
-        index.entries.get(key).map(|entry| TokenHandle::new(Arc::clone(entry)))
+        index.entries.get(key).map(|Keyed(entry)| TokenHandle::new(Arc::clone(entry)))
     }
 
     /// Drops tokens and failures, and closes the circuits, of all keys that `filter` picks. A fetch that runs goes on
     /// for those who wait for it, and is not kept. Returns how many keys that were.
     pub fn flush(&self, filter: impl Fn(&TokenKey) -> bool) -> usize {
-        let picked: Vec<_> = self.entries().into_iter().filter(|entry| filter(&entry.key)).collect();
+        let picked: Vec<_> = self.entries().into_iter().filter(|entry| filter(entry.key())).collect();
         for entry in &picked {
             entry.flush();
         }
         picked.len()
+    }
+
+    /// The same, and hands over what was dropped, to be revoked.
+    pub fn flush_all(&self, filter: impl Fn(&TokenKey) -> bool) -> Vec<Dropped> {
+        let picked: Vec<_> = self.entries().into_iter().filter(|entry| filter(entry.key())).collect();
+        // Before the circuits are closed.
+        let refused: Vec<bool> = picked.iter().map(|entry| entry.client().circuit.is_open()).collect();
+        let dropped = picked.iter().zip(refused).map(|(entry, is_refused)| {
+            let (token, fetcher) = entry.flush();
+            Dropped { key: entry.key().clone(), token, fetcher, is_refused }
+        });
+        dropped.collect()
     }
 
     /// The state of every key.
@@ -179,10 +241,8 @@ impl TokenCache {
 
     pub fn counts(&self) -> TokenCounts {
         let counters = &self.inner.shared.counters;
-        let index = self.inner.index.read().unwrap_or_else(PoisonError::into_inner);
-        let hits = index.entries.values().map(|entry| entry.hot.hits()).sum::<u64>();
         TokenCounts {
-            hits: hits + index.forgotten_hits,
+            hits: counters.hits.sum(),
             waits: counters.waits.load(Ordering::Relaxed),
             refusals: counters.refusals.load(Ordering::Relaxed),
             fetches: counters.fetches.load(Ordering::Relaxed),
@@ -192,8 +252,34 @@ impl TokenCache {
         }
     }
 
+    /// What each authorization server is asked for right now, in the order of their names.
+    pub fn servers(&self) -> Vec<ServerStatus> {
+        let budgets: Vec<Arc<ServerBudget>> = {
+            let index = self.inner.index.read().unwrap_or_else(PoisonError::into_inner);
+            index.budgets.values().filter_map(Weak::upgrade).collect()
+        };
+        let mut servers: Vec<_> = budgets.iter().map(|budget| budget.status()).collect();
+        servers.sort_by(|a, b| a.server.cmp(&b.server));
+        servers
+    }
+
+    /// Everything that a monitoring system wants to know. `most_profiles`: how many profiles are told apart, those
+    /// that end first before the others; all count in the sums.
+    pub fn metrics(&self, most_profiles: usize) -> TokenMetrics {
+        let now = self.inner.shared.clock.boot();
+        let failures = self.inner.shared.counters.failures_by_code();
+        metrics::collect(&self.entries(), self.counts(), failures, self.servers(), now, most_profiles)
+    }
+
     fn entries(&self) -> Vec<Arc<Entry>> {
-        self.inner.index.read().unwrap_or_else(PoisonError::into_inner).entries.values().cloned().collect()
+        self.inner
+            .index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entries
+            .iter()
+            .map(|Keyed(entry)| Arc::clone(entry))
+            .collect()
     }
 
     /// Forgets what has no handle, no token and no fetch. Looks at all entries, so only each time their number has
@@ -203,19 +289,35 @@ impl TokenCache {
             return;
         }
         let now = self.inner.shared.clock.boot();
-        let mut forgotten = 0;
-        index.entries.retain(|_, entry| {
+        index.entries.retain(|Keyed(entry)| {
             let life = entry.look().life;
-            let keep = Arc::strong_count(entry) > 1 || life.held(now).is_some() || life.fetch_runs();
-            if !keep {
-                forgotten += entry.hot.hits();
-            }
-            keep
+            Arc::strong_count(entry) > 1 || life.held(now).is_some() || life.fetch_runs()
         });
-        index.forgotten_hits += forgotten;
         index.clients.retain(|_, client| client.strong_count() > 0);
         index.budgets.retain(|_, budget| budget.strong_count() > 0);
         index.sweep_at = FIRST_SWEEP.max(index.entries.len() * 2);
+    }
+}
+
+/// What [`TokenCache::flush_all`] dropped of one key.
+pub struct Dropped {
+    pub key: TokenKey,
+    /// A token that had not ended.
+    pub token: Option<AccessToken>,
+    fetcher: Arc<dyn TokenFetcher>,
+    /// The server refuses the client's secret.
+    is_refused: bool,
+}
+
+impl Dropped {
+    /// Takes the token back at the server, within `limit`. `None`: there was none.
+    pub async fn revoke(&self, limit: Duration) -> Option<Revocation> {
+        let token = self.token.as_ref()?;
+        Some(match (self.is_refused, limit.is_zero()) {
+            (true, _) => Revocation::with_refused_secret(),
+            (false, true) => Revocation::too_late(),
+            (false, false) => self.fetcher.revoke(token, limit).await,
+        })
     }
 }
 
@@ -229,24 +331,22 @@ impl Drop for Inner {
 /// The way to one token. Cheap to clone; keep it with the connection.
 #[derive(Clone)]
 pub struct TokenHandle {
-    /// The entry's own, here so that a lookup does not go through the entry.
-    hot: HotRef,
-    shared: Arc<Shared>,
     entry: Arc<Entry>,
 }
 
 impl TokenHandle {
-    fn new(entry: Arc<Entry>) -> Self {
-        Self { hot: entry.hot.clone(), shared: Arc::clone(&entry.shared), entry }
+    const fn new(entry: Arc<Entry>) -> Self {
+        Self { entry }
     }
 
     pub fn key(&self) -> &TokenKey {
-        &self.entry.key
+        self.entry.key()
     }
 
     /// The token if it is there and nothing is to be done about it: no lock, no wait.
+    #[inline]
     pub fn cached(&self) -> Option<Granted> {
-        self.hot.cached(&self.shared).map(entry::warm)
+        self.entry.cached()
     }
 
     /// A token that has not expired. Waits for at most `deadline`; the fetch goes on after that.
@@ -269,16 +369,15 @@ fn origin(token_url: &str) -> String {
 }
 
 /// Runs the scheduler, and starts it again, loudly, should it ever end while the cache lives.
-fn supervise(runtime: &tokio::runtime::Handle, schedule: Arc<Schedule>, clock: Arc<dyn Clock>, alive: Weak<()>) {
-    let inner = runtime.clone();
-    runtime.spawn(async move {
+fn supervise(spawner: &Spawner, schedule: Arc<Schedule>, clock: Arc<dyn Clock>, alive: Weak<()>) {
+    let inner = spawner.clone();
+    spawner.spawn(async move {
         while alive.strong_count() > 0 {
             let run = schedule::run(Arc::clone(&schedule), Arc::clone(&clock), Weak::clone(&alive));
-            if let Err(error) = inner.spawn(run).await {
-                if error.is_cancelled() {
-                    return;
-                }
-                tracing::error!("the token scheduler panicked and is started again");
+            match inner.run(run).await {
+                Ended::Done => {}
+                Ended::ShutDown => return,
+                Ended::Panicked => tracing::error!("the token scheduler panicked and is started again"),
             }
         }
     });

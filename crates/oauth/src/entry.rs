@@ -1,23 +1,25 @@
 //! One cached token: the pure life cycle behind a short lock, a snapshot of it that is read without one, and the one
 //! fetch that may run.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use arc_swap::Guard;
 use midward_core::{
-    AccessToken, Arrival, BootTime, Clock, Demand, Failure, Hop, Minted, Random, Tick, TokenLife, TokenRules, Trace,
-    WallLead,
+    AccessToken, Arrival, BootTime, Clock, Demand, Failure, Fingerprint, Hop, Minted, Random, Tick, TokenLife,
+    TokenRules, Trace, WallLead,
 };
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::counters::Counters;
 use crate::failures;
 use crate::fetch::{FetchContext, FetchFailure, Fetched, FetchedToken, Progress, TokenFetcher};
-use crate::hot::{FreeLines, HotRef};
+use crate::hot::Hot;
 use crate::key::TokenKey;
 use crate::schedule::Schedule;
+use crate::steps::Steps;
+use crate::sync::{self, Loaded, Mutex, MutexGuard, Slot, Spawner};
 use crate::turn::{Client, Turns};
 
 /// What all entries of a cache share.
@@ -28,49 +30,60 @@ pub(crate) struct Shared {
     /// Longest time for a whole fetch, vault included.
     pub(crate) fetch_limit: Duration,
     pub(crate) schedule: Arc<Schedule>,
-    pub(crate) runtime: Handle,
-    pub(crate) free_lines: FreeLines,
+    pub(crate) spawner: Spawner,
     pub(crate) counters: Counters,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) fetches: AtomicU64,
-    pub(crate) mints: AtomicU64,
-    pub(crate) failures: AtomicU64,
-    pub(crate) waits: AtomicU64,
-    pub(crate) refusals: AtomicU64,
-    pub(crate) rejections: AtomicU64,
 }
 
 /// A token with the story of how it came.
 #[derive(Debug)]
 pub(crate) struct Held {
-    pub(crate) fetched: FetchedToken,
-    pub(crate) trace: Trace,
+    pub(crate) token: AccessToken,
+    /// Absent: as they were asked for.
+    scopes: Option<BTreeSet<String>>,
+    /// The version of the secret that it was minted with.
+    pub(crate) fingerprint: Option<Fingerprint>,
+    pub(crate) steps: Steps,
     pub(crate) expires: BootTime,
     pub(crate) lead: WallLead,
 }
 
+impl Held {
+    /// What was granted to the key that it is held for.
+    pub(crate) fn scopes(&self, key: &TokenKey) -> BTreeSet<String> {
+        self.scopes.clone().unwrap_or_else(|| key.scopes.iter().cloned().collect())
+    }
+}
+
 type FlightResult = Result<Arc<Held>, Arc<Failure>>;
 
+/// Small, so that many lie side by side: a warm lookup reads its first 32 bytes and nothing else that is its own.
+#[repr(C)]
 pub(crate) struct Entry {
-    pub(crate) key: Arc<TokenKey>,
-    pub(crate) client: Arc<Client>,
+    pub(crate) hot: Hot,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) hot: HotRef,
+    /// Of every entry that is not blank.
+    cold: Option<Box<Cold>>,
+}
+
+struct Cold {
+    key: TokenKey,
+    client: Arc<Client>,
     state: Mutex<State>,
 }
 
 struct State {
     life: TokenLife<Arc<Held>>,
-    flight: Option<Flight>,
+    flight: Option<Box<Flight>>,
     fetcher: Arc<dyn TokenFetcher>,
-    alarm_at: Option<BootTime>,
-    last_trace: Trace,
+    /// [`NEVER`] when the scheduler has nothing to do for it.
+    alarm_at: BootTime,
+    /// Of the last fetch.
+    last_steps: Steps,
     /// The fetch to start as soon as the lock is released.
-    launch: Option<Launch>,
+    launch: Option<Box<Launch>>,
 }
+
+const NEVER: BootTime = BootTime::from_nanos(u64::MAX);
 
 struct Launch {
     fetcher: Arc<dyn TokenFetcher>,
@@ -100,12 +113,12 @@ pub enum Origin {
 pub struct Granted {
     pub origin: Origin,
     /// Always there; as it lies in the cache, so that a lookup need not touch the token itself.
-    held: Guard<Option<Arc<Held>>>,
+    held: Loaded<Held>,
 }
 
 impl Granted {
     pub fn token(&self) -> &AccessToken {
-        &self.held().fetched.token
+        &self.held().token
     }
 
     /// The token's end.
@@ -116,7 +129,7 @@ impl Granted {
     /// The steps of the fetch, or that the token came from the cache.
     pub fn trace(&self) -> Trace {
         if self.origin != Origin::Cached {
-            return self.held().trace.clone();
+            return self.held().steps.trace();
         }
         let mut trace = Trace::default();
         trace.push(Hop::Mid, "token from cache", Duration::ZERO);
@@ -134,33 +147,49 @@ impl Granted {
 /// What [`Entry::look`] reports.
 pub(crate) struct Look {
     pub(crate) life: TokenLife<Arc<Held>>,
-    pub(crate) last_trace: Trace,
+    pub(crate) last_steps: Steps,
     pub(crate) last_used: BootTime,
 }
 
 impl Entry {
-    pub(crate) fn new(
-        key: Arc<TokenKey>,
-        shared: Arc<Shared>,
-        client: Arc<Client>,
-        fetcher: Arc<dyn TokenFetcher>,
-    ) -> Self {
-        let hot = shared.free_lines.take();
-        hot.used(shared.clock.boot());
-        Self {
-            key,
-            client,
-            shared,
-            hot,
-            state: Mutex::new(State {
-                life: TokenLife::new(),
-                flight: None,
-                fetcher,
-                alarm_at: None,
-                last_trace: Trace::default(),
-                launch: None,
-            }),
+    /// One without a key: see [`Entry::fill`]. Made many at a time, so that they lie side by side.
+    pub(crate) fn blank(shared: Arc<Shared>) -> Self {
+        Self { hot: Hot::default(), shared, cold: None }
+    }
+
+    /// Before anybody else has it.
+    pub(crate) fn fill(&mut self, key: TokenKey, client: Arc<Client>, fetcher: Arc<dyn TokenFetcher>) {
+        self.hot.used(self.shared.clock.boot());
+        let state = State {
+            life: TokenLife::new(),
+            flight: None,
+            fetcher,
+            alarm_at: NEVER,
+            last_steps: Steps::new(&Trace::default()),
+            launch: None,
+        };
+        self.cold = Some(Box::new(Cold { key, client, state: Mutex::new(state) }));
+    }
+
+    fn cold(&self) -> &Cold {
+        match &self.cold {
+            Some(cold) => cold,
+            None => unreachable!("blank entries are filled before anybody has them"),
         }
+    }
+
+    pub(crate) fn key(&self) -> &TokenKey {
+        &self.cold().key
+    }
+
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.cold().client
+    }
+
+    /// The token if it is there and nothing is to be done about it.
+    #[inline]
+    pub(crate) fn cached(&self) -> Option<Granted> {
+        self.hot.cached(&self.shared).map(|held| Granted { origin: Origin::Cached, held })
     }
 
     pub(crate) fn replace_fetcher(&self, fetcher: Arc<dyn TokenFetcher>) {
@@ -174,7 +203,7 @@ impl Entry {
             self.hot.used(now);
             let lead = WallLead::of(now, self.shared.clock.wall());
             let mut life = std::mem::take(&mut state.life);
-            if !self.client.circuit.is_open() {
+            if !self.client().circuit.is_open() {
                 life = life.unblocked(&self.shared.rules);
             }
             let (life, demand) = life.demand(now, lead, &self.shared.rules);
@@ -204,7 +233,7 @@ impl Entry {
             self.release(state);
             match decided {
                 Err(Ok(granted)) => {
-                    self.hot.count_hit();
+                    self.shared.counters.hits.add();
                     return Ok(granted);
                 }
                 Err(Err(failure)) => return Err(failure),
@@ -214,7 +243,7 @@ impl Entry {
         self.shared.counters.waits.fetch_add(1, Ordering::Relaxed);
         let progress = Arc::clone(&flight.progress);
         progress.set_urgent();
-        let arrived = tokio::time::timeout(deadline, flight.result.wait_for(Option::is_some)).await;
+        let arrived = sync::timeout(deadline, flight.result.wait_for(Option::is_some)).await;
         match arrived {
             Ok(Ok(result)) => match &*result {
                 Some(Ok(held)) => Ok(granted(held, origin)),
@@ -230,7 +259,7 @@ impl Entry {
     pub(crate) fn reject(&self, token: &AccessToken) -> bool {
         let mut state = self.lock();
         let now = self.shared.clock.boot();
-        let is_held = state.life.held(now).is_some_and(|(held, _)| held.fetched.token == *token);
+        let is_held = state.life.held(now).is_some_and(|(held, _)| held.token == *token);
         if is_held {
             state.life = std::mem::take(&mut state.life).rejected(&self.shared.rules);
             self.settle(&mut state);
@@ -239,27 +268,30 @@ impl Entry {
         is_held
     }
 
-    pub(crate) fn flush(&self) {
+    /// Drops token and failure, and tells what was held and who fetched it.
+    pub(crate) fn flush(&self) -> (Option<AccessToken>, Arc<dyn TokenFetcher>) {
         let mut state = self.lock();
+        let held = state.life.held(self.shared.clock.boot()).map(|(held, _)| held.token.clone());
         state.life = std::mem::take(&mut state.life).flushed(self.shared.clock.boot());
         self.settle(&mut state);
-        self.client.circuit.close();
+        self.client().circuit.close();
+        (held, Arc::clone(&state.fetcher))
     }
 
     /// The scheduler reached a time that this entry asked for.
     pub(crate) fn alarm(self: &Arc<Self>, at: BootTime, now: BootTime) {
         let mut state = self.lock();
-        if state.alarm_at != Some(at) {
+        if state.alarm_at != at {
             return;
         }
-        state.alarm_at = None;
+        state.alarm_at = NEVER;
         self.tick(&mut state, now);
         self.release(state);
     }
 
     pub(crate) fn look(&self) -> Look {
         let state = self.lock();
-        Look { life: state.life.clone(), last_trace: state.last_trace.clone(), last_used: self.hot.last_used() }
+        Look { life: state.life.clone(), last_steps: state.last_steps.clone(), last_used: self.hot.last_used() }
     }
 
     fn tick(self: &Arc<Self>, state: &mut State, now: BootTime) {
@@ -278,15 +310,15 @@ impl Entry {
     fn start(self: &Arc<Self>, state: &mut State) {
         let progress = state.flight().progress;
         self.shared.counters.fetches.fetch_add(1, Ordering::Relaxed);
-        state.launch = Some(Launch {
+        state.launch = Some(Box::new(Launch {
             fetcher: Arc::clone(&state.fetcher),
             context: FetchContext {
-                circuit: Arc::clone(&self.client.circuit),
-                turns: Turns::new(Arc::clone(&self.client), Arc::clone(&progress)),
+                circuit: Arc::clone(&self.client().circuit),
+                turns: Turns::new(Arc::clone(self.client()), Arc::clone(&progress)),
                 progress,
             },
             landing: Landing { entry: Arc::clone(self), landed: false },
-        });
+        }));
     }
 
     /// Releases the lock, and then starts the fetch that was asked for, on a task of its own: a caller who leaves does
@@ -294,15 +326,16 @@ impl Entry {
     fn release(&self, mut state: MutexGuard<'_, State>) {
         let launch = state.launch.take();
         drop(state);
-        let Some(Launch { fetcher, context, mut landing }) = launch else { return };
+        let Some(launch) = launch else { return };
+        let Launch { fetcher, context, mut landing } = *launch;
         let limit = self.shared.fetch_limit;
-        self.shared.runtime.spawn(async move {
+        self.shared.spawner.spawn(async move {
             let progress = Arc::clone(&context.progress);
             let turns = context.turns.clone();
             let mut fetch = fetcher.fetch(context);
             let mut allowed = limit;
             let fetched = loop {
-                match tokio::time::timeout(allowed, &mut fetch).await {
+                match sync::timeout(allowed, &mut fetch).await {
                     Ok(fetched) => break fetched,
                     Err(_elapsed) => {}
                 }
@@ -322,14 +355,16 @@ impl Entry {
         let rules = &self.shared.rules;
         let random = &*self.shared.random;
         let counters = &self.shared.counters;
-        let trace = fetched.trace;
-        state.last_trace = trace.clone();
+        let steps = Steps::new(&fetched.trace);
+        state.last_steps = steps.clone();
         let mut life = std::mem::take(&mut state.life);
         let mut failure = None;
         let mut result: Option<FlightResult> = None;
         match fetched.result {
             Ok(Minted { token, requested, lifetime, lead }) => {
-                let held = Arc::new(Held { fetched: token, trace, expires: requested + lifetime, lead });
+                let FetchedToken { token, scopes, fingerprint } = token;
+                let scopes = (!scopes.iter().eq(self.key().scopes.iter())).then_some(scopes);
+                let held = Arc::new(Held { token, scopes, fingerprint, steps, expires: requested + lifetime, lead });
                 let minted = Minted { token: Arc::clone(&held), requested, lifetime, lead };
                 life = match life.succeeded(now, minted, random, rules) {
                     Ok((next, Arrival::TooLate)) => {
@@ -347,10 +382,10 @@ impl Entry {
             Err(failed) => failure = Some(failed),
         }
         if let Some(FetchFailure { failure, retry }) = failure {
-            counters.failures.fetch_add(1, Ordering::Relaxed);
+            counters.failed(&failure.code);
             tracing::warn!(
-                credential_id = self.key.client.credential_id,
-                token_url = self.key.client.token_url,
+                credential_id = self.key().client.credential_id,
+                token_url = self.key().client.token_url,
                 code = failure.code,
                 hop = failure.hop.name(),
                 transient = failures::is_transient(&failure),
@@ -379,20 +414,14 @@ impl Entry {
     }
 
     fn schedule_at(self: &Arc<Self>, state: &mut State, at: BootTime) {
-        if state.alarm_at != Some(at) {
-            state.alarm_at = Some(at);
+        if state.alarm_at != at {
+            state.alarm_at = at;
             self.shared.schedule.wake(self, at);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.shared.free_lines.give_back(self.hot.clone());
+        self.cold().state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -402,8 +431,9 @@ impl State {
         self.flight
             .get_or_insert_with(|| {
                 let (publish, result) = watch::channel(None);
-                Flight { result, publish, progress: Arc::new(Progress::default()) }
+                Box::new(Flight { result, publish, progress: Arc::new(Progress::default()) })
             })
+            .as_ref()
             .clone()
     }
 }
@@ -439,14 +469,5 @@ fn not_fetching(invalid: midward_core::InvalidTransition<Arc<Held>>) -> TokenLif
 }
 
 fn granted(held: &Arc<Held>, origin: Origin) -> Granted {
-    Granted { origin, held: Guard::from_inner(Some(Arc::clone(held))) }
-}
-
-/// What a lookup of the cache line found.
-pub(crate) fn warm(held: Guard<Option<Arc<Held>>>) -> Granted {
-    Granted { origin: Origin::Cached, held }
-}
-
-pub(crate) fn nanos(time: BootTime) -> u64 {
-    u64::try_from(time.as_duration().as_nanos()).unwrap_or(u64::MAX)
+    Granted { origin, held: Slot::loaded(Arc::clone(held)) }
 }

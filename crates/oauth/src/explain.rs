@@ -27,18 +27,25 @@ pub struct TokenStatus {
     pub secret_version: Option<String>,
     /// The steps of the last fetch.
     pub trace: Trace,
-    pub hits: u64,
 }
 
 pub(crate) fn status(entry: &Entry, now: BootTime) -> TokenStatus {
-    let Look { life, last_trace, last_used } = entry.look();
+    let Look { life, last_steps, last_used } = entry.look();
     let held = life.held(now);
     let mut sentence = sentence(&life, now);
+    if life.fetch_runs()
+        && let Some(before) = entry.client().turns_before()
+    {
+        sentence = format!(
+            "{sentence}; it waits for a turn at the authorization server, after {}",
+            counted(before, "other credential")
+        );
+    }
     if let Some(trouble) = life.trouble() {
         let failure = &trouble.failure;
         sentence = format!(
             "{sentence}; {} in a row, the last {} ago at the {}: {} ({})",
-            counted(trouble.failures, "failure"),
+            counted(trouble.failures as usize, "failure"),
             span(now.saturating_since(trouble.failed_at)),
             failure.hop,
             failure.detail,
@@ -46,7 +53,7 @@ pub(crate) fn status(entry: &Entry, now: BootTime) -> TokenStatus {
         );
     }
     TokenStatus {
-        key: TokenKey::clone(&entry.key),
+        key: TokenKey::clone(entry.key()),
         state: life.name(),
         sentence,
         expires_in: held.map(|(_, times)| times.expires.saturating_since(now)),
@@ -57,10 +64,9 @@ pub(crate) fn status(entry: &Entry, now: BootTime) -> TokenStatus {
         },
         last_used_ago: now.saturating_since(last_used),
         last_failure: life.trouble().map(|trouble| Failure::clone(&trouble.failure)),
-        scopes: held.map(|(held, _)| held.fetched.scopes.clone()).unwrap_or_default(),
-        secret_version: held.and_then(|(held, _)| held.fetched.fingerprint).map(|print| print.to_string()),
-        trace: last_trace,
-        hits: entry.hot.hits(),
+        scopes: held.map(|(held, _)| held.scopes(entry.key())).unwrap_or_default(),
+        secret_version: held.and_then(|(held, _)| held.fingerprint).map(|print| print.to_string()),
+        trace: last_steps.trace(),
     }
 }
 
@@ -99,16 +105,42 @@ fn sentence<T: Clone>(life: &TokenLife<T>, now: BootTime) -> String {
     }
 }
 
-fn counted(count: u32, what: &str) -> String {
+fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
-/// A time that a person can read: `850 ms`, `12 s`, `4 min`, `3 h`.
+/// A time that a person can read, fine enough to tell two that are near each other apart: `850 ms`, `12 s`,
+/// `4 min 10 s`, `3 h 5 min`.
 fn span(time: Duration) -> String {
+    let two = |whole: u64, unit: &str, part: u64, small: &str| match part {
+        0 => format!("{whole} {unit}"),
+        part => format!("{whole} {unit} {part} {small}"),
+    };
     match time.as_secs() {
         0 => format!("{} ms", time.as_millis()),
         seconds @ 1..120 => format!("{seconds} s"),
-        seconds @ 120..7200 => format!("{} min", seconds / 60),
-        seconds => format!("{} h", seconds / 3600),
+        seconds @ 120..7200 => two(seconds / 60, "min", seconds % 60, "s"),
+        seconds => two(seconds / 3600, "h", seconds / 60 % 60, "min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_keeps_the_seconds_where_they_matter() {
+        for (millis, text) in [
+            (850, "850 ms"),
+            (1_000, "1 s"),
+            (119_999, "119 s"),
+            (120_000, "2 min"),
+            (245_000, "4 min 5 s"),
+            (7_199_000, "119 min 59 s"),
+            (7_200_000, "2 h"),
+            (11_100_000, "3 h 5 min"),
+        ] {
+            assert_eq!(span(Duration::from_millis(millis)), text);
+        }
     }
 }

@@ -6,8 +6,9 @@ use http::HeaderMap;
 use midward_core::{Failure, Hop, MaterialField, Persistence};
 
 use crate::fetch::{TransportFailure, TransportFailureKind};
+use crate::metadata::MetadataError;
 use crate::reply::{ReplyClass, ReplyError};
-use crate::request::RequestError;
+use crate::request::{ClientAuth, RequestError};
 use crate::signing_key::KeyError;
 
 pub(crate) fn of_request(error: &RequestError) -> Failure {
@@ -30,6 +31,11 @@ pub(crate) fn of_request(error: &RequestError) -> Failure {
             "private_key_unusable",
             "Store the key in the vault as PEM without a passphrase (PKCS #8, PKCS #1 or SEC 1): RSA from 2048 bits, EC on P-256, or Ed25519.",
         ),
+        RequestError::EmptySecret(MaterialField::SubjectToken | MaterialField::ActorToken) => (
+            Hop::Vault,
+            "empty_secret",
+            "Check that the vault's account holds the token to be exchanged, and that the resolver returns it as subject_token (the actor's as actor_token).",
+        ),
         RequestError::EmptySecret(_) => (
             Hop::Vault,
             "empty_secret",
@@ -40,6 +46,9 @@ pub(crate) fn of_request(error: &RequestError) -> Failure {
             "reserved_parameter",
             "Remove it from the profile's extra parameters; use the field made for it.",
         ),
+        RequestError::ReservedClaim(_) => {
+            (Hop::Mid, "reserved_claim", "Remove it from the profile's claims; use the field made for it.")
+        }
         RequestError::ColonInClientId => (
             Hop::Mid,
             "client_id_not_sendable",
@@ -100,13 +109,22 @@ pub(crate) fn of_reply(error: &ReplyError) -> Failure {
             "Compare client id and secret in the vault with the client at the authorization server; a new secret in the vault is picked up by itself within 30 s."
         }
         "unauthorized_client" => {
-            "Compare the secret in the vault with the client at the authorization server, and allow the client the client credentials grant."
+            "Compare the secret in the vault with the client at the authorization server, and allow the client the profile's grant."
         }
         "invalid_scope" | "scope_narrowed" => {
             "Grant the client the profile's scopes at the authorization server, or change the profile's scopes."
         }
         "invalid_target" => "Correct the profile's resource or audience, or register it at the authorization server.",
-        "unsupported_grant_type" => "Enable the client credentials grant at the authorization server.",
+        "unsupported_grant_type" => "Enable the profile's grant for this client at the authorization server.",
+        "assertion_refused" => {
+            "Compare the key in the vault, and issuer, subject, audience and claims of the profile, with what the authorization server expects; check the MID Server's clock."
+        }
+        "subject_token_refused" => {
+            "Check that the token in the vault has not ended, that its type is the profile's subject_token_type, and that the client may exchange it."
+        }
+        "issued_token_type_unexpected" => {
+            "Set the profile's requested_token_type to what the authorization server issues, if an API takes that."
+        }
         "rate_limited" => "Wait: it is tried again by itself; raise the client's limit if this happens often.",
         "token_endpoint_unavailable" => {
             "Wait: it is tried again by itself; look at the authorization server if it lasts."
@@ -133,6 +151,88 @@ pub(crate) fn of_reply(error: &ReplyError) -> Failure {
             Failure::permanent(Hop::AuthorizationServer, error.code, detail, action)
         }
     }
+}
+
+pub(crate) fn metadata_unavailable(detail: &str) -> Failure {
+    Failure::transient(
+        Hop::AuthorizationServer,
+        "metadata_unavailable",
+        detail,
+        "Wait: it is tried again by itself; check that the MID Server's host can reach the issuer, or give the entity a token_url.",
+    )
+}
+
+pub(crate) fn metadata_not_found(detail: &str) -> Failure {
+    Failure::permanent(
+        Hop::AuthorizationServer,
+        "metadata_not_found",
+        detail,
+        "Correct the entity's issuer, or give the entity a token_url if the server publishes no metadata.",
+    )
+}
+
+pub(crate) fn metadata_invalid(error: MetadataError) -> Failure {
+    Failure::transient(
+        Hop::AuthorizationServer,
+        "metadata_invalid",
+        format!("the issuer's metadata cannot be used: {error}"),
+        "Check that the issuer is the authorization server and that no proxy answers in its place, or give the entity a token_url.",
+    )
+}
+
+pub(crate) fn other_issuer() -> Failure {
+    Failure::permanent(
+        Hop::AuthorizationServer,
+        "metadata_issuer_mismatch",
+        "the metadata that was found is for another issuer, so it is not used",
+        "Set the entity's issuer to exactly what the server's metadata says, slash at the end included, if that is the right server.",
+    )
+}
+
+pub(crate) fn of_metadata_transport(failure: &TransportFailure) -> Failure {
+    match failure.kind {
+        TransportFailureKind::Refused => Failure::permanent(
+            Hop::Mid,
+            "metadata_not_allowed",
+            failure.detail.as_str(),
+            "Allow the issuer's address in the MID Server's policy, or correct the issuer.",
+        ),
+        TransportFailureKind::Tls => {
+            let ca = "Check the issuer's certificate, and that its CA is in the MID Server's CA bundle for authorization servers.";
+            Failure { action: ca.to_owned(), ..metadata_unavailable(&failure.detail) }
+        }
+        _ => metadata_unavailable(&failure.detail),
+    }
+}
+
+/// The refusal of a client whose method the server's metadata does not list.
+pub(crate) fn with_unlisted_method(failure: Failure, method: ClientAuth) -> Failure {
+    let name = method.name();
+    Failure {
+        detail: format!("{}; its metadata does not list {name} among its authentication methods", failure.detail),
+        action: "Set the entity's client_auth to a method that the server's metadata lists.".to_owned(),
+        ..failure
+    }
+}
+
+pub(crate) fn revocation_refused(status: u16, reason: &str) -> Failure {
+    let detail = format!("the authorization server answered {status} to the revocation: {reason}");
+    let action = "Revoke the token at the authorization server by hand if it must not live on; it ends by itself.";
+    match status {
+        408 | 425 | 429 | 500..=599 => {
+            Failure::transient(Hop::AuthorizationServer, "revocation_failed", detail, action)
+        }
+        _ => Failure::permanent(Hop::AuthorizationServer, "revocation_failed", detail, action),
+    }
+}
+
+pub(crate) fn revocation_not_sent(detail: &str) -> Failure {
+    Failure::transient(
+        Hop::AuthorizationServer,
+        "revocation_failed",
+        detail,
+        "Revoke the token at the authorization server by hand if it must not live on; it ends by itself.",
+    )
 }
 
 pub(crate) fn secret_changing() -> Failure {

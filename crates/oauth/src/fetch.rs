@@ -14,9 +14,11 @@ use midward_core::{
 
 use tokio::sync::Notify;
 
+use crate::discovery::EndpointSource;
 use crate::failures;
 use crate::reply::{self, Expected, ReplyClass, ReplyError, TokenHttpReply, TokenReply};
 use crate::request::{self, TokenHttpRequest, TokenRequestSpec};
+use crate::revoke::{self, Revocation};
 use crate::turn::{Refused, Turns};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -186,11 +188,18 @@ pub struct FetchContext {
 /// Fetches one token. The cache sees to it that one fetch runs at a time for each key.
 pub trait TokenFetcher: Send + Sync + 'static {
     fn fetch(&self, context: FetchContext) -> BoxFuture<'_, Fetched>;
+
+    /// Takes a token back at the server (RFC 7009), within `limit`.
+    fn revoke<'a>(&'a self, _token: &'a AccessToken, _limit: Duration) -> BoxFuture<'a, Revocation> {
+        Box::pin(std::future::ready(Revocation::NoEndpoint))
+    }
 }
 
-/// The client credentials grant: reads the secret, sends it, reads the reply.
+/// One grant without a user: reads the secret, sends it, reads the reply.
 pub struct ClientCredentialsFetcher {
+    /// Its token URL is what [`Self::endpoints`] says at each fetch.
     pub spec: TokenRequestSpec,
+    pub endpoints: Arc<dyn EndpointSource>,
     pub expected: Expected,
     pub source: Arc<dyn MaterialSource>,
     pub transport: Arc<dyn TokenTransport>,
@@ -217,6 +226,7 @@ impl ClientCredentialsFetcher {
                 return Err(self.probe(failure, circuit));
             }
         };
+        let located = &self.locate(context, trace).await?;
         let first = self.read(fresh, context, trace).await?;
         let print = first.material.fingerprint(&self.fingerprint_key);
         let trial = fresh && refused.is_none();
@@ -226,7 +236,7 @@ impl ClientCredentialsFetcher {
         }
 
         let (print, error, changing, turn) =
-            match self.send(first, print, trial, Refused::default(), context, trace).await? {
+            match self.send(located, first, print, trial, Refused::default(), context, trace).await? {
                 Ok(minted) => {
                     circuit.close();
                     return Ok(minted);
@@ -235,27 +245,48 @@ impl ClientCredentialsFetcher {
             };
         // `turn` lives until the circuit knows: whoever waits to send the same secret sees it.
         if fresh {
-            return Err(self.refuse(print, &error, changing, circuit));
+            return Err(self.refuse(located, print, &error, changing, circuit));
         }
         // The secret may just have been rotated: read it past every cache, and try once more if it is another one.
         let again = match self.read(true, context, trace).await {
             Ok(again) => again,
             Err(failure) => {
                 // Not sent again either way: until the vault answers, this secret counts as refused.
-                self.refuse(print, &error, changing, circuit);
+                self.refuse(located, print, &error, changing, circuit);
                 return Err(failure);
             }
         };
         let new = again.material.fingerprint(&self.fingerprint_key);
         if new == print {
-            return Err(self.refuse(print, &error, changing || again.changing, circuit));
+            return Err(self.refuse(located, print, &error, changing || again.changing, circuit));
         }
-        match self.send(again, new, false, turn, context, trace).await? {
+        match self.send(located, again, new, false, turn, context, trace).await? {
             Ok(minted) => {
                 circuit.close();
                 Ok(minted)
             }
-            Err((print, error, changing, _turn)) => Err(self.refuse(print, &error, changing, circuit)),
+            Err((print, error, changing, _turn)) => Err(self.refuse(located, print, &error, changing, circuit)),
+        }
+    }
+
+    /// The request with the endpoint that it goes to.
+    async fn locate(&self, context: &FetchContext, trace: &mut Trace) -> Result<Located, FetchFailure> {
+        context.progress.at_server();
+        let asked = self.clock.boot();
+        let endpoints = self.endpoints.endpoints().await;
+        let took = self.clock.boot().saturating_since(asked);
+        match endpoints {
+            Ok(endpoints) => {
+                if took >= Duration::from_millis(1) {
+                    trace.push(Hop::AuthorizationServer, "token endpoint looked up", took);
+                }
+                let spec = TokenRequestSpec { token_url: endpoints.token_url, ..self.spec.clone() };
+                Ok(Located { spec, lacks_method: endpoints.lacks_method })
+            }
+            Err(failure) => {
+                trace.push(failure.hop, failure.code.as_str(), took);
+                Err(FetchFailure::new(failure))
+            }
         }
     }
 
@@ -280,8 +311,10 @@ impl ClientCredentialsFetcher {
     }
 
     /// The outer error ends the fetch; the inner one is a refusal of the client, after which the secret is read again.
+    #[expect(clippy::too_many_arguments, reason = "the state of one fetch, which has no meaning beyond it")]
     async fn send(
         &self,
+        located: &Located,
         material: Material,
         print: Fingerprint,
         trial: bool,
@@ -302,12 +335,12 @@ impl ClientCredentialsFetcher {
             trace.push(Hop::Mid, "refused to another profile of this credential: nothing was sent", Duration::ZERO);
             return Err(self.probe(failure, &context.circuit));
         }
-        let request = request::build(&self.spec, &material.material, self.clock.wall(), &*self.random)
+        let request = request::build(&located.spec, &material.material, self.clock.wall(), &*self.random)
             .map_err(|error| FetchFailure::new(failures::of_request(&error)))?;
         drop(material);
         let requested = self.clock.boot();
         let lead = WallLead::of(requested, self.clock.wall());
-        let posted = tokio::time::timeout(Self::DEADLINE, self.transport.post(request, Self::DEADLINE)).await;
+        let posted = crate::sync::timeout(Self::DEADLINE, self.transport.post(request, Self::DEADLINE)).await;
         let took = self.clock.boot().saturating_since(requested);
         let reply = match posted {
             Ok(Ok(reply)) => reply,
@@ -343,6 +376,9 @@ impl ClientCredentialsFetcher {
             content_type = failures::content_type(&reply.headers),
             "token request refused"
         );
+        if matches!(error.code, "token_endpoint_not_found" | "token_endpoint_redirects") {
+            self.endpoints.forget();
+        }
         if error.class == ReplyClass::InvalidClient {
             return Ok(Err((print, error, changing, turn.refused())));
         }
@@ -357,11 +393,22 @@ impl ClientCredentialsFetcher {
     }
 
     /// The server refuses a secret that the vault still returns.
-    fn refuse(&self, print: Fingerprint, error: &ReplyError, changing: bool, circuit: &SharedCircuit) -> FetchFailure {
+    fn refuse(
+        &self,
+        located: &Located,
+        print: Fingerprint,
+        error: &ReplyError,
+        changing: bool,
+        circuit: &SharedCircuit,
+    ) -> FetchFailure {
         if changing {
             return FetchFailure::new(failures::secret_changing());
         }
-        let failure = Arc::new(failures::of_reply(error));
+        let mut failure = failures::of_reply(error);
+        if located.lacks_method && matches!(error.code, "invalid_client" | "unauthorized_client") {
+            failure = failures::with_unlisted_method(failure, self.spec.client_auth);
+        }
+        let failure = Arc::new(failure);
         let now = self.clock.boot();
         circuit.change(|state| (state.opened(now, print, Arc::clone(&failure), &self.circuit_rules), ()));
         self.probe(failure, circuit)
@@ -377,6 +424,13 @@ impl ClientCredentialsFetcher {
     }
 }
 
+/// A request whose endpoint is known.
+struct Located {
+    spec: TokenRequestSpec,
+    /// The server's metadata does not list the client's authentication method.
+    lacks_method: bool,
+}
+
 impl TokenFetcher for ClientCredentialsFetcher {
     fn fetch(&self, context: FetchContext) -> BoxFuture<'_, Fetched> {
         Box::pin(async move {
@@ -384,5 +438,9 @@ impl TokenFetcher for ClientCredentialsFetcher {
             let result = self.run(&context, &mut trace).await;
             Fetched { result, trace }
         })
+    }
+
+    fn revoke<'a>(&'a self, token: &'a AccessToken, limit: Duration) -> BoxFuture<'a, Revocation> {
+        Box::pin(revoke::revoke(self, token, limit))
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Members<'a> {
     pub(crate) token_type: Option<&'a str>,
     pub(crate) expires_in: Option<&'a str>,
     pub(crate) scope: Option<&'a str>,
+    /// RFC 8693 2.2.1.
+    pub(crate) issued_token_type: Option<&'a str>,
     pub(crate) error: Option<&'a str>,
     /// Okta's own form of `error`.
     pub(crate) error_code: Option<&'a str>,
@@ -136,6 +138,7 @@ impl<'de> Visitor<'de> for TopLevel {
                 "token_type" => members.token_type = value,
                 "expires_in" => members.expires_in = value,
                 "scope" => members.scope = value,
+                "issued_token_type" => members.issued_token_type = value,
                 "error" => members.error = value,
                 "errorCode" => members.error_code = value,
                 "refresh_token" => members.refresh_token = value.is_some(),

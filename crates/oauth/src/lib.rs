@@ -6,35 +6,47 @@
 mod assertion;
 mod budget;
 mod cache;
+mod counters;
+mod discovery;
 mod entry;
 mod explain;
 mod failures;
 mod fetch;
 mod form;
+mod grant;
 mod hot;
 mod json;
 mod key;
+mod metadata;
+mod metrics;
 mod reply;
 mod request;
 mod retry_after;
+mod revoke;
 mod schedule;
 mod signing_key;
+mod steps;
+mod sync;
 mod turn;
 
 pub use assertion::{AssertionAlgorithm, AssertionRules};
-pub use budget::BudgetRules;
-pub use cache::{TokenCache, TokenCacheConfig, TokenCounts, TokenHandle};
+pub use budget::{BudgetRules, ServerStatus};
+pub use cache::{Dropped, TokenCache, TokenCacheConfig, TokenCounts, TokenHandle};
+pub use discovery::{EndpointSource, Endpoints, FixedEndpoints, IssuerMetadata, MetadataTransport, RevocationEndpoint};
 pub use entry::{Granted, Origin};
 pub use explain::TokenStatus;
 pub use fetch::{
     BoxFuture, ClientCredentialsFetcher, FetchContext, FetchFailure, Fetched, FetchedToken, Material, MaterialSource,
     Progress, SharedCircuit, TokenFetcher, TokenTransport, TransportFailure, TransportFailureKind,
 };
+pub use grant::{BearerAssertion, GrantType, TokenExchange, is_own_claim};
 pub use key::{ClientKey, CredentialRef, TokenKey};
+pub use metadata::{Metadata, MetadataError, parse as parse_metadata, well_known};
+pub use metrics::{ProfileMetrics, ServerMetrics, TokenMetrics};
 pub use reply::{Expected, ReplyClass, ReplyError, TokenHttpReply, TokenReply, parse as parse_reply};
 pub use request::{
-    ClientAuth, GrantType, RequestError, TokenHttpRequest, TokenRequestSpec, build as build_request,
-    check as check_request,
+    ClientAuth, RequestError, TokenHttpRequest, TokenRequestSpec, build as build_request, check as check_request,
 };
+pub use revoke::Revocation;
 pub use signing_key::KeyError;
 pub use turn::Turns;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use midward_core::{AccessToken, Secret, WallTime};
 
+use crate::grant::{GrantType, TokenExchange};
 use crate::json::{self, Members};
+use crate::request::TokenRequestSpec;
 use crate::retry_after;
 
 /// What the server sent. `Debug` shows no body.
@@ -38,6 +40,8 @@ pub struct Expected {
     pub accept_narrower_scope: bool,
     /// The lifetime of a token that came without a usable `expires_in`.
     pub default_lifetime: Duration,
+    /// What was asked by; tells what a refusal means.
+    pub grant: GrantType,
 }
 
 impl Expected {
@@ -47,7 +51,17 @@ impl Expected {
     pub const MAX_LIFETIME: Duration = Duration::from_hours(24);
 
     pub fn scopes(scopes: &[String]) -> Self {
-        Self { scopes: scopes.to_vec(), accept_narrower_scope: false, default_lifetime: Self::DEFAULT_LIFETIME }
+        Self {
+            scopes: scopes.to_vec(),
+            accept_narrower_scope: false,
+            default_lifetime: Self::DEFAULT_LIFETIME,
+            grant: GrantType::ClientCredentials,
+        }
+    }
+
+    /// Of the reply to this request.
+    pub fn of(spec: &TokenRequestSpec) -> Self {
+        Self { grant: spec.grant.clone(), ..Self::scopes(&spec.scopes) }
     }
 }
 
@@ -117,10 +131,10 @@ pub fn parse(reply: &TokenHttpReply, expected: &Expected, now: WallTime) -> Resu
     match members {
         Ok(members) if members.error.is_some() || (members.error_code.is_some() && members.access_token.is_none()) => {
             let named = members.error.or(members.error_code).and_then(registered);
-            Err(by_error(reply.status, named, wait()))
+            Err(by_error(reply.status, named, wait(), &expected.grant))
         }
         Ok(members) if reply.status == 200 => token(&members, expected).map_err(|(code, reason)| match code {
-            "scope_narrowed" => error(ReplyClass::Permanent, code, reason),
+            "scope_narrowed" | "issued_token_type_unexpected" => error(ReplyClass::Permanent, code, reason),
             _ => error(ReplyClass::Transient, code, reason),
         }),
         Err(reason) if reply.status == 200 => Err(invalid(reason)),
@@ -128,7 +142,7 @@ pub fn parse(reply: &TokenHttpReply, expected: &Expected, now: WallTime) -> Resu
     }
 }
 
-fn by_error(status: u16, named: Option<&'static str>, wait: Option<Duration>) -> ReplyError {
+fn by_error(status: u16, named: Option<&'static str>, wait: Option<Duration>, grant: &GrantType) -> ReplyError {
     let Some(named) = named else {
         let mut error = by_status(status, wait);
         if status == 200 {
@@ -145,10 +159,20 @@ fn by_error(status: u16, named: Option<&'static str>, wait: Option<Duration>) ->
             "unauthorized_client",
             "it does not accept the client secret, or the client may not use this grant",
         ),
+        // RFC 7523 3.1. The key may have been rotated, so it is treated like a wrong secret.
+        "invalid_grant" if matches!(grant, GrantType::JwtBearer(_)) => {
+            (ReplyClass::InvalidClient, "assertion_refused", "it does not accept the signed assertion")
+        }
+        // RFC 8693 2.2.2 says invalid_request, others invalid_grant. The vault may hold a newer token.
+        "invalid_grant" | "invalid_request" if matches!(grant, GrantType::TokenExchange(_)) => (
+            ReplyClass::InvalidClient,
+            "subject_token_refused",
+            "it does not accept the token that was to be exchanged, or a parameter of the exchange",
+        ),
         "invalid_scope" => (ReplyClass::Permanent, "invalid_scope", "it does not grant the scopes asked for"),
         "invalid_target" => (ReplyClass::Permanent, "invalid_target", "it does not know the resource or audience"),
         "unsupported_grant_type" => {
-            (ReplyClass::Permanent, "unsupported_grant_type", "it does not offer the client credentials grant")
+            (ReplyClass::Permanent, "unsupported_grant_type", "it does not offer this grant to this client")
         }
         "temporarily_unavailable" | "server_error" => {
             (ReplyClass::Transient, "token_endpoint_unavailable", "it reported a fault of its own")
@@ -218,6 +242,9 @@ fn token(members: &Members<'_>, expected: &Expected) -> Result<TokenReply, Refus
     if !token_type.eq_ignore_ascii_case(b"bearer") {
         return Err((INVALID, "its token_type is not Bearer"));
     }
+    if let GrantType::TokenExchange(exchange) = &expected.grant {
+        check_issued_type(members, exchange)?;
+    }
     let asked: BTreeSet<String> = expected.scopes.iter().cloned().collect();
     let scopes = match members.scope {
         None => asked,
@@ -230,6 +257,14 @@ fn token(members: &Members<'_>, expected: &Expected) -> Result<TokenReply, Refus
         }
     };
     Ok(TokenReply { token, lifetime: lifetime(members.expires_in, expected.default_lifetime), scopes })
+}
+
+/// RFC 8693 2.2.1: the type is always there. Any other than the one asked for is no token for an API.
+fn check_issued_type(members: &Members<'_>, exchange: &TokenExchange) -> Result<(), Refusal> {
+    let raw = members.issued_token_type.ok_or(("token_reply_invalid", "it names no issued_token_type"))?;
+    let issued = json::ascii_string(raw).ok_or(("token_reply_invalid", "its issued_token_type is not text"))?;
+    let is_expected = std::str::from_utf8(&issued).is_ok_and(|issued| exchange.is_answered_by(issued));
+    is_expected.then_some(()).ok_or(("issued_token_type_unexpected", "it issued another type of token than asked for"))
 }
 
 /// A list in text (RFC 6749 3.3), or, from some servers, an array of texts.

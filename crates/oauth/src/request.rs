@@ -1,4 +1,4 @@
-//! The token request (RFC 6749 4.4.2, RFC 7523 2.2), without IO.
+//! The token request (RFC 6749 4.4.2, RFC 7523 2, RFC 8693 2.1) and the revocation request (RFC 7009 2.1), without IO.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,28 +7,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::HeaderValue;
-use midward_core::{ClientMaterial, MaterialField, Random, Secret, WallTime};
+use midward_core::{AccessToken, ClientMaterial, MaterialField, Random, Secret, WallTime};
 use url::Url;
 use zeroize::Zeroizing;
 
 use crate::assertion::{self, AssertionRules};
 use crate::form;
+use crate::grant::{GrantType, is_own_claim};
 use crate::signing_key::KeyError;
-
-/// How a token is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum GrantType {
-    /// RFC 6749 4.4.
-    ClientCredentials,
-}
-
-impl GrantType {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ClientCredentials => "client_credentials",
-        }
-    }
-}
 
 /// How the client proves itself at the token endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -134,6 +120,8 @@ pub enum RequestError {
     EmptySecret(MaterialField),
     #[error("the extra parameter {0:?} is one that the token request sets itself")]
     ReservedParameter(String),
+    #[error("the further claim {0:?} is one that an assertion sets itself")]
+    ReservedClaim(String),
     #[error("the client id holds a colon, which client_secret_basic_raw cannot carry")]
     ColonInClientId,
     #[error("the token URL is not http or https, or holds a fragment or user information")]
@@ -144,8 +132,8 @@ pub enum RequestError {
     Key(#[from] KeyError),
 }
 
-/// Builds the request. Exactly one authentication method; what it needs and did not come is an error. An assertion is
-/// made anew each time, with an identifier of its own, and counts from `now`.
+/// Builds the request. Exactly one authentication method; what it or the grant needs and did not come is an error. An
+/// assertion is made anew each time, with an identifier of its own, and counts from `now`.
 pub fn build(
     spec: &TokenRequestSpec,
     material: &ClientMaterial,
@@ -153,37 +141,15 @@ pub fn build(
     random: &dyn Random,
 ) -> Result<TokenHttpRequest, RequestError> {
     check(spec)?;
-    let needed = |field| material.field(field).ok_or(RequestError::EmptySecret(field));
-    let id = needed(MaterialField::ClientId)?;
-    let proof = needed(spec.client_auth.proof())?;
-    let claims = || assertion::Claims::new(spec, id, now, random);
-    let mut authorization = None;
-    let mut client_assertion = None;
-    match spec.client_auth {
-        ClientAuth::ClientSecretBasic => {
-            authorization = Some(basic(&form::encode(id.expose()), &form::encode(proof.expose())));
-        }
-        ClientAuth::ClientSecretBasicRaw if id.expose().contains(&b':') => return Err(RequestError::ColonInClientId),
-        ClientAuth::ClientSecretBasicRaw => authorization = Some(basic(id.expose(), proof.expose())),
-        ClientAuth::ClientSecretPost => {}
-        ClientAuth::ClientSecretJwt => client_assertion = Some(claims()?.with_mac(proof)),
-        ClientAuth::PrivateKeyJwt => {
-            client_assertion = Some(claims()?.signed(proof, material, spec.assertion.algorithm)?);
-        }
-    }
-
+    let client = if spec.grant.authenticates_client() {
+        client_proof(spec, material, now, random)?
+    } else {
+        ClientProof::default()
+    };
+    let grant = grant_fields(&spec.grant, material, now, random)?;
     let scope = spec.scopes.join(" ");
     let mut pairs: Vec<(&[u8], &[u8])> = vec![(b"grant_type", spec.grant.name().as_bytes())];
-    if authorization.is_none() {
-        pairs.push((b"client_id", id.expose()));
-    }
-    if spec.client_auth == ClientAuth::ClientSecretPost {
-        pairs.push((b"client_secret", proof.expose()));
-    }
-    if let Some(client_assertion) = &client_assertion {
-        pairs.push((b"client_assertion_type", assertion::TYPE.as_bytes()));
-        pairs.push((b"client_assertion", client_assertion.expose()));
-    }
+    pairs.extend(client.fields.iter().chain(&grant).map(|(name, value)| (name.as_bytes(), value.expose())));
     if !scope.is_empty() {
         pairs.push((b"scope", scope.as_bytes()));
     }
@@ -192,23 +158,131 @@ pub fn build(
     }
     pairs.extend(spec.resource.iter().map(|resource| (b"resource".as_slice(), resource.as_bytes())));
     pairs.extend(spec.extra_parameters.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
-    Ok(TokenHttpRequest { url: spec.token_url.clone(), authorization, body: Secret::new(form::body(&pairs)) })
+    let body = Secret::new(form::body(&pairs));
+    Ok(TokenHttpRequest { url: spec.token_url.clone(), authorization: client.authorization, body })
+}
+
+/// Builds the request that takes a token back (RFC 7009 2.1), with the client's proof as for the token request.
+pub(crate) fn build_revocation(
+    spec: &TokenRequestSpec,
+    url: &Url,
+    token: &AccessToken,
+    material: &ClientMaterial,
+    now: WallTime,
+    random: &dyn Random,
+) -> Result<TokenHttpRequest, RequestError> {
+    check(spec)?;
+    if !is_plain(url) {
+        return Err(RequestError::BadTokenUrl);
+    }
+    let client = if spec.grant.authenticates_client() {
+        client_proof(spec, material, now, random)?
+    } else {
+        let id = material.field(MaterialField::ClientId).map(|id| ("client_id", id.clone()));
+        ClientProof { authorization: None, fields: id.into_iter().collect() }
+    };
+    let mut pairs: Vec<(&[u8], &[u8])> =
+        vec![(b"token", token.expose().as_bytes()), (b"token_type_hint", b"access_token")];
+    pairs.extend(client.fields.iter().map(|(name, value)| (name.as_bytes(), value.expose())));
+    let body = Secret::new(form::body(&pairs));
+    Ok(TokenHttpRequest { url: url.clone(), authorization: client.authorization, body })
+}
+
+/// What a client shows of itself in one request.
+#[derive(Default)]
+struct ClientProof {
+    /// The value of `Authorization`.
+    authorization: Option<Secret>,
+    fields: Vec<(&'static str, Secret)>,
+}
+
+fn client_proof(
+    spec: &TokenRequestSpec,
+    material: &ClientMaterial,
+    now: WallTime,
+    random: &dyn Random,
+) -> Result<ClientProof, RequestError> {
+    let id = needed(material, MaterialField::ClientId)?;
+    let proof = needed(material, spec.client_auth.proof())?;
+    let claims = || assertion::Claims::of_client(spec, id, now, random);
+    let in_header = |authorization| Ok(ClientProof { authorization: Some(authorization), fields: Vec::new() });
+    let mut fields = vec![("client_id", id.clone())];
+    let mut push_assertion = |assertion| {
+        fields.push(("client_assertion_type", Secret::from(assertion::TYPE)));
+        fields.push(("client_assertion", assertion));
+    };
+    match spec.client_auth {
+        ClientAuth::ClientSecretBasic => {
+            return in_header(basic(&form::encode(id.expose()), &form::encode(proof.expose())));
+        }
+        ClientAuth::ClientSecretBasicRaw if id.expose().contains(&b':') => return Err(RequestError::ColonInClientId),
+        ClientAuth::ClientSecretBasicRaw => return in_header(basic(id.expose(), proof.expose())),
+        ClientAuth::ClientSecretPost => fields.push(("client_secret", proof.clone())),
+        ClientAuth::ClientSecretJwt => push_assertion(claims()?.with_mac(proof)),
+        ClientAuth::PrivateKeyJwt => push_assertion(claims()?.signed(proof, material, spec.assertion.algorithm)?),
+    }
+    Ok(ClientProof { authorization: None, fields })
+}
+
+/// What the grant itself needs.
+fn grant_fields(
+    grant: &GrantType,
+    material: &ClientMaterial,
+    now: WallTime,
+    random: &dyn Random,
+) -> Result<Vec<(&'static str, Secret)>, RequestError> {
+    match grant {
+        GrantType::ClientCredentials => Ok(Vec::new()),
+        GrantType::JwtBearer(bearer) => {
+            let key = needed(material, MaterialField::PrivateKey)?;
+            let claims = assertion::Claims::of_grant(bearer, material, now, random)?;
+            Ok(vec![("assertion", claims.signed(key, material, bearer.algorithm)?)])
+        }
+        GrantType::TokenExchange(exchange) => {
+            let subject = needed(material, MaterialField::SubjectToken)?;
+            let mut fields = vec![
+                ("subject_token", subject.clone()),
+                ("subject_token_type", Secret::from(exchange.subject_token_type.as_str())),
+            ];
+            if let Some(kind) = &exchange.actor_token_type {
+                fields.push(("actor_token", needed(material, MaterialField::ActorToken)?.clone()));
+                fields.push(("actor_token_type", Secret::from(kind.as_str())));
+            }
+            if let Some(kind) = &exchange.requested_token_type {
+                fields.push(("requested_token_type", Secret::from(kind.as_str())));
+            }
+            Ok(fields)
+        }
+    }
+}
+
+/// Absent or empty is an error, and is never sent.
+pub(crate) fn needed(material: &ClientMaterial, field: MaterialField) -> Result<&Secret, RequestError> {
+    material.field(field).ok_or(RequestError::EmptySecret(field))
 }
 
 /// Checks everything that needs no secret.
 pub fn check(spec: &TokenRequestSpec) -> Result<(), RequestError> {
-    let url = &spec.token_url;
-    let plain = matches!(url.scheme(), "https" | "http")
-        && url.fragment().is_none()
-        && url.username().is_empty()
-        && url.password().is_none();
-    if !plain {
+    if !is_plain(&spec.token_url) {
         return Err(RequestError::BadTokenUrl);
+    }
+    if let GrantType::JwtBearer(bearer) = &spec.grant
+        && let Some(name) = bearer.claims.keys().find(|name| is_own_claim(name))
+    {
+        return Err(RequestError::ReservedClaim(name.chars().take(80).collect()));
     }
     match spec.extra_parameters.keys().find(|name| is_reserved(name)) {
         Some(name) => Err(RequestError::ReservedParameter(name.chars().take(80).collect())),
         None => Ok(()),
     }
+}
+
+/// Whether a URL is one that a secret may be sent to, as far as its form goes.
+pub(crate) fn is_plain(url: &Url) -> bool {
+    matches!(url.scheme(), "https" | "http")
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none()
 }
 
 /// Parameters that shape who asks for what. They have fields of their own, which the policy checks; as an extra

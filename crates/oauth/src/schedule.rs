@@ -2,13 +2,14 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use midward_core::{BootTime, Clock};
 use tokio::sync::Notify;
 
 use crate::entry::Entry;
+use crate::sync::{self, Mutex, MutexGuard};
 
 /// Timers of the runtime do not count the time that the machine is suspended, so no sleep is longer than this.
 const SLICE: Duration = Duration::from_secs(30);
@@ -73,7 +74,7 @@ impl Schedule {
         self.lock().peek().map(|Reverse(alarm)| alarm.at)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BinaryHeap<Reverse<Alarm>>> {
+    fn lock(&self) -> MutexGuard<'_, BinaryHeap<Reverse<Alarm>>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -89,8 +90,9 @@ pub(crate) async fn run(schedule: Arc<Schedule>, clock: Arc<dyn Clock>, alive: W
         }
         let wait = schedule.next().map_or(SLICE, |next| next.saturating_since(now).min(SLICE));
         tokio::select! {
+            biased;
             () = schedule.changed.notified() => {}
-            () = tokio::time::sleep(wait) => {}
+            () = sync::sleep(wait) => {}
         }
     }
 }

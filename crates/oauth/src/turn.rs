@@ -9,13 +9,12 @@ use midward_core::{BootTime, Clock, Fingerprint, Retry};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::budget::{Limited, Permit, ServerBudget};
-use crate::entry::nanos;
 use crate::failures;
 use crate::fetch::{FetchFailure, Progress, SharedCircuit};
 use crate::key::ClientKey;
 
 /// When and how a try of an unproven secret failed last.
-type LastTry = Option<(BootTime, FetchFailure)>;
+type LastTry = Option<Box<(BootTime, FetchFailure)>>;
 
 /// What all profiles of one credential at one server share.
 pub(crate) struct Client {
@@ -31,15 +30,18 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(key: ClientKey, budget: Arc<ServerBudget>, clock: Arc<dyn Clock>) -> Self {
-        Self {
-            key: Arc::new(key),
-            circuit: Arc::default(),
-            budget,
-            clock,
-            proven: Mutex::default(),
-            proving: Arc::default(),
-        }
+    pub(crate) fn new(key: Arc<ClientKey>, budget: Arc<ServerBudget>, clock: Arc<dyn Clock>) -> Self {
+        Self { key, circuit: Arc::default(), budget, clock, proven: Mutex::default(), proving: Arc::default() }
+    }
+
+    /// Origin of the token URL.
+    pub(crate) fn server(&self) -> &str {
+        &self.budget.server
+    }
+
+    /// How many other credentials have a turn at the server before this one; `None` when it does not wait.
+    pub(crate) fn turns_before(&self) -> Option<usize> {
+        self.budget.before(&self.key)
     }
 
     fn is_proven(&self, print: Fingerprint) -> bool {
@@ -86,7 +88,7 @@ impl Turns {
 
     fn leave_queue(&self, and_enter_again: bool) {
         let Some(client) = &self.client else { return };
-        let now = nanos(client.clock.boot());
+        let now = client.clock.boot().as_nanos();
         let since = self.queued.since.load(Ordering::Relaxed);
         if since > 0 {
             self.queued.sum.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
@@ -99,7 +101,7 @@ impl Turns {
     pub(crate) async fn next(&self, print: Fingerprint, after: Option<Refused>) -> Result<Turn, FetchFailure> {
         let Some(client) = &self.client else { return Ok(Turn::default()) };
         let began = client.clock.boot();
-        self.queued.since.store(nanos(began), Ordering::Relaxed);
+        self.queued.since.store(began.as_nanos(), Ordering::Relaxed);
         let turn = self.wait(client, print, began, after).await;
         self.leave_queue(false);
         turn
@@ -117,7 +119,7 @@ impl Turns {
             if proving.is_none() && !client.is_proven(print) {
                 let guard = Arc::clone(&client.proving).lock_owned().await;
                 let is_proven = client.is_proven(print);
-                if let Some((at, failure)) = &*guard
+                if let Some((at, failure)) = guard.as_deref()
                     && *at >= began
                     && !is_proven
                 {
@@ -128,6 +130,7 @@ impl Turns {
             }
             let urgent = self.progress.is_urgent();
             let admitted = tokio::select! {
+                biased;
                 admitted = client.budget.admit(&client.key, urgent) => admitted,
                 // Somebody waits now: to the other queue.
                 () = self.progress.urgent(), if !urgent => continue,
@@ -188,7 +191,7 @@ impl Turn {
         if let Some(last) = &mut self.proving
             && failures::is_transient(&failure.failure)
         {
-            **last = Some((client.clock.boot(), failure.clone()));
+            **last = Some(Box::new((client.clock.boot(), failure.clone())));
         }
     }
 }

@@ -23,6 +23,8 @@ pub enum FrameKind {
     Failed = 6,
     /// The host asks to be replaced.
     Recycle = 7,
+    /// The trampoline tells what the sandbox lacks, before the host's first frame.
+    Notice = 8,
 }
 
 /// One message. Values are secrets until proven otherwise.
@@ -146,6 +148,7 @@ impl FrameKind {
             5 => Self::Result,
             6 => Self::Failed,
             7 => Self::Recycle,
+            8 => Self::Notice,
             _ => return None,
         })
     }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -192,6 +192,95 @@ async fn the_network_is_closed_but_for_listed_ports() {
     cell.refused("unix", path, "").await;
     cell.refused("unix", path, "udp = true").await;
     assert_eq!(cell.done("unix", path, "unix_sockets = true").await, "connect");
+}
+
+/// A server on every address of the host that says its name to whoever connects.
+fn speaker() -> u16 {
+    let server = TcpListener::bind("0.0.0.0:0").expect("bound");
+    let port = server.local_addr().expect("address").port();
+    std::thread::spawn(move || {
+        for stream in server.incoming() {
+            stream.expect("a connection").write_all(b"hello").expect("written");
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_listed_host_and_port_are_all_of_its_network() {
+    let cell = Cell::new().await;
+    let (listed, other) = (speaker(), speaker());
+    for host in ["127.0.0.1", "localhost"] {
+        let listing = format!("connect = ['{host}:{listed}']");
+        assert_eq!(cell.done("tcp-to", &format!("{host}:{listed}"), &listing).await, "hello");
+        // The server listens on these, too.
+        for elsewhere in [format!("127.0.0.2:{listed}"), format!("{host}:{other}"), format!("127.0.0.1:{other}")] {
+            let outcome = cell.attempt("tcp-to", &elsewhere, &listing).await;
+            assert!(outcome.starts_with("refused "), "{elsewhere}: {outcome}");
+        }
+        let unknown = cell.attempt("tcp-to", &format!("other.example:{listed}"), &listing).await;
+        assert!(unknown.starts_with("refused java.net.UnknownHostException"), "{unknown}");
+        cell.refused("udp", &listed.to_string(), &listing).await;
+        cell.refused("bind", "", &listing).await;
+        let path = cell.bench.folder.path().join(format!("{host}.sock"));
+        let _server = UnixListener::bind(&path).expect("bound");
+        cell.refused("unix", path.to_str().expect("path"), &listing).await;
+    }
+    // An address that is not the host's own gets a way as well, to where it leads.
+    let listing = format!("connect = ['127.0.0.1:{listed}', '10.98.76.54:{listed}']");
+    assert_eq!(cell.done("tcp-to", &format!("127.0.0.1:{listed}"), &listing).await, "hello");
+    let mixed = failed(&*cell.hostile("", &format!("{listing}\nudp = true")), "x").await;
+    assert_eq!(mixed.code, "connect_mixed");
+}
+
+#[tokio::test]
+async fn a_kernel_without_namespaces_serves_whoever_needs_no_network_of_its_own() {
+    let cell = Cell::new().await;
+    let port = speaker();
+    let mut context = cell.bench.context();
+    context.trampoline.push("--without-namespaces".into());
+    let make = |target: &str, more: &str| {
+        build("no-namespaces", &toml::from_str(&cell.section(target, more)).expect("configuration"), &context)
+    };
+    for mode in ["required", "best_effort"] {
+        let listing = format!("sandbox = '{mode}'\nconnect = ['127.0.0.1:{port}']");
+        let failure = failed(&*make("", &listing), "tcp").await;
+        assert_eq!(failure.code, "sandbox_unavailable", "never more than was asked for: {failure}");
+        assert!(failure.detail.contains("namespaces"), "{failure}");
+    }
+    let closed = make(&port.to_string(), "");
+    for what in ["tcp", "udp", "bind"] {
+        assert!(resolved(&*closed, what).await.0.starts_with("refused "), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_old_landlock_is_enough_where_something_else_covers_what_it_lacks() {
+    let cell = Cell::new().await;
+    let (port, private) = (speaker(), cell.file("private"));
+    let mut context = cell.bench.context();
+    context.trampoline.extend(["--landlock-abi".into(), "1".into()]);
+    let make = |target: &str, more: &str| {
+        build("old-landlock", &toml::from_str(&cell.section(target, more)).expect("configuration"), &context)
+    };
+    let listing = format!("connect = ['127.0.0.1:{port}']");
+    assert_eq!(resolved(&*make(&format!("127.0.0.1:{port}"), &listing), "tcp-to").await.0, "did hello");
+    assert!(resolved(&*make(&format!("127.0.0.2:{port}"), &listing), "tcp-to").await.0.starts_with("refused "));
+    assert!(resolved(&*make(&private, ""), "read").await.0.starts_with("refused "));
+    let perl = format!("readable_paths = ['{private}']\nexecutables = ['/usr/bin/perl', '/bin/sh']");
+    let shortened = resolved(&*make(&private, &perl), "shorten").await.0;
+    assert_eq!(shortened, "did 1 Operation not permitted");
+    assert_eq!(std::fs::read_to_string(&private).expect("read"), "private");
+    let signal = format!("kill -0 {}", std::process::id());
+    assert!(resolved(&*make(&signal, &perl), "shell").await.0.contains("not permitted"));
+    let neighbour = cell.neighbours_process.rsplit('@').next().expect("pid").to_owned();
+    assert!(resolved(&*make(&neighbour, ""), "read-proc-mem").await.0.starts_with("refused "));
+    // Nothing else knows ports, or keeps abstract Unix sockets apart on the host's network.
+    for (more, lacking) in [("connect_ports = [443]", "ABI 4"), ("unix_sockets = true\nudp = true", "ABI 6")] {
+        let failure = failed(&*make("", more), "x").await;
+        assert_eq!(failure.code, "sandbox_unavailable");
+        assert!(failure.detail.contains(lacking), "{failure}");
+    }
 }
 
 #[tokio::test]

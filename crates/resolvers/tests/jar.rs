@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use midward_core::{Clock as _, SystemClock};
-use midward_resolvers::ResolverReport;
+use midward_resolvers::{JarDigest, ResolverReport};
 use support::{Bench, failed, lookup, pair, resolve, resolved};
 
 #[tokio::test]
@@ -246,6 +246,66 @@ async fn a_replaced_jar_is_loaded_without_a_restart() {
     assert_eq!(failed(&*resolver, "a").await.code, "not_a_jar");
     put(&bench.jars.tests());
     assert_ne!(resolved(&*resolver, "a").await.0, first);
+}
+
+#[tokio::test]
+async fn a_pinned_jar_is_loaded_only_as_it_was_pinned() {
+    let bench = Bench::new();
+    let folder = bench.folder.path().join("pinned");
+    std::fs::create_dir_all(folder.join("lib")).expect("folder");
+    let jar = folder.join("resolver.jar");
+    std::fs::copy(bench.jars.tests(), &jar).expect("copied");
+    std::fs::copy(bench.jars.own_classes(), folder.join("lib/a.jar")).expect("copied");
+    let pin = JarDigest::of(&jar, None).expect("read");
+    let pinned = |pin: &str| {
+        let jar = jar.display();
+        bench.resolver(&format!("kind = 'jar'\njar = '{jar}'\nclass = 'jars.Jars$Moody'\nsha256 = '{pin}'"))
+    };
+    let resolver = pinned(pin.as_str());
+    let process = resolved(&*resolver, "a").await.0;
+    // The library alone: it would win over what the JAR finds elsewhere.
+    std::fs::copy(bench.jars.sample(), folder.join("lib/a.jar")).expect("copied");
+    let mismatch = failed(&*resolver, "a").await;
+    assert_eq!(mismatch.code, "jar_pin_mismatch");
+    let now = JarDigest::of(&jar, None).expect("read");
+    assert!(mismatch.detail.contains(now.as_str()), "{mismatch}");
+    assert_eq!(resolver.report(), ResolverReport::Unusable(mismatch.detail));
+    assert_eq!(failed(&*pinned(&"0".repeat(64)), "a").await.code, "jar_pin_mismatch");
+    std::fs::copy(bench.jars.own_classes(), folder.join("lib/a.jar")).expect("copied");
+    assert_ne!(resolved(&*resolver, "a").await.0, process, "what was pinned is loaded again");
+}
+
+#[tokio::test]
+async fn a_running_call_ends_on_the_old_jar_while_the_new_one_serves() {
+    let bench = Bench::new();
+    let folder = bench.folder.path().join("gate");
+    std::fs::create_dir(&folder).expect("folder");
+    let jar = bench.folder.path().join("customer.jar");
+    std::fs::copy(bench.jars.tests(), &jar).expect("copied");
+    let resolver = bench.resolver(&format!(
+        "kind = 'jar'\njar = '{}'\nclass = 'jars.Jars$Gate'\nwritable_paths = ['{1}']\n\
+         environment_values = {{ GATE = '{1}' }}",
+        jar.display(),
+        folder.display()
+    ));
+    let old = resolved(&*resolver, "a").await.0;
+    let waiting = tokio::spawn({
+        let resolver = std::sync::Arc::clone(&resolver);
+        async move { resolved(&*resolver, "wait").await.0 }
+    });
+    let entered = async {
+        while !folder.join("entered").exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), entered).await.expect("the call is in the JAR");
+    std::fs::copy(bench.jars.tests(), bench.folder.path().join("new.jar")).expect("copied");
+    std::fs::rename(bench.folder.path().join("new.jar"), &jar).expect("replaced");
+    let new = resolved(&*resolver, "a").await.0;
+    assert_ne!(new, old, "another process");
+    std::fs::write(folder.join("open"), "").expect("written");
+    assert_eq!(waiting.await.expect("joined"), old.replace("id-a@", "id-wait@"), "the old process answered");
+    assert_eq!(resolved(&*resolver, "a").await.0, new);
 }
 
 #[tokio::test]

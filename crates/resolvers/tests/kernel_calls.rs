@@ -54,6 +54,14 @@ fn calls_that_reach_past_the_sandbox_are_refused() {
         (libc::SYS_sendmsg, &[0, 0, FASTOPEN]),
         (libc::SYS_sendmmsg, &[0, 0, 0, FASTOPEN]),
         (libc::SYS_socketpair, &[libc::AF_UNIX.into(), libc::SOCK_DGRAM.into(), 0, 0]),
+        // What a process of the same user may otherwise do to another one.
+        (libc::SYS_prlimit64, &[own, libc::RLIMIT_NOFILE.into(), 0, 0]),
+        (libc::SYS_setpriority, &[0, own, 19]),
+        (libc::SYS_setpriority, &[2, 0, 19]),
+        (libc::SYS_sched_setaffinity, &[own, 0, 0]),
+        (libc::SYS_sched_setscheduler, &[own, 0, 0]),
+        (libc::SYS_ioprio_set, &[1, own, 0]),
+        (libc::SYS_migrate_pages, &[own, 0, 0, 0]),
         #[cfg(target_arch = "x86_64")]
         (libc::SYS_getpid + X32, &[]),
     ];
@@ -61,6 +69,8 @@ fn calls_that_reach_past_the_sandbox_are_refused() {
         assert_eq!(errno(&["--sandbox=required"], *call, arguments), libc::EPERM, "call {call} {arguments:?}");
     }
     assert_eq!(errno(&["--sandbox=required"], libc::SYS_clone3, &[0, 0]), libc::ENOSYS);
+    assert_eq!(errno(&["--sandbox=required"], libc::SYS_openat2, &[0, 0, 0, 0]), libc::ENOSYS);
+    assert_ne!(errno(&["--sandbox=required"], libc::SYS_prlimit64, &[0, 0, 0, 0]), libc::EPERM, "its own limits");
     let unlimited = [
         (libc::SYS_kcmp, vec![own, own, 0, 0, 0]),
         (libc::SYS_listen, vec![0, 1]),
@@ -102,6 +112,23 @@ fn sockets_are_what_the_configuration_allows() {
             assert_eq!(socket(options, family, libc::SOCK_STREAM, 0), refused, "{options:?} {family}");
         }
     }
+}
+
+#[test]
+fn a_network_of_its_own_is_empty_and_its_tasks_are_counted() {
+    let run = |options: &[&str], script: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_jar-host-exec"))
+            .args(options)
+            .args(["/usr/bin/perl", "-e", script])
+            .output()
+            .expect("perl");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let devices = "open F, '<', '/proc/self/net/dev' or die; print scalar grep /:/, <F>";
+    assert_eq!(run(&["--sandbox=required", "--private-network"], devices), "1", "the loopback device alone");
+    let limits = "open F, '<', '/proc/self/limits' or die; print grep /^Max processes/, <F>";
+    let limits = run(&["--sandbox=required", "--private-network"], limits);
+    assert_eq!(limits.split_whitespace().nth(2), Some("512"), "{limits}");
 }
 
 #[test]

@@ -46,6 +46,9 @@ pub struct ConnectionConfig {
     pub base_url: String,
     /// How long the API may take to answer, in milliseconds.
     pub timeout_ms: u64,
+    /// Methods whose calls may be sent a second time; absent: GET, HEAD and OPTIONS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_methods: Option<Vec<String>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +65,18 @@ pub struct CredentialConfig {
 pub struct ProfileConfig {
     pub name: String,
     pub grant_type: GrantType,
-    pub token_url: String,
+    /// For [`GrantType::JwtBearer`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt_bearer: Option<JwtBearerConfig>,
+    /// For [`GrantType::TokenExchange`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_exchange: Option<TokenExchangeConfig>,
+    /// Absent: the MID looks it up in the metadata of `issuer` (RFC 8414).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_url: Option<String>,
+    /// RFC 7009.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revocation_url: Option<String>,
     pub client_auth: ClientAuth,
     #[serde(default)]
     pub scopes: Vec<String>,
@@ -83,10 +97,79 @@ pub struct ProfileConfig {
     pub assertion_algorithm: Option<AssertionAlgorithm>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GrantType {
     ClientCredentials,
+    /// RFC 7523 2.1.
+    JwtBearer,
+    /// RFC 8693.
+    TokenExchange,
+}
+
+impl GrantType {
+    /// As in `connections.yaml` and in a policy.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClientCredentials => "client_credentials",
+            Self::JwtBearer => "jwt_bearer",
+            Self::TokenExchange => "token_exchange",
+        }
+    }
+}
+
+/// The assertion of a [`GrantType::JwtBearer`]. The MID's policy decides what may be claimed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JwtBearerConfig {
+    /// `iss`; absent: the client id from the vault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// `sub`; absent: the client id from the vault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// `aud`; absent: the entity's issuer, else its token URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// Further claims, as text.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub claims: BTreeMap<String, String>,
+    /// `alg`; absent: what the key's type suggests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<AssertionAlgorithm>,
+    /// Whether the client authenticates besides (RFC 7521 4.1).
+    #[serde(default = "yes")]
+    pub client_authentication: bool,
+}
+
+impl Default for JwtBearerConfig {
+    fn default() -> Self {
+        Self {
+            issuer: None,
+            subject: None,
+            audience: None,
+            claims: BTreeMap::new(),
+            algorithm: None,
+            client_authentication: true,
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a [`GrantType::TokenExchange`] names; the tokens themselves come from the vault. The types are those of
+/// RFC 8693 3.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenExchangeConfig {
+    pub subject_token_type: String,
+    /// Present: the vault holds an actor token too, and it is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor_token_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_token_type: Option<String>,
 }
 
 /// Client authentication method at the token endpoint, by its name in the IANA registry. `*_raw` is for servers that

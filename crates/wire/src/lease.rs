@@ -64,11 +64,22 @@ pub struct ApiCall {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayRule {
-    /// GET, HEAD and OPTIONS only.
+    /// As the connection says; GET, HEAD and OPTIONS where it says nothing.
     #[default]
     ByMethod,
     /// The caller says that a repetition does no harm.
     Safe,
+}
+
+impl ApiCall {
+    /// Whether it may be sent a second time: its caller says so, or its connection says it of the method.
+    pub fn may_repeat(&self, replay_methods: Option<&[String]>) -> bool {
+        self.replay == ReplayRule::Safe
+            || match replay_methods {
+                Some(methods) => methods.contains(&self.method),
+                None => matches!(self.method.as_str(), "GET" | "HEAD" | "OPTIONS"),
+            }
+    }
 }
 
 /// Sent at start, every few seconds, and when a resolver's health changes.
@@ -114,4 +125,34 @@ pub struct HeartbeatReply {
     pub state: MidState,
     /// When to send the next one, in milliseconds.
     pub next_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_repeated_is_said_per_method_connection_and_call() {
+        let put_only = ["PUT".to_owned()];
+        for (method, replay, methods, repeated) in [
+            ("GET", ReplayRule::ByMethod, None, true),
+            ("OPTIONS", ReplayRule::ByMethod, None, true),
+            ("POST", ReplayRule::ByMethod, None, false),
+            ("POST", ReplayRule::Safe, None, true),
+            ("PUT", ReplayRule::ByMethod, None, false),
+            ("PUT", ReplayRule::ByMethod, Some(&put_only[..]), true),
+            ("GET", ReplayRule::ByMethod, Some(&put_only[..]), false),
+            ("GET", ReplayRule::ByMethod, Some(&[]), false),
+            ("GET", ReplayRule::Safe, Some(&[]), true),
+        ] {
+            let call = ApiCall {
+                method: method.to_owned(),
+                path: "/".to_owned(),
+                headers: Vec::new(),
+                body: Bytes64::default(),
+                replay,
+            };
+            assert_eq!(call.may_repeat(methods), repeated, "{method} {replay:?} {methods:?}");
+        }
+    }
 }

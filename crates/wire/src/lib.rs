@@ -13,7 +13,7 @@ mod outcome;
 pub use bytes64::Bytes64;
 pub use config::{
     AssertionAlgorithm, ClientAuth, ConfigDigest, ConfigDocument, ConnectionConfig, CredentialConfig, GrantType,
-    ProfileConfig,
+    JwtBearerConfig, ProfileConfig, TokenExchangeConfig,
 };
 pub use enroll::{
     EnrollReply, EnrollRequest, EnrollToken, InvalidEnrollToken, MidState, SignedState, TokenError, TokenReply,

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use midward_core::{Failure, Hop, Trace};
 use midward_wire::{
     ApiCall, ApiReply, AssertionAlgorithm, Bytes64, ClientAuth, ConfigDigest, ConfigDocument, ConnectionConfig,
-    CredentialConfig, EnrollReply, EnrollRequest, GrantType, Heartbeat, HeartbeatReply, LeaseGrant, LeaseReply,
-    LeaseRequest, MidState, Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest, ProfileConfig,
-    ReleaseRequest, ReplayRule, ResolverHealth, ResolverStatus, SignedState, TokenError, VERSION,
+    CredentialConfig, EnrollReply, EnrollRequest, GrantType, Heartbeat, HeartbeatReply, JwtBearerConfig, LeaseGrant,
+    LeaseReply, LeaseRequest, MidState, Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest,
+    ProfileConfig, ReleaseRequest, ReplayRule, ResolverHealth, ResolverStatus, SignedState, TokenError,
+    TokenExchangeConfig, VERSION,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -165,6 +166,7 @@ fn configuration() {
                 alias: "crm".into(),
                 base_url: "https://crm.internal.example:8443/api".into(),
                 timeout_ms: 30_000,
+                replay_methods: None,
             },
             credential: CredentialConfig {
                 name: "crm-oauth".into(),
@@ -174,7 +176,10 @@ fn configuration() {
             profile: ProfileConfig {
                 name: "crm-read".into(),
                 grant_type: GrantType::ClientCredentials,
-                token_url: "https://login.internal.example/oauth/token".into(),
+                jwt_bearer: None,
+                token_exchange: None,
+                token_url: Some("https://login.internal.example/oauth/token".into()),
+                revocation_url: None,
                 client_auth: ClientAuth::ClientSecretBasic,
                 scopes: vec!["contacts.read".into()],
                 audience: Some("crm".into()),
@@ -196,9 +201,45 @@ fn configuration_with_an_assertion() {
         issuer: Some("https://login.internal.example".into()),
         assertion_audience: Some("https://login.internal.example/oauth".into()),
         assertion_algorithm: Some(AssertionAlgorithm::Ps256),
-        ..document.profile
+        ..document.profile.clone()
     };
     check("config-document-assertion", &ConfigDocument { profile, ..document });
+}
+
+#[test]
+fn configuration_with_other_grants() {
+    let document: ConfigDocument = serde_json::from_value(golden("config-document")).expect("JSON");
+    let document = ConfigDocument {
+        connection: ConnectionConfig { replay_methods: Some(vec!["GET".into(), "PUT".into()]), ..document.connection },
+        ..document
+    };
+    let bearer = ProfileConfig {
+        grant_type: GrantType::JwtBearer,
+        jwt_bearer: Some(JwtBearerConfig {
+            issuer: Some("client-1".into()),
+            subject: Some("robot@example.com".into()),
+            audience: Some("https://login.internal.example/oauth".into()),
+            claims: [("tenant".to_owned(), "a".to_owned())].into(),
+            algorithm: Some(AssertionAlgorithm::Es256),
+            client_authentication: false,
+        }),
+        token_url: None,
+        revocation_url: Some("https://login.internal.example/oauth/revoke".into()),
+        issuer: Some("https://login.internal.example".into()),
+        ..document.profile.clone()
+    };
+    check("config-document-jwt-bearer", &ConfigDocument { profile: bearer, ..document.clone() });
+    let jwt = "urn:ietf:params:oauth:token-type:jwt";
+    let exchange = ProfileConfig {
+        grant_type: GrantType::TokenExchange,
+        token_exchange: Some(TokenExchangeConfig {
+            subject_token_type: jwt.into(),
+            actor_token_type: Some(jwt.into()),
+            requested_token_type: Some("urn:ietf:params:oauth:token-type:access_token".into()),
+        }),
+        ..document.profile.clone()
+    };
+    check("config-document-token-exchange", &ConfigDocument { profile: exchange, ..document });
 }
 
 #[test]
@@ -213,6 +254,9 @@ fn names_of_methods_and_algorithms() {
     ];
     for (method, expected) in methods {
         assert_eq!(name(serde_json::to_value(method).unwrap()).as_deref(), Some(expected));
+    }
+    for grant in [GrantType::ClientCredentials, GrantType::JwtBearer, GrantType::TokenExchange] {
+        assert_eq!(name(serde_json::to_value(grant).unwrap()).as_deref(), Some(grant.name()));
     }
     let algorithms = [
         (AssertionAlgorithm::Rs256, "RS256"),

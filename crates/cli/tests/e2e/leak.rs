@@ -155,6 +155,10 @@ async fn exercise(stack: &Stack, server: &AuthorizationServer, told: &mut Vec<Ve
         stack.mid_command(&["resolve", OBJECT, "--resolver", "cyberark", "--config", &stack.path("mid.toml")]).await?;
     ensure!(resolved.status.success(), "resolve: {}", String::from_utf8_lossy(&resolved.stderr));
     told.push(resolved.stdout);
+    let metrics = stack.mid_command(&["metrics", "--config", &stack.path("mid.toml")]).await?;
+    let figures = String::from_utf8_lossy(&metrics.stdout).into_owned();
+    ensure!(figures.contains("midward_token_fetches_total{result=\"token\"} "), "no metrics: {figures}");
+    told.extend([metrics.stdout, metrics.stderr]);
     ensure!(call(stack, "/hello", told).await?, "the chain did not heal: {}", last(told));
     ensure!(stack.vault.set_password(SAFE, OBJECT, "another"), "no account");
     Ok(())

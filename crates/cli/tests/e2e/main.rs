@@ -1,8 +1,11 @@
 //! End-to-end tests: the real programs, the real authorization server, JARs compiled from source.
 
 mod client_auth;
+mod discovery;
 mod failures;
+mod grants;
 mod kill;
 mod leak;
+mod revocation;
 mod support;
 mod whole_chain;

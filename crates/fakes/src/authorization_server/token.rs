@@ -1,4 +1,4 @@
-//! The token endpoint (RFC 6749 4.4), introspection (RFC 7662) and revocation (RFC 7009).
+//! The token endpoint (RFC 6749 4.4, RFC 8693), introspection (RFC 7662) and revocation (RFC 7009).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,6 +11,10 @@ use url::form_urlencoded;
 use super::{BasicDecoding, OAuthFault, State, TokenRequest};
 use crate::http::{Body, Dropped, json, read_body, respond};
 use crate::serve::lock;
+
+/// RFC 8693 2.1.
+pub(super) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
 
 /// An error answer of RFC 6749 5.2.
 struct OAuthError {
@@ -108,6 +112,7 @@ impl State {
         }
         match single("grant_type") {
             Some("client_credentials") => {}
+            Some(TOKEN_EXCHANGE) => self.check_exchange(&single)?,
             None => return Err(invalid_request("grant_type is missing")),
             Some(_) => return Err(refusal(StatusCode::BAD_REQUEST, "unsupported_grant_type", "not offered here")),
         }
@@ -135,7 +140,23 @@ impl State {
             (issued, lock(&self.lifetime).as_secs().to_string())
         };
         *lock(&self.last_token) = Some(token.clone());
-        Ok(reply(&token, &expires_in, scope, fault))
+        let issued_type = (single("grant_type") == Some(TOKEN_EXCHANGE))
+            .then(|| single("requested_token_type").unwrap_or(ACCESS_TOKEN_TYPE));
+        Ok(reply(&token, &expires_in, scope, issued_type, fault))
+    }
+
+    /// RFC 8693 2.1, 2.2.2.
+    fn check_exchange<'a>(&self, single: &impl Fn(&str) -> Option<&'a str>) -> Result<(), OAuthError> {
+        let needed = |name| single(name).ok_or(invalid_request("a parameter of the exchange is missing"));
+        let (token, kind) = (needed("subject_token")?, needed("subject_token_type")?);
+        let known = self.config.subject_tokens.iter().find(|known| known.token == token && known.token_type == kind);
+        let known = known.ok_or(invalid_request("the subject token is not acceptable"))?;
+        if known.actor_token.as_deref() != single("actor_token")
+            || single("actor_token").is_some() != single("actor_token_type").is_some()
+        {
+            return Err(invalid_request("the actor token is not acceptable"));
+        }
+        Ok(())
     }
 
     fn scope_is_allowed(&self, client_id: &str, scope: &str) -> bool {
@@ -218,7 +239,7 @@ impl State {
     }
 }
 
-fn reply(token: &str, expires_in: &str, scope: &str, fault: Option<&OAuthFault>) -> String {
+fn reply(token: &str, expires_in: &str, scope: &str, issued_type: Option<&str>, fault: Option<&OAuthFault>) -> String {
     let token_type = match fault {
         Some(OAuthFault::TokenType { json }) => json.as_str(),
         _ => "\"Bearer\"",
@@ -233,7 +254,13 @@ fn reply(token: &str, expires_in: &str, scope: &str, fault: Option<&OAuthFault>)
         _ => scope,
     };
     let scope = if granted.is_empty() { String::new() } else { format!(",\"scope\":{}", json!(granted)) };
-    format!("{{\"access_token\":\"{token}\",\"token_type\":{token_type}{expires_in}{scope}}}")
+    let issued_type = match (fault, issued_type) {
+        (Some(OAuthFault::IssuedTokenType { json }), _) if json.is_empty() => String::new(),
+        (Some(OAuthFault::IssuedTokenType { json }), _) => format!(",\"issued_token_type\":{json}"),
+        (_, Some(named)) => format!(",\"issued_token_type\":{}", json!(named)),
+        (_, None) => String::new(),
+    };
+    format!("{{\"access_token\":\"{token}\",\"token_type\":{token_type}{expires_in}{scope}{issued_type}}}")
 }
 
 fn parse_form(body: &[u8]) -> Vec<(String, String)> {

@@ -19,6 +19,7 @@ use crate::auth;
 use crate::check;
 use crate::problem::Problem;
 use crate::queue::{Submitted, Wants};
+use crate::store::requests::Priority;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("midward-request-id");
 const TRACE: HeaderName = HeaderName::from_static("midward-trace");
@@ -88,11 +89,12 @@ async fn execute(
     }
     // Registered before it is submitted: the outcome may come at once.
     let waiting = app.waiters.wait(id, Wants::Answer);
-    let submitted = submit::submit(app, &client, &route, id.to_owned(), call, wait, None).await.map_err(early)?;
+    let terms = submit::Terms { priority: Priority::Interactive, idempotency_key: None };
+    let submitted = submit::submit(app, &client, &route, id.to_owned(), call, wait, terms).await.map_err(early)?;
     if !matches!(submitted, Submitted::New(_)) {
         return Err(early(submit::key_reused()));
     }
-    if let Some(ended) = submit::wait(app, id, waiting, wait).await {
+    if let Some(ended) = submit::wait(app, id, waiting, wait, Some(&route)).await {
         let trace = Some(std::sync::Arc::clone(&ended.trace));
         // Nobody else listens to this outcome as a rule, so it is not copied.
         match std::sync::Arc::unwrap_or_clone(ended.outcome) {

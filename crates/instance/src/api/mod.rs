@@ -47,6 +47,7 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/v1/api-keys/{name}", axum::routing::delete(clients::delete))
         .route("/api/v1/requests", get(requests::list).post(requests::submit))
         .route("/api/v1/requests/{id}", get(requests::one))
+        .route("/api/v1/requests/{id}/cancel", post(requests::cancel))
         .route_layer(from_fn_with_state(Arc::clone(&app), auth::clients_only))
         .route("/api/v1/openapi.json", get(openapi::document))
         .route("/healthz", get(async || "ok\n"))
@@ -88,8 +89,18 @@ async fn no_such_method() -> Problem {
 }
 
 /// Fields that people put secrets into.
-const SECRETS: &[&str] =
-    &["client_secret", "password", "secret", "private_key", "client_id", "token", "access_token", "passphrase"];
+const SECRETS: &[&str] = &[
+    "client_secret",
+    "password",
+    "secret",
+    "private_key",
+    "client_id",
+    "token",
+    "access_token",
+    "passphrase",
+    "subject_token",
+    "actor_token",
+];
 
 /// JSON that a caller sent. A field that looks like a secret is told apart from a mistyped one.
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {

@@ -36,6 +36,7 @@ const OPERATIONS: &[(HttpMethod, &str, &str, &str)] = &[
     (HttpMethod::Get, "/api/v1/requests", "List requests, newest first", "200"),
     (HttpMethod::Post, "/api/v1/requests", "Submit a request to the queue", "202"),
     (HttpMethod::Get, "/api/v1/requests/{id}", "Get a request, waiting up to `wait_ms` for its outcome", "200"),
+    (HttpMethod::Post, "/api/v1/requests/{id}/cancel", "End a request that no MID was given yet", "200"),
 ];
 
 pub(super) async fn document() -> Json<OpenApi> {

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use midward_core::{Failure, Hop};
 use midward_wire::{ApiCall, Bytes64, Outcome, ReplayRule};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ use crate::check;
 use crate::model::{ApiKey, Role};
 use crate::problem::Problem;
 use crate::queue::{Submitted, Wants};
-use crate::store::requests::{self, FAILED, LEASED, QUEUED, REPLIED, RequestRow};
+use crate::store::requests::{self, FAILED, LEASED, Priority, QUEUED, REPLIED, RequestRow};
 
 /// Longest time that a request may stay in the queue.
 const LONGEST_EXPIRY: Duration = Duration::from_hours(7 * 24);
@@ -46,6 +47,8 @@ struct NewRequest {
     expires_in_ms: Option<u64>,
     #[serde(default)]
     idempotency_key: Option<String>,
+    #[serde(default)]
+    priority: Priority,
 }
 
 pub(super) async fn submit(State(app): State<Shared>, headers: HeaderMap, content: Body) -> Result<Response, Problem> {
@@ -78,7 +81,8 @@ pub(super) async fn submit(State(app): State<Shared>, headers: HeaderMap, conten
     let expires_in = Duration::from_millis(new.expires_in_ms.unwrap_or(app.limits.expires_in_ms)).min(LONGEST_EXPIRY);
     let call =
         ApiCall { method: new.method, path: new.path, headers: new.headers, body: Bytes64(body), replay: new.replay };
-    let submitted = submit::submit(&app, &client, &route, app.new_id(), call, expires_in, new.idempotency_key).await?;
+    let terms = submit::Terms { priority: new.priority, idempotency_key: new.idempotency_key };
+    let submitted = submit::submit(&app, &client, &route, app.new_id(), call, expires_in, terms).await?;
     let (status, id) = match submitted {
         Submitted::New(id) => (StatusCode::ACCEPTED, id),
         Submitted::Known(id) => (StatusCode::OK, id),
@@ -109,7 +113,35 @@ pub(super) async fn one(
         return shown(&app, &row).await.map(Json);
     }
     let wait = Duration::from_millis(query.wait_ms).min(LONGEST_WAIT);
-    submit::wait(&app, &id, waiting, wait).await;
+    submit::wait(&app, &id, waiting, wait, None).await;
+    let row = visible(&app, &client, &id).await?;
+    shown(&app, &row).await.map(Json)
+}
+
+/// Ends a request that no MID was given yet; it is never sent then.
+pub(super) async fn cancel(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let client = auth::client(&app, &headers).await?;
+    visible(&app, &client, &id).await?;
+    let failure = Failure::permanent(
+        Hop::Caller,
+        "cancelled",
+        "the request was cancelled before a MID Server took it; it was never sent",
+        "Submit it again if it is wanted after all.",
+    );
+    if submit::withdraw(&app, &id, failure).await?.is_none() {
+        let failure = Failure::permanent(
+            Hop::Instance,
+            "too_late_to_cancel",
+            "a MID Server was given the request, or it has ended",
+            format!("See how it ended: `midward get requests {id}`."),
+        );
+        return Err(Problem::new(StatusCode::CONFLICT, failure).with_request(&id));
+    }
+    tracing::info!(client = client.name, request = id, "a request was cancelled");
     let row = visible(&app, &client, &id).await?;
     shown(&app, &row).await.map(Json)
 }

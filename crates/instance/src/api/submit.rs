@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use midward_core::{Failure, Hop};
-use midward_wire::{ApiCall, Outcome, ReplayRule};
+use midward_wire::{ApiCall, Outcome};
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
@@ -14,7 +14,7 @@ use crate::model::ApiKey;
 use crate::problem::Problem;
 use crate::queue::{Ended, Submitted, Waiting};
 use crate::routes::Route;
-use crate::store::requests::{self, NewRequest, RequestRow};
+use crate::store::requests::{self, NewRequest, Priority, RequestRow};
 use crate::store::{from_json, to_json};
 
 /// A lease outlives the API's time-out by this, for the token and the way back.
@@ -31,6 +31,13 @@ pub(super) async fn route(app: &App, client: &ApiKey, alias: &str) -> Result<Arc
     route.ok_or_else(|| Problem::not_found("connection", alias))
 }
 
+/// On what terms a request is queued.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) priority: Priority,
+    pub(super) idempotency_key: Option<String>,
+}
+
 /// Commits a request under `id`.
 pub(super) async fn submit(
     app: &App,
@@ -39,13 +46,13 @@ pub(super) async fn submit(
     id: String,
     call: ApiCall,
     expires_in: Duration,
-    idempotency_key: Option<String>,
+    terms: Terms,
 ) -> Result<Submitted, Problem> {
     let now = app.clock.wall();
-    let repeatable = call.replay == ReplayRule::Safe || matches!(call.method.as_str(), "GET" | "HEAD" | "OPTIONS");
+    let repeatable = call.may_repeat(route.replay_methods.as_deref());
     let call_json = to_json(&call)?;
     // Only a request with a key is ever compared.
-    let fingerprint = match idempotency_key {
+    let fingerprint = match terms.idempotency_key {
         Some(_) => {
             let mut hash = Sha256::new();
             hash.update(&route.alias);
@@ -67,18 +74,26 @@ pub(super) async fn submit(
         expires_at: (now + expires_in).unix_millis(),
         created_at: now.unix_millis(),
         client_id: client.id.clone(),
-        idempotency_key,
+        idempotency_key: terms.idempotency_key,
         fingerprint,
         method: call.method,
         path: call.path,
         call_json,
+        priority: terms.priority,
         lease: None,
     };
     Ok(app.queue.submit(Arc::clone(route), request).await?)
 }
 
-/// How a request ended; `None` when `wait` was over first.
-pub(super) async fn wait(app: &App, id: &str, mut waiting: Waiting<'_>, wait: Duration) -> Option<Ended> {
+/// How a request ended; `None` when `wait` was over first. With a route, a request that no MID was given is withdrawn
+/// as soon as none is left that could serve it: its caller learns why, and does not wait in vain.
+pub(super) async fn wait(
+    app: &App,
+    id: &str,
+    mut waiting: Waiting<'_>,
+    wait: Duration,
+    route: Option<&Route>,
+) -> Option<Ended> {
     let deadline = tokio::time::sleep(wait);
     tokio::pin!(deadline);
     let mut gone = false;
@@ -89,7 +104,7 @@ pub(super) async fn wait(app: &App, id: &str, mut waiting: Waiting<'_>, wait: Du
                 Err(_) => gone = true,
             },
             () = &mut deadline => return None,
-            () = tokio::time::sleep(ASK_AGAIN) => match stored(app, id).await {
+            () = tokio::time::sleep(ASK_AGAIN) => match look(app, id, route).await {
                 Ok(Some(ended)) => return Some(ended),
                 Ok(None) => {}
                 // The request is accepted and runs: saying that it was not would have it submitted twice.
@@ -97,6 +112,30 @@ pub(super) async fn wait(app: &App, id: &str, mut waiting: Waiting<'_>, wait: Du
             },
         }
     }
+}
+
+/// How a request ended, by the database; ends it itself when nobody else will.
+async fn look(app: &App, id: &str, route: Option<&Route>) -> Result<Option<Ended>, Problem> {
+    let found = stored(app, id).await?;
+    let now = app.clock.boot();
+    let Some(route) = route.filter(|route| found.is_none() && !app.fleet.serves(route, now)) else { return Ok(found) };
+    withdraw(app, id, app.fleet.explain(route, now)).await
+}
+
+/// Ends a request that no MID was given. `None`: it is too late for that.
+pub(super) async fn withdraw(app: &App, id: &str, failure: Failure) -> Result<Option<Ended>, Problem> {
+    let outcome = Outcome::Failed { failure };
+    let mut tx = app.store.begin().await?;
+    let now = app.store.now(&mut tx, app.now()).await?;
+    let withdrawn = requests::withdraw(&mut tx, id, now, &to_json(&outcome)?).await?;
+    tx.commit().await?;
+    if !withdrawn {
+        return Ok(None);
+    }
+    let ended = Ended { outcome: Arc::new(outcome), trace: "[]".into() };
+    // Others may wait for the same request.
+    app.waiters.deliver(id, ended.clone());
+    Ok(Some(ended))
 }
 
 async fn stored(app: &App, id: &str) -> Result<Option<Ended>, Problem> {

@@ -31,8 +31,12 @@ pub(super) struct Writer {
     waiters: Arc<Waiters>,
     clock: Arc<dyn Clock>,
     sessions: HashMap<String, Session>,
+    /// MIDs whose leases ended because they died; they get none until they are heard of again.
+    dead: HashSet<String>,
     /// Whether the database may hold queued requests.
     backlog: bool,
+    /// The database's time less this host's, in milliseconds.
+    ahead: i64,
 }
 
 /// One incarnation of a MID.
@@ -62,11 +66,13 @@ struct Effects {
     verdicts: Vec<(VerdictsReply, Vec<OutcomeVerdict>)>,
     done: Vec<oneshot::Sender<Result<(), StoreError>>>,
     ended: Vec<(String, Ended)>,
+    /// All dead MIDs, when they were looked at.
+    dead: Option<HashSet<String>>,
 }
 
 impl Writer {
     pub(super) fn new(store: Store, fleet: Arc<Fleet>, waiters: Arc<Waiters>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, fleet, waiters, clock, sessions: HashMap::new(), backlog: true }
+        Self { store, fleet, waiters, clock, sessions: HashMap::new(), dead: HashSet::new(), backlog: true, ahead: 0 }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
@@ -81,7 +87,9 @@ impl Writer {
 
     async fn grace(&self) -> Result<(), StoreError> {
         let mut tx = self.store.begin().await?;
-        requests::grant_grace(&mut tx, (self.clock.wall() + GRACE).unix_millis()).await?;
+        let now = self.store.now(&mut tx, self.clock.wall().unix_millis()).await?;
+        let grace = i64::try_from(GRACE.as_millis()).unwrap_or(i64::MAX);
+        requests::grant_grace(&mut tx, now.saturating_add(grace)).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -151,8 +159,10 @@ impl Writer {
         fresh: Vec<(String, String)>,
         effects: &mut Effects,
     ) -> Result<(), StoreError> {
-        let now = self.clock.wall().unix_millis();
+        let wall = self.clock.wall().unix_millis();
         let mut tx = self.store.begin().await?;
+        let now = self.store.now(&mut tx, wall).await?;
+        self.ahead = now.saturating_sub(wall);
         for (mid_id, reports, reply) in sorted.outcomes.drain(..) {
             // Answered in any case: a dropped sender is an error to its receiver.
             let verdicts = record(&mut tx, &mid_id, now, reports, effects).await?;
@@ -243,6 +253,8 @@ impl Writer {
         let mut rows = Vec::with_capacity(submissions.len());
         let mut keys: HashMap<(String, String), (String, String)> = HashMap::new();
         for Submission { route, mut request, reply } in submissions {
+            request.created_at = request.created_at.saturating_add(self.ahead);
+            request.expires_at = request.expires_at.saturating_add(self.ahead);
             if let Some(key) = request.idempotency_key.clone() {
                 let slot = (request.client_id.clone(), key);
                 let known = match keys.get(&slot) {
@@ -323,6 +335,13 @@ impl Writer {
             }
         }
         self.end_leases(tx, requests::Ended::Overdue, now, effects).await?;
+        // Their work moves now, and not when each lease runs out.
+        let dead: HashSet<String> = self.fleet.dead(self.clock.boot()).into_iter().collect();
+        let newly: Vec<String> = dead.difference(&self.dead).cloned().collect();
+        for mid_id in &newly {
+            self.end_leases(tx, requests::Ended::Dead { mid_id }, now, effects).await?;
+        }
+        effects.dead = Some(dead);
         mids::forget_expired(tx, now).await?;
         // Looked up rather than assumed: an idle instance has nothing to claim for its parked polls.
         self.backlog = requests::any_queued(tx).await?;
@@ -348,7 +367,10 @@ impl Writer {
 
     /// After the commit: everybody learns what happened.
     fn tell(&mut self, effects: Effects) {
-        let (wall, boot) = (self.clock.wall().unix_millis(), self.clock.boot());
+        if let Some(dead) = effects.dead {
+            self.dead = dead;
+        }
+        let (now, boot) = (self.clock.wall().unix_millis().saturating_add(self.ahead), self.clock.boot());
         for (reply, submitted) in effects.submitted {
             let _ = reply.send(Ok(submitted));
         }
@@ -363,7 +385,7 @@ impl Writer {
         }
         for answer in effects.answers.into_values() {
             let waited = boot.saturating_since(answer.poll.arrived);
-            let leases = answer.leases.iter().filter_map(|lease| grant(lease, wall, waited)).collect();
+            let leases = answer.leases.iter().filter_map(|lease| grant(lease, now, waited)).collect();
             // A poll that is gone gets this batch again when it comes back.
             let _ = answer.poll.reply.send(Ok(Batch { number: answer.batch, leases }));
         }
@@ -415,9 +437,9 @@ struct GrantText<'a> {
 }
 
 /// Times are counted from when the MID asked, so the time that the poll waited is added.
-fn grant(lease: &Leased, wall: i64, waited: Duration) -> Option<Box<RawValue>> {
+fn grant(lease: &Leased, now: i64, waited: Duration) -> Option<Box<RawValue>> {
     let waited = u64::try_from(waited.as_millis()).unwrap_or(0);
-    let left = |until: i64| u64::try_from(until.saturating_sub(wall)).unwrap_or(0).saturating_add(waited);
+    let left = |until: i64| u64::try_from(until.saturating_sub(now)).unwrap_or(0).saturating_add(waited);
     let call = serde_json::from_str::<&RawValue>(&lease.call_json);
     let text = call.and_then(|call| {
         serde_json::value::to_raw_value(&GrantText {

@@ -3,11 +3,11 @@
 use sqlx::any::AnyRow;
 use sqlx::{Any, Executor, Row as _};
 
-use super::StoreError;
+use super::{StoreError, from_json, to_json};
 use crate::model::Connection;
 
 pub(crate) async fn all<'e>(db: impl Executor<'e, Database = Any>) -> Result<Vec<Connection>, StoreError> {
-    sqlx::query("SELECT alias, base_url, credential, mid, timeout_ms FROM connections ORDER BY alias")
+    sqlx::query("SELECT alias, base_url, credential, mid, timeout_ms, replay_methods FROM connections ORDER BY alias")
         .fetch_all(db)
         .await?
         .iter()
@@ -19,7 +19,7 @@ pub(crate) async fn named<'e>(
     db: impl Executor<'e, Database = Any>,
     alias: &str,
 ) -> Result<Option<Connection>, StoreError> {
-    sqlx::query("SELECT alias, base_url, credential, mid, timeout_ms FROM connections WHERE alias = $1")
+    sqlx::query("SELECT alias, base_url, credential, mid, timeout_ms, replay_methods FROM connections WHERE alias = $1")
         .bind(alias)
         .fetch_optional(db)
         .await?
@@ -30,15 +30,17 @@ pub(crate) async fn named<'e>(
 
 pub(crate) async fn put<'e>(db: impl Executor<'e, Database = Any>, record: &Connection) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO connections (alias, base_url, credential, mid, timeout_ms) VALUES ($1, $2, $3, $4, $5) \
-         ON CONFLICT (alias) DO UPDATE SET base_url = excluded.base_url, credential = excluded.credential, \
-         mid = excluded.mid, timeout_ms = excluded.timeout_ms",
+        "INSERT INTO connections (alias, base_url, credential, mid, timeout_ms, replay_methods) \
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (alias) DO UPDATE SET base_url = excluded.base_url, credential = excluded.credential, \
+         mid = excluded.mid, timeout_ms = excluded.timeout_ms, \
+         replay_methods = excluded.replay_methods",
     )
     .bind(&record.alias)
     .bind(&record.base_url)
     .bind(&record.credential)
     .bind(&record.mid)
     .bind(i64::try_from(record.timeout_ms).unwrap_or(i64::MAX))
+    .bind(record.replay_methods.as_ref().map(to_json).transpose()?)
     .execute(db)
     .await?;
     Ok(())
@@ -65,6 +67,19 @@ pub(crate) async fn document<'e>(
     Ok(row.await?.map(|row| row.try_get(0)).transpose()?)
 }
 
+/// Digests of the documents that no unfinished request names.
+pub(crate) async fn unnamed_documents(tx: &mut sqlx::Transaction<'static, Any>) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT digest FROM config_documents WHERE digest NOT IN (SELECT config_digest FROM requests \
+               WHERE state = 0 UNION SELECT config_digest FROM requests WHERE state = 1)";
+    let rows = sqlx::query(sql).fetch_all(&mut **tx).await?;
+    rows.iter().map(|row| row.try_get(0).map_err(StoreError::from)).collect()
+}
+
+pub(crate) async fn remove_document<'e>(db: impl Executor<'e, Database = Any>, digest: &str) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM config_documents WHERE digest = $1").bind(digest).execute(db).await?;
+    Ok(())
+}
+
 fn connection(row: &AnyRow) -> Result<Connection, StoreError> {
     Ok(Connection {
         alias: row.try_get(0)?,
@@ -72,5 +87,6 @@ fn connection(row: &AnyRow) -> Result<Connection, StoreError> {
         credential: row.try_get(2)?,
         mid: row.try_get(3)?,
         timeout_ms: u64::try_from(row.try_get::<i64, _>(4)?).unwrap_or(0),
+        replay_methods: row.try_get::<Option<&str>, _>(5)?.map(from_json).transpose()?,
     })
 }

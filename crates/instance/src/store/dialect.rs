@@ -1,24 +1,68 @@
-//! What SQLite does differently from other databases.
+//! What SQLite and PostgreSQL do differently. All other SQL is written once.
 
 use std::path::Path;
 
-/// Run on every new connection. WAL lets readers go on beside the writer; `synchronous=FULL` makes a commit durable.
-pub(super) const ON_CONNECT: &[&str] = &[
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA busy_timeout = 5000",
-    "PRAGMA wal_autocheckpoint = 4000",
-    "PRAGMA cache_size = -16384",
-];
+use sqlx::{Any, Transaction};
 
-/// Ends the inner SELECT of the statement that claims requests; `FOR UPDATE SKIP LOCKED` where there are many writers.
-pub(super) const SKIP_LOCKED: &str = "";
+/// Which database it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Sqlite,
+    Postgres,
+}
 
-/// A parameter of a long list, the `number`th of the statement in order of appearance and counted from 1, as a value of
-/// the SQL type `kind`. SQLite needs neither number nor type, and every numbered parameter has a name there, which costs
-/// a search through all names at each bind.
-pub(super) fn parameter(_number: usize, _kind: &str) -> String {
-    "?".to_owned()
+impl Dialect {
+    /// The database of an open transaction.
+    pub(super) fn of(tx: &Transaction<'static, Any>) -> Self {
+        if tx.backend_name() == "PostgreSQL" { Self::Postgres } else { Self::Sqlite }
+    }
+
+    /// Run on every new connection. WAL lets SQLite's readers go on beside the writer; with `synchronous=FULL`, or
+    /// `synchronous_commit` on, a commit is durable before it is acknowledged, whatever the server's default is.
+    pub(super) const fn on_connect(self) -> &'static [&'static str] {
+        match self {
+            Self::Sqlite => &[
+                "PRAGMA journal_mode = WAL",
+                "PRAGMA synchronous = FULL",
+                "PRAGMA busy_timeout = 5000",
+                "PRAGMA wal_autocheckpoint = 4000",
+                "PRAGMA cache_size = -16384",
+            ],
+            Self::Postgres => &[
+                "SET synchronous_commit = on",
+                "SET statement_timeout = '30s'",
+                "SET lock_timeout = '10s'",
+                "SET idle_in_transaction_session_timeout = '60s'",
+            ],
+        }
+    }
+
+    /// Ends the inner SELECT of the statement that claims requests: where there are several writers, none waits for
+    /// the rows that another one is about to take.
+    pub(super) const fn skip_locked(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres => " FOR UPDATE SKIP LOCKED",
+        }
+    }
+
+    /// A parameter of a long list, the `number`th of the statement in order of appearance and counted from 1, as a
+    /// value of the SQL type `kind`. SQLite needs neither number nor type, and every numbered parameter has a name
+    /// there, which costs a search through all names at each bind. PostgreSQL cannot guess the type in a list of values.
+    pub(super) fn parameter(self, number: usize, kind: &str) -> String {
+        match self {
+            Self::Sqlite => "?".to_owned(),
+            Self::Postgres => format!("CAST(${number} AS {kind})"),
+        }
+    }
+
+    /// A migration's text, which is written for SQLite.
+    pub(super) fn migration(self, sql: &'static str) -> String {
+        match self {
+            Self::Sqlite => sql.to_owned(),
+            Self::Postgres => sql.replace(" BLOB", " BYTEA"),
+        }
+    }
 }
 
 /// The connection URL of a database file.

@@ -166,6 +166,18 @@ pub(crate) async fn forget_expired(tx: &mut sqlx::Transaction<'static, Any>, now
     Ok(())
 }
 
+/// Removes one-time secrets that were used, or expired, before `before`.
+pub(crate) async fn forget_enroll_tokens(
+    tx: &mut sqlx::Transaction<'static, Any>,
+    before: i64,
+) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM enroll_tokens WHERE expires_at < $1 OR used_at < $1")
+        .bind(before)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
 fn mid(row: &AnyRow) -> Result<MidRow, StoreError> {
     Ok(MidRow {
         id: row.try_get(0)?,

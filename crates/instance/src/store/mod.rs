@@ -13,10 +13,15 @@ pub(crate) mod settings;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use sqlx::any::AnyPoolOptions;
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{Any, AnyPool, SqlSafeStr as _, Transaction};
+use sqlx::{Any, AnyPool, ConnectOptions as _, SqlSafeStr as _, Transaction};
+use url::Url;
+
+use self::dialect::Dialect;
+use crate::config::{PostgresConfig, StoreConfig};
 
 /// Why the store did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -31,6 +36,8 @@ pub(crate) enum StoreError {
     Corrupt(String),
     #[error("the writer of the database has stopped")]
     Stopped,
+    #[error("{0}")]
+    Configuration(String),
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -39,39 +46,72 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// The database: one writer, several readers.
+/// The database: who writes (SQLite: one connection), and who only reads.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     writer: AnyPool,
     readers: AnyPool,
+    dialect: Dialect,
 }
 
+/// Each released schema, in order: `number`, name, text. Forward only.
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "first", include_str!("../../migrations/0001_first.sql")),
+    (2, "client assertions", include_str!("../../migrations/0002_client_assertions.sql")),
+    (4, "grants", include_str!("../../migrations/0004_grants.sql")),
+    (6, "retention", include_str!("../../migrations/0006_retention.sql")),
+    (7, "priorities", include_str!("../../migrations/0007_priorities.sql")),
+];
+
 impl Store {
-    /// Opens or creates the database file and brings its schema up to date.
-    pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Opens or creates the database and brings its schema up to date. Instances that start at once on one PostgreSQL
+    /// take turns.
+    pub(crate) async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
+        match &config.postgres {
+            None => Self::open_sqlite(&config.path.join("midward.db")).await,
+            Some(postgres) => Self::open_postgres(postgres).await,
+        }
+    }
+
+    async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
         // It holds what APIs answered. SQLite gives its other files the mode of this one.
         let made = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
         made.map_err(|error| StoreError::Database(Arc::new(sqlx::Error::Io(error))))?;
-        let url = dialect::url(path);
-        let writer = pool(&url, 1).await?;
-        let migration = |version, name: &'static str, sql: &'static str| {
-            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-        };
-        Migrator::with_migrations(vec![
-            migration(1, "first", include_str!("../../migrations/0001_first.sql")),
-            migration(2, "client assertions", include_str!("../../migrations/0002_client_assertions.sql")),
-        ])
-        .run(&writer)
-        .await
-        .map_err(|error| StoreError::Schema(Arc::new(error)))?;
-        let readers = pool(&url, 4).await?;
-        Ok(Self { writer, readers })
+        let url = Url::parse(&dialect::url(path)).map_err(|error| StoreError::Configuration(error.to_string()))?;
+        let writer = pool(Dialect::Sqlite, &url, 1).await?;
+        migrate(Dialect::Sqlite, &writer).await?;
+        let readers = pool(Dialect::Sqlite, &url, 4).await?;
+        Ok(Self { writer, readers, dialect: Dialect::Sqlite })
     }
 
-    /// Begins a writing transaction; waits for the one writer. Dropped without commit: nothing happened.
+    async fn open_postgres(config: &PostgresConfig) -> Result<Self, StoreError> {
+        let url = postgres_url(config)?;
+        // What writes has connections of its own: readers never make the queue wait.
+        let writers = (config.connections / 2).max(1);
+        let writer = pool(Dialect::Postgres, &url, writers).await?;
+        migrate(Dialect::Postgres, &writer).await?;
+        let readers =
+            pool(Dialect::Postgres, &url, (config.connections - writers.min(config.connections)).max(1)).await?;
+        Ok(Self { writer, readers, dialect: Dialect::Postgres })
+    }
+
+    /// Begins a writing transaction; waits for a writer. Dropped without commit: nothing happened.
     pub(crate) async fn begin(&self) -> Result<Transaction<'static, Any>, StoreError> {
         Ok(self.writer.begin().await?)
+    }
+
+    /// The time by which leases are given and ended, in unix milliseconds: the database's, so that all instances on
+    /// one database agree. An embedded database has its host's time, `wall`.
+    pub(crate) async fn now(&self, tx: &mut Transaction<'static, Any>, wall: i64) -> Result<i64, StoreError> {
+        use sqlx::Row as _;
+        match self.dialect {
+            Dialect::Sqlite => Ok(wall),
+            Dialect::Postgres => {
+                let sql = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
+                Ok(sqlx::query(sql).fetch_one(&mut **tx).await?.try_get(0)?)
+            }
+        }
     }
 
     /// For statements that only read.
@@ -85,22 +125,60 @@ impl Store {
     }
 }
 
-async fn pool(url: &str, connections: u32) -> Result<AnyPool, StoreError> {
+async fn migrate(dialect: Dialect, writer: &AnyPool) -> Result<(), StoreError> {
+    let migrations = MIGRATIONS.iter().map(|&(version, name, sql)| {
+        let sql = sqlx::AssertSqlSafe(dialect.migration(sql)).into_sql_str();
+        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    });
+    let migrator = Migrator::with_migrations(migrations.collect());
+    migrator.run(writer).await.map_err(|error| StoreError::Schema(Arc::new(error)))
+}
+
+/// The database's URL, with the password from its file.
+fn postgres_url(config: &PostgresConfig) -> Result<Url, StoreError> {
+    let refused = |reason: String| StoreError::Configuration(reason);
+    let mut url =
+        Url::parse(&config.url).map_err(|error| refused(format!("store.postgres.url is not a URL: {error}")))?;
+    if !matches!(url.scheme(), "postgres" | "postgresql") {
+        return Err(refused("store.postgres.url does not begin with postgres://".to_owned()));
+    }
+    if url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password") {
+        return Err(refused(
+            "store.postgres.url holds a password: put it into a file, and name that as password_file".to_owned(),
+        ));
+    }
+    if let Some(path) = &config.password_file {
+        let password = crate::keys::read_private(path).map_err(|error| refused(error.to_string()))?;
+        let password = password.ok_or_else(|| refused(format!("{} does not exist", path.display())))?;
+        let password =
+            std::str::from_utf8(password.expose()).map_err(|_| refused(format!("{} is not text", path.display())))?;
+        if url.set_password(Some(password.strip_suffix('\n').unwrap_or(password))).is_err() {
+            return Err(refused("store.postgres.url names no host and user for the password".to_owned()));
+        }
+    }
+    Ok(url)
+}
+
+async fn pool(dialect: Dialect, url: &Url, connections: u32) -> Result<AnyPool, StoreError> {
+    let options = AnyConnectOptions::from_url(url)?;
+    let is_embedded = dialect == Dialect::Sqlite;
     Ok(AnyPoolOptions::new()
         .max_connections(connections)
         .min_connections(1)
-        .test_before_acquire(false)
+        // A server may have closed a connection meanwhile; a file does not.
+        .test_before_acquire(!is_embedded)
         .idle_timeout(None)
-        .max_lifetime(None)
-        .after_connect(|connection, _| {
+        .max_lifetime(if is_embedded { None } else { Some(Duration::from_mins(30)) })
+        .acquire_timeout(Duration::from_secs(5))
+        .after_connect(move |connection, _| {
             Box::pin(async move {
-                for &pragma in dialect::ON_CONNECT {
-                    sqlx::query(pragma).execute(&mut *connection).await?;
+                for &statement in dialect.on_connect() {
+                    sqlx::query(statement).execute(&mut *connection).await?;
                 }
                 Ok(())
             })
         })
-        .connect(url)
+        .connect_with(options)
         .await?)
 }
 

@@ -6,7 +6,7 @@ use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
 
 use super::StoreError;
-use super::dialect::SKIP_LOCKED;
+use super::dialect::Dialect;
 use super::rows::{Sized, pieces};
 
 type Tx = Transaction<'static, Any>;
@@ -36,7 +36,27 @@ pub(crate) struct NewRequest {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) call_json: String,
+    pub(crate) priority: Priority,
     pub(crate) lease: Option<NewLease>,
+}
+
+/// Which of the queued requests goes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Priority {
+    /// Somebody waits for the answer.
+    Interactive,
+    #[default]
+    Standard,
+}
+
+impl Priority {
+    const fn number(self) -> i64 {
+        match self {
+            Self::Interactive => 0,
+            Self::Standard => 1,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -91,10 +111,10 @@ static INSERT: LazyLock<Sized> = LazyLock::new(|| {
     Sized::new(
         "INSERT INTO requests (id, connection, config_digest, resolver, mids, state, repeatable, epoch, lease_mid, \
          lease_incarnation, lease_batch, lease_expires_at, lease_ms, expires_at, created_at, client_id, \
-         idempotency_key, fingerprint, method, path, call_json) VALUES ",
+         idempotency_key, fingerprint, method, path, call_json, priority) VALUES ",
         &[
             "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "BIGINT", "BIGINT",
-            "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT",
+            "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "BIGINT",
         ],
         "",
         &[],
@@ -102,11 +122,12 @@ static INSERT: LazyLock<Sized> = LazyLock::new(|| {
 });
 
 pub(crate) async fn insert(tx: &mut Tx, requests: &[NewRequest]) -> Result<(), StoreError> {
+    let dialect = Dialect::of(tx);
     let mut rest = requests;
     for piece in pieces(requests.len()) {
         let (now, later) = rest.split_at(piece);
         rest = later;
-        let mut query = sqlx::query(AssertSqlSafe(INSERT.sql(piece)));
+        let mut query = sqlx::query(AssertSqlSafe(INSERT.sql(dialect, piece)));
         for request in now {
             let lease = request.lease.as_ref();
             query = query
@@ -130,7 +151,8 @@ pub(crate) async fn insert(tx: &mut Tx, requests: &[NewRequest]) -> Result<(), S
                 .bind(&request.fingerprint)
                 .bind(&request.method)
                 .bind(&request.path)
-                .bind(&request.call_json);
+                .bind(&request.call_json)
+                .bind(request.priority.number());
         }
         query.execute(&mut **tx).await?;
     }
@@ -166,7 +188,7 @@ pub(crate) struct Claim<'a> {
     pub(crate) now: i64,
 }
 
-/// Leases the oldest queued requests that the MID can serve.
+/// Leases queued requests that the MID can serve: interactive ones first, then the oldest.
 pub(crate) async fn claim(tx: &mut Tx, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError> {
     use std::fmt::Write as _;
     if claim.resolvers.is_empty() {
@@ -176,11 +198,12 @@ pub(crate) async fn claim(tx: &mut Tx, claim: &Claim<'_>) -> Result<Vec<Leased>,
     for number in 0..claim.resolvers.len() {
         let _ = write!(names, "{}${}", if number == 0 { "" } else { ", " }, number + 7);
     }
+    let skip_locked = Dialect::of(tx).skip_locked();
     let sql = format!(
         "UPDATE requests SET state = 1, epoch = epoch + 1, lease_mid = $1, lease_incarnation = $2, \
          lease_batch = $3, lease_expires_at = $4 + lease_ms WHERE id IN (SELECT id FROM requests WHERE state = 0 \
-         AND expires_at > $4 AND (mids = '' OR mids LIKE $5) AND resolver IN ({names}) ORDER BY created_at, id \
-         LIMIT $6{SKIP_LOCKED}) RETURNING id, epoch, lease_expires_at, expires_at, config_digest, call_json, \
+         AND expires_at > $4 AND (mids = '' OR mids LIKE $5) AND resolver IN ({names}) ORDER BY priority, created_at, \
+         id LIMIT $6{skip_locked}) RETURNING id, epoch, lease_expires_at, expires_at, config_digest, call_json, \
          lease_batch"
     );
     let mut query = sqlx::query(AssertSqlSafe(sql))
@@ -245,12 +268,13 @@ pub(crate) async fn finish(
     now: i64,
     outcomes: &[Finish],
 ) -> Result<Vec<String>, StoreError> {
+    let dialect = Dialect::of(tx);
     let mut rest = outcomes;
     let mut accepted = Vec::with_capacity(outcomes.len());
     for piece in pieces(outcomes.len()) {
         let (these, later) = rest.split_at(piece);
         rest = later;
-        let mut query = sqlx::query(AssertSqlSafe(FINISH.sql(piece)));
+        let mut query = sqlx::query(AssertSqlSafe(FINISH.sql(dialect, piece)));
         for outcome in these {
             query = query
                 .bind(&outcome.id)
@@ -295,7 +319,7 @@ pub(crate) async fn hand_back(tx: &mut Tx, mid_id: &str, id: &str, epoch: i64) -
     Ok(done.rows_affected() == 1)
 }
 
-/// Ends leases: of all incarnations of a MID but one, or of everybody whose time is over. What may be repeated is
+/// Ends leases: of all incarnations of a MID but one, of a MID that is dead, or of everybody whose time is over. What may be repeated is
 /// queued again, the rest becomes `unknown` with `outcome`. Returns the requests that became unknown.
 pub(crate) async fn end_leases(
     tx: &mut Tx,
@@ -307,6 +331,7 @@ pub(crate) async fn end_leases(
         Ended::OtherIncarnations { mid_id, current } => {
             ("lease_mid = $1 AND lease_incarnation <> $2 AND $3 = $3", mid_id, current)
         }
+        Ended::Dead { mid_id } => ("lease_mid = $1 AND $2 = $2 AND $3 = $3", mid_id, ""),
         Ended::Overdue => ("$1 = $2 AND lease_expires_at <= $3", "", ""),
     };
     let again = format!("UPDATE requests SET state = 0 WHERE state = 1 AND repeatable = 1 AND {filter}");
@@ -328,8 +353,25 @@ pub(crate) async fn end_leases(
 /// Whose leases end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ended<'a> {
-    OtherIncarnations { mid_id: &'a str, current: &'a str },
+    OtherIncarnations {
+        mid_id: &'a str,
+        current: &'a str,
+    },
+    /// Of a MID that is heard of no more.
+    Dead {
+        mid_id: &'a str,
+    },
     Overdue,
+}
+
+/// Ends a request that waits and that no MID was ever given, with `outcome`. False: it is too late for that.
+pub(crate) async fn withdraw(tx: &mut Tx, id: &str, now: i64, outcome: &str) -> Result<bool, StoreError> {
+    let sql = format!(
+        "UPDATE requests SET state = {FAILED}, outcome = $1, trace = '[]', finished_at = $2 WHERE id = $3 AND state = 0 \
+         AND lease_mid IS NULL AND epoch = 0"
+    );
+    let done = sqlx::query(AssertSqlSafe(sql)).bind(outcome).bind(now).bind(id).execute(&mut **tx).await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// Ends queued requests whose time is over with `outcome`. Returns which. Those that were surely never sent fail: never
@@ -351,6 +393,19 @@ pub(crate) async fn expire(
     );
     let rows = sqlx::query(AssertSqlSafe(sql)).bind(outcome).bind(now).fetch_all(&mut **tx).await?;
     ids(&rows)
+}
+
+/// Removes up to `limit` requests that finished before `before`. Returns how many.
+pub(crate) async fn remove_finished(tx: &mut Tx, before: i64, limit: i64) -> Result<u64, StoreError> {
+    let done = sqlx::query(
+        "DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE finished_at < $1 AND finished_at IS NOT NULL \
+         ORDER BY finished_at LIMIT $2)",
+    )
+    .bind(before)
+    .bind(limit)
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected())
 }
 
 /// After a restart: no live lease ends before `until`, so that MIDs can report what they did meanwhile.

@@ -1,12 +1,13 @@
 //! The decision: one rule allows all of an ask, or nothing goes.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ::url::Url;
 use http::{HeaderMap, Method};
 use midward_core::Random;
 use midward_net::AddressGuard;
-use midward_wire::{ApiCall, ConfigDocument, ProfileConfig};
+use midward_wire::{ApiCall, ConfigDocument, GrantType, JwtBearerConfig, ProfileConfig};
 
 use super::call::check_call;
 use super::file::{MatchKind, Policy, Rule, proxy_origin};
@@ -37,9 +38,17 @@ pub struct Ways<'a> {
 pub struct Permit {
     /// Name of the rule.
     pub rule: String,
-    pub token_url: Url,
+    /// `None`: the issuer's metadata names it, and it must be one of `token_urls`.
+    pub token_url: Option<Url>,
+    /// All that the rule lists.
+    pub token_urls: Vec<Url>,
+    /// Where tokens are taken back. `None`: what metadata names, if it is one of `revocation_urls`.
+    pub revocation_url: Option<Url>,
+    pub revocation_urls: Vec<Url>,
     /// `aud` of the assertion, for the methods that sign one.
     pub assertion_audience: Option<String>,
+    /// `aud` of the assertion that is the grant.
+    pub grant_audience: Option<String>,
     /// Which addresses may be dialled, for the token and for the API.
     pub guard: AddressGuard,
     /// `None` when only a token was asked for.
@@ -54,6 +63,18 @@ pub struct PermittedCall {
     pub headers: HeaderMap,
 }
 
+impl Permit {
+    /// Why an endpoint that metadata names is not used, with the line that would allow it.
+    pub(crate) fn unlisted_endpoint(&self, issuer: &str, found: &Url) -> String {
+        let known: Vec<String> = self.token_urls.iter().map(ToString::to_string).collect();
+        let miss = lacks(UNLISTED_ENDPOINT, "token_urls", &known, found.as_str());
+        format!("The metadata of {} names a token endpoint, but for rule {:?} {}", quoted(issuer), self.rule, miss.text)
+    }
+}
+
+/// The code of a token endpoint that metadata names and policy does not list.
+pub(crate) const UNLISTED_ENDPOINT: &str = "policy_token_url";
+
 /// What one rule lacks to allow an ask.
 struct Miss {
     code: &'static str,
@@ -63,8 +84,12 @@ struct Miss {
 
 /// An ask whose form is right.
 struct Form {
-    token_url: Url,
+    token_url: Option<Url>,
+    /// Where metadata is asked for when there is no token URL.
+    issuer: Option<Url>,
+    revocation_url: Option<Url>,
     assertion_audience: Option<String>,
+    grant_audience: Option<String>,
     api_origin: String,
     api_url: Url,
     call: Option<PermittedCall>,
@@ -81,7 +106,11 @@ impl Policy {
                 return Ok(Permit {
                     rule: rule.file.name.clone(),
                     token_url: form.token_url,
+                    token_urls: rule.token_urls.clone(),
+                    revocation_url: form.revocation_url,
+                    revocation_urls: rule.revocation_urls.clone(),
                     assertion_audience: form.assertion_audience,
+                    grant_audience: form.grant_audience,
                     guard: rule.guard.clone(),
                     call: form.call,
                 });
@@ -123,8 +152,26 @@ fn read_form(ask: &Ask<'_>) -> Result<Form, Miss> {
         text: format!("The {what} {} is refused by every policy: {fault}.", quoted(text)),
     };
     let profile = &ask.config.profile;
-    let token_url =
-        strict_url(&profile.token_url).map_err(|f| bad("policy_token_url", "token URL", &profile.token_url, f))?;
+    let url = |code, what: &str, text: &String| strict_url(text).map_err(|fault| bad(code, what, text, fault));
+    let token_url = profile.token_url.as_ref().map(|text| url("policy_token_url", "token URL", text)).transpose()?;
+    let issuer = match (&token_url, &profile.issuer) {
+        (Some(_), _) => None,
+        (None, Some(issuer)) => Some(url("policy_issuer", "issuer", issuer)?),
+        (None, None) => {
+            return Err(Miss {
+                code: "policy_token_url",
+                text: "Neither a token URL nor an issuer was named. Name one of them in the OAuth entity.".to_owned(),
+            });
+        }
+    };
+    let revocation_url = profile.revocation_url.as_ref();
+    let revocation_url = revocation_url.map(|text| url("policy_revocation_url", "revocation URL", text)).transpose()?;
+    if profile.grant_type == GrantType::TokenExchange && profile.token_exchange.is_none() {
+        return Err(Miss {
+            code: "policy_grant",
+            text: "A token exchange was asked for without the type of its subject token.".to_owned(),
+        });
+    }
     let base_text = &ask.config.connection.base_url;
     let base = strict_url(base_text).map_err(|fault| bad("policy_base_url", "base URL", base_text, fault))?;
     if base.query().is_some() {
@@ -141,14 +188,38 @@ fn read_form(ask: &Ask<'_>) -> Result<Form, Miss> {
             Some(PermittedCall { method: checked.method, target, headers: checked.headers })
         }
     };
-    let assertion_audience = assertion_audience(profile, &token_url);
-    Ok(Form { token_url, assertion_audience, api_origin: origin(&base), api_url: base, call })
+    let at_server = profile.issuer.clone().or_else(|| token_url.as_ref().map(ToString::to_string));
+    let assertion_audience = client_assertion_audience(profile).or_else(|| at_server.clone());
+    let grant_audience = bearer(profile).and_then(|bearer| bearer.audience).or(at_server);
+    Ok(Form {
+        token_url,
+        issuer,
+        revocation_url,
+        assertion_audience: assertion_audience.filter(|_| signs_as_client(profile)),
+        grant_audience: grant_audience.filter(|_| profile.grant_type == GrantType::JwtBearer),
+        api_origin: origin(&base),
+        api_url: base,
+        call,
+    })
 }
 
-/// The audience that an assertion would get; `None` when none would be made.
-fn assertion_audience(profile: &ProfileConfig, token_url: &Url) -> Option<String> {
-    let named = || profile.assertion_audience.as_ref().or(profile.issuer.as_ref()).cloned();
-    profile.client_auth.is_assertion().then(|| named().unwrap_or_else(|| token_url.to_string()))
+/// The audience of a client's assertion that the profile names.
+fn client_assertion_audience(profile: &ProfileConfig) -> Option<String> {
+    profile.assertion_audience.clone().filter(|_| signs_as_client(profile))
+}
+
+/// Whether the client proves itself by an assertion.
+fn signs_as_client(profile: &ProfileConfig) -> bool {
+    profile.client_auth.is_assertion() && authenticates_client(profile)
+}
+
+fn authenticates_client(profile: &ProfileConfig) -> bool {
+    bearer(profile).is_none_or(|bearer| bearer.client_authentication)
+}
+
+/// The settings of a JWT bearer grant, if it is one.
+fn bearer(profile: &ProfileConfig) -> Option<JwtBearerConfig> {
+    (profile.grant_type == GrantType::JwtBearer).then(|| profile.jwt_bearer.clone().unwrap_or_default())
 }
 
 impl Rule {
@@ -157,6 +228,7 @@ impl Rule {
         let mut misses = Vec::new();
         self.check_identity(ask, &mut misses);
         self.check_token(ask, form, &mut misses);
+        self.check_grant(ask, form, &mut misses);
         self.check_api(form, &mut misses);
         self.check_network(ask, form, &mut misses);
         misses
@@ -200,10 +272,15 @@ impl Rule {
 
     fn check_token(&self, ask: &Ask<'_>, form: &Form, misses: &mut Vec<Miss>) {
         let profile = &ask.config.profile;
-        if !self.token_urls.contains(&form.token_url) {
-            misses.push(lacks("policy_token_url", "token_urls", &self.file.token_urls, form.token_url.as_str()));
+        // One that metadata names is asked about when it is known.
+        if let Some(url) = form.token_url.as_ref().filter(|url| !self.token_urls.contains(url)) {
+            misses.push(lacks("policy_token_url", "token_urls", &self.file.token_urls, url.as_str()));
+        }
+        if let Some(url) = form.revocation_url.as_ref().filter(|url| !self.revocation_urls.contains(url)) {
+            misses.push(lacks("policy_revocation_url", "revocation_urls", &self.file.revocation_urls, url.as_str()));
         }
         if let Some(allowed) = &self.file.client_auth
+            && authenticates_client(profile)
             && !allowed.contains(&profile.client_auth)
         {
             let name = |method| {
@@ -246,20 +323,50 @@ impl Rule {
         }
         // Issuer and token URL are bound above, so the defaults need no line of their own. Any other audience is the
         // instance's word: with it, one server could be sent what proves the client to another.
-        let needs_line = profile.assertion_audience.is_some() || !self.file.assertion_audiences.is_empty();
-        if needs_line
-            && let Some(audience) = &form.assertion_audience
-            && !self.file.assertion_audiences.contains(audience)
-        {
-            let known = &self.file.assertion_audiences;
-            misses.push(lacks("policy_assertion_audience", "assertion_audiences", known, audience));
-        }
+        self.check_audience(client_assertion_audience(profile).is_some(), form.assertion_audience.as_ref(), misses);
         for (name, value) in &profile.extra_parameters {
             let allowed = self.file.extra_parameters.get(name).map(Vec::as_slice).unwrap_or_default();
             if !allowed.contains(value) {
                 let line = format!("extra_parameters.{}", quoted(name));
                 misses.push(lacks("policy_extra_parameter", &line, allowed, value));
             }
+        }
+    }
+
+    fn check_grant(&self, ask: &Ask<'_>, form: &Form, misses: &mut Vec<Miss>) {
+        let profile = &ask.config.profile;
+        let allowed = self.file.grants.as_deref().unwrap_or(&[GrantType::ClientCredentials]);
+        if !allowed.contains(&profile.grant_type) {
+            let known: Vec<String> = allowed.iter().map(|grant| grant.name().to_owned()).collect();
+            misses.push(lacks("policy_grant", "grants", &known, profile.grant_type.name()));
+        }
+        let Some(bearer) = bearer(profile) else { return };
+        self.check_audience(bearer.audience.is_some(), form.grant_audience.as_ref(), misses);
+        // Whose name the key may sign in. The client's own needs no line.
+        for (code, list, allowed, asked) in [
+            ("policy_assertion_issuer", "assertion_issuers", &self.file.assertion_issuers, &bearer.issuer),
+            ("policy_assertion_subject", "assertion_subjects", &self.file.assertion_subjects, &bearer.subject),
+        ] {
+            if let Some(value) = asked.as_ref().filter(|value| !allowed.contains(value)) {
+                misses.push(lacks(code, list, allowed, value));
+            }
+        }
+        for (name, value) in &bearer.claims {
+            let allowed = self.file.assertion_claims.get(name).map(Vec::as_slice).unwrap_or_default();
+            if !allowed.contains(value) {
+                let line = format!("assertion_claims.{}", quoted(name));
+                misses.push(lacks("policy_assertion_claim", &line, allowed, value));
+            }
+        }
+    }
+
+    /// The audience of something that the client's key or secret signs. `is_named`: it is not the default.
+    fn check_audience(&self, is_named: bool, audience: Option<&String>, misses: &mut Vec<Miss>) {
+        let known = &self.file.assertion_audiences;
+        if (is_named || !known.is_empty())
+            && let Some(audience) = audience.filter(|audience| !known.contains(audience))
+        {
+            misses.push(lacks("policy_assertion_audience", "assertion_audiences", known, audience));
         }
     }
 
@@ -278,18 +385,17 @@ impl Rule {
     }
 
     fn check_network(&self, ask: &Ask<'_>, form: &Form, misses: &mut Vec<Miss>) {
-        let plain = [&form.token_url, &form.api_url].iter().any(|url| url.scheme() != "https");
-        if plain && !self.file.allow_plain_http {
+        let dialled = || form.token_url.iter().chain(&form.issuer).chain(&form.revocation_url).chain([&form.api_url]);
+        if dialled().any(|url| url.scheme() != "https") && !self.file.allow_plain_http {
             misses.push(Miss {
                 code: "policy_plain_http",
                 text: "it refuses plain http. To allow it: allow_plain_http = true".to_owned(),
             });
         }
         // Names are checked when they are dialled; addresses can be refused, and explained, here already.
-        for url in [&form.token_url, &form.api_url] {
-            if let Some(address) = literal(url)
-                && let Err(class) = self.guard.check(address)
-            {
+        let addresses: BTreeSet<IpAddr> = dialled().filter_map(literal).collect();
+        for address in addresses {
+            if let Err(class) = self.guard.check(address) {
                 let known: Vec<String> = self.file.allow_addresses.iter().map(ToString::to_string).collect();
                 let mut miss = lacks("policy_address", "allow_addresses", &known, &address.to_string());
                 miss.text = format!("{address} is a {class} address. {}", miss.text);

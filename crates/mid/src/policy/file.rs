@@ -7,7 +7,8 @@ use ::url::Url;
 use http::Method;
 use midward_core::check_name;
 use midward_net::{AddressGuard, IpNet};
-use midward_wire::ClientAuth;
+use midward_oauth::is_own_claim;
+use midward_wire::{ClientAuth, GrantType};
 use serde::{Deserialize, Serialize};
 
 use super::call::is_forbidden_method;
@@ -53,6 +54,13 @@ pub(super) struct RuleFile {
     pub(super) match_kind: MatchKind,
     pub(super) resolver: String,
     pub(super) token_urls: Vec<String>,
+    /// Where tokens may be taken back (RFC 7009). A path on the token URL's own origin must be listed too: the client's
+    /// secret goes there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) revocation_urls: Vec<String>,
+    /// Default: client credentials only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) grants: Option<Vec<GrantType>>,
     /// Default: every method that this program knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) client_auth: Option<Vec<ClientAuth>>,
@@ -67,6 +75,11 @@ pub(super) struct RuleFile {
     /// `aud` of signed assertions (RFC 7523). When given, it binds the default too: issuer, else token URL.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) assertion_audiences: Vec<String>,
+    /// `iss` and `sub` of the assertions of a JWT bearer grant, where it is not the client id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) assertion_issuers: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) assertion_subjects: Vec<String>,
     pub(super) api_origins: Vec<String>,
     /// Default: every path.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -83,6 +96,9 @@ pub(super) struct RuleFile {
     /// Allowed values of each extra parameter of the token request.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) extra_parameters: BTreeMap<String, Vec<String>>,
+    /// Allowed values of each further claim of a JWT bearer grant's assertion.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) assertion_claims: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -106,6 +122,7 @@ impl MatchKind {
 pub(super) struct Rule {
     pub(super) file: RuleFile,
     pub(super) token_urls: Vec<Url>,
+    pub(super) revocation_urls: Vec<Url>,
     pub(super) api_origins: Vec<String>,
     pub(super) methods: Vec<Method>,
     pub(super) proxies: Vec<String>,
@@ -167,17 +184,21 @@ impl Rule {
             ("token_urls", file.token_urls.is_empty()),
             ("api_origins", file.api_origins.is_empty()),
             ("methods", file.methods.is_empty()),
+            ("grants", file.grants.as_ref().is_some_and(Vec::is_empty)),
             ("client_auth", file.client_auth.as_ref().is_some_and(Vec::is_empty)),
         ] {
             if empty {
                 return Err(format!("{list} is empty, so that nothing would ever match"));
             }
         }
-        let token_urls =
-            each(&file.token_urls, "token_urls", |text| strict_url(text).map_err(|fault| fault.to_string()))?;
+        let urls = |texts: &[String], list: &str| {
+            each(texts, list, |text| strict_url(text).map_err(|fault| fault.to_string()))
+        };
+        let token_urls = urls(&file.token_urls, "token_urls")?;
+        let revocation_urls = urls(&file.revocation_urls, "revocation_urls")?;
         let api_origins =
             each(&file.api_origins, "api_origins", |text| strict_origin(text).map_err(|fault| fault.to_string()))?;
-        let plain = token_urls.iter().any(|url| url.scheme() == "http")
+        let plain = token_urls.iter().chain(&revocation_urls).any(|url| url.scheme() == "http")
             || api_origins.iter().any(|origin| origin.starts_with("http:"));
         if plain && !file.allow_plain_http {
             return Err("a URL is plain http, which needs allow_plain_http = true".to_owned());
@@ -199,12 +220,15 @@ impl Rule {
         if let Some(name) = file.extra_parameters.keys().find(|name| RESERVED_PARAMETERS.contains(&name.as_str())) {
             return Err(format!("extra_parameters: {name} cannot be an extra parameter"));
         }
+        if let Some(name) = file.assertion_claims.keys().find(|name| is_own_claim(name)) {
+            return Err(format!("assertion_claims: {name:?} cannot be a further claim"));
+        }
         let proxies = each(&file.proxies, "proxies", |text| {
             strict_origin(text).map_err(|fault| fault.to_string())?;
             proxy_origin(text).ok_or_else(|| "it is not an origin".to_owned())
         })?;
         let guard = AddressGuard::new(file.allow_addresses.iter().copied());
-        Ok(Self { file, token_urls, api_origins, methods, proxies, guard })
+        Ok(Self { file, token_urls, revocation_urls, api_origins, methods, proxies, guard })
     }
 }
 

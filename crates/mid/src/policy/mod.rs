@@ -13,6 +13,7 @@ mod suggest;
 mod url;
 
 pub use call::{CallFault, CheckedCall, check_call};
+pub(crate) use decide::UNLISTED_ENDPOINT;
 pub use decide::{Ask, Permit, PermittedCall, Ways};
 pub use file::{Policy, PolicyError};
 pub use refusal::{Explanations, Refusal};

@@ -36,15 +36,26 @@ impl PolicyStore {
     pub fn decide(&self, ask: &Ask<'_>) -> Result<Permit, Refusal> {
         let decision = self.policy.load().decide(ask, &*self.random);
         if let Err(refusal) = &decision {
-            self.explanations.record(refusal.clone());
-            tracing::warn!(
-                reference = %refusal.reference,
-                code = refusal.code,
-                explanation = ?refusal.explanation,
-                "the policy refused a call"
-            );
+            self.record(refusal);
         }
         decision
+    }
+
+    /// A refusal that showed only after the decision, remembered and logged like one of it.
+    pub(crate) fn refuse(&self, code: &'static str, explanation: String) -> Refusal {
+        let refusal = Refusal::new(code, explanation, &*self.random);
+        self.record(&refusal);
+        refusal
+    }
+
+    fn record(&self, refusal: &Refusal) {
+        self.explanations.record(refusal.clone());
+        tracing::warn!(
+            reference = %refusal.reference,
+            code = refusal.code,
+            explanation = ?refusal.explanation,
+            "the policy refused a call"
+        );
     }
 
     /// The refusal that a reference names, while it is remembered.

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 
 use midward_core::SeededRandom;
 use midward_wire::{
-    ApiCall, Bytes64, ClientAuth, ConfigDocument, ConnectionConfig, CredentialConfig, GrantType, ProfileConfig,
-    ReplayRule,
+    ApiCall, Bytes64, ClientAuth, ConfigDocument, ConnectionConfig, CredentialConfig, GrantType, JwtBearerConfig,
+    ProfileConfig, ReplayRule,
 };
 use proptest::prelude::*;
 
@@ -49,6 +49,7 @@ fn config() -> ConfigDocument {
             alias: "crm".into(),
             base_url: "https://crm.example/api/v2".into(),
             timeout_ms: 1000,
+            replay_methods: None,
         },
         credential: CredentialConfig {
             name: "crm".into(),
@@ -58,7 +59,10 @@ fn config() -> ConfigDocument {
         profile: ProfileConfig {
             name: "crm".into(),
             grant_type: GrantType::ClientCredentials,
-            token_url: "https://login.example/oauth/token".into(),
+            jwt_bearer: None,
+            token_exchange: None,
+            token_url: Some("https://login.example/oauth/token".into()),
+            revocation_url: None,
             client_auth: ClientAuth::ClientSecretBasic,
             scopes: vec!["read".into()],
             audience: Some("https://crm.example/".into()),
@@ -93,7 +97,7 @@ fn ask<'a>(config: &'a ConfigDocument, call: &'a ApiCall) -> Ask<'a> {
 fn what_one_rule_lists_is_allowed() {
     let permit = decide(&policy(), &config(), &call()).expect("allowed");
     assert_eq!(permit.rule, "crm");
-    assert_eq!(permit.token_url.as_str(), "https://login.example/oauth/token");
+    assert_eq!(permit.token_url.as_ref().map(::url::Url::as_str), Some("https://login.example/oauth/token"));
     let permitted = permit.call.expect("a call");
     assert_eq!(permitted.target.as_str(), "https://crm.example/api/v2/contacts/7?full=1");
     assert_eq!(permitted.headers.get("accept").map(http::HeaderValue::as_bytes), Some(&b"application/json"[..]));
@@ -103,6 +107,105 @@ fn what_one_rule_lists_is_allowed() {
 fn an_empty_policy_allows_nothing() {
     let refusal = decide(&Policy::parse("version = 1").expect("a policy"), &config(), &call()).expect_err("refused");
     assert_eq!(refusal.code, "policy_no_rule");
+}
+
+fn allowed_with(change: impl Fn(&mut ProfileConfig), lines: &str) -> Result<Permit, Refusal> {
+    let mut config = config();
+    change(&mut config.profile);
+    let text = POLICY.replacen("scopes = ", &format!("{lines}\nscopes = "), 1);
+    decide(&Policy::parse(&text).expect("a policy"), &config, &call())
+}
+
+#[test]
+fn a_grant_is_bound_by_name_and_by_whom_it_speaks_for() {
+    let bearer = |change: fn(&mut JwtBearerConfig)| {
+        move |profile: &mut ProfileConfig| {
+            profile.grant_type = GrantType::JwtBearer;
+            let mut bearer = JwtBearerConfig::default();
+            change(&mut bearer);
+            profile.jwt_bearer = Some(bearer);
+        }
+    };
+    let refused = |result: Result<Permit, Refusal>| result.expect_err("refused").code;
+    let grants = "grants = [\"jwt_bearer\"]";
+    assert_eq!(refused(allowed_with(bearer(|_| {}), "")), "policy_grant");
+    // The rule names its grants, and client credentials is none of them.
+    assert_eq!(refused(allowed_with(|_| {}, grants)), "policy_grant");
+    let permit = allowed_with(bearer(|_| {}), grants).expect("allowed");
+    assert_eq!(permit.grant_audience.as_deref(), Some("https://login.example"));
+    type Change = fn(&mut JwtBearerConfig);
+    let changes: [(Change, &str, &str); 4] = [
+        (|b| b.subject = Some("ceo".into()), "policy_assertion_subject", "assertion_subjects = [\"ceo\"]"),
+        (|b| b.issuer = Some("x".into()), "policy_assertion_issuer", "assertion_issuers = [\"x\"]"),
+        (|b| b.audience = Some("y".into()), "policy_assertion_audience", "assertion_audiences = [\"y\"]"),
+        (
+            |b| b.claims = BTreeMap::from([("t".into(), "z".into())]),
+            "policy_assertion_claim",
+            "assertion_claims = { t = [\"z\"] }",
+        ),
+    ];
+    for (change, code, line) in changes {
+        assert_eq!(refused(allowed_with(bearer(change), grants)), code);
+        allowed_with(bearer(change), &format!("{grants}\n{line}")).expect(code);
+    }
+    // Listed audiences bind the default too.
+    let elsewhere = format!("{grants}\nassertion_audiences = [\"https://other.example\"]");
+    assert_eq!(refused(allowed_with(bearer(|_| {}), &elsewhere)), "policy_assertion_audience");
+    let exchange = |profile: &mut ProfileConfig| {
+        profile.grant_type = GrantType::TokenExchange;
+        profile.token_exchange = None;
+    };
+    assert_eq!(refused(allowed_with(exchange, "grants = [\"token_exchange\"]")), "policy_grant");
+}
+
+#[test]
+fn an_issuer_in_place_of_a_token_url_is_bound_and_so_is_what_it_names() {
+    let permit = allowed_with(|profile| profile.token_url = None, "").expect("allowed");
+    assert_eq!(permit.token_url, None);
+    let found = ::url::Url::parse("https://evil.example/token").expect("a URL");
+    assert!(!permit.token_urls.contains(&found));
+    let text = permit.unlisted_endpoint("https://login.example", &found);
+    assert!(
+        text.contains("token_urls = [\"https://login.example/oauth/token\", \"https://evil.example/token\"]"),
+        "{text}"
+    );
+    for (issuer, code) in [
+        (Some("https://evil.example"), "policy_issuer"),
+        (Some("http://login.example"), "policy_issuer"),
+        (Some("ftp://login.example"), "policy_issuer"),
+        (None, "policy_token_url"),
+    ] {
+        let result = allowed_with(
+            |profile| {
+                profile.token_url = None;
+                profile.issuer = issuer.map(str::to_owned);
+            },
+            "",
+        );
+        assert_eq!(result.expect_err("refused").code, code, "{issuer:?}");
+    }
+}
+
+#[test]
+fn a_revocation_url_is_listed_to_the_letter_even_on_the_token_urls_origin() {
+    let at = |url: &'static str| move |profile: &mut ProfileConfig| profile.revocation_url = Some(url.into());
+    let listed = "revocation_urls = [\"https://login.example/oauth/revoke\"]";
+    assert!(allowed_with(at("https://login.example/oauth/revoke"), listed).is_ok());
+    for url in
+        ["https://login.example/oauth/revoke/", "https://login.example/other", "https://evil.example/oauth/revoke"]
+    {
+        assert_eq!(allowed_with(at(url), listed).expect_err(url).code, "policy_revocation_url");
+        assert_eq!(allowed_with(at(url), "").expect_err(url).code, "policy_revocation_url");
+    }
+}
+
+#[test]
+fn one_address_is_explained_once() {
+    let mut config = config();
+    config.profile.token_url = Some("https://127.0.0.1/token".into());
+    config.connection.base_url = "https://127.0.0.1/api".into();
+    let refusal = decide(&policy(), &config, &call()).expect_err("refused");
+    assert_eq!(refusal.explanation.matches("is a loopback address").count(), 1, "{}", refusal.explanation);
 }
 
 /// Two honest records paired by a hostile instance.
@@ -122,9 +225,9 @@ fn every_field_is_bound() {
     let changes: [(&str, Change); 18] = [
         ("policy_no_rule", |c, _| c.credential.credential_id = "crm-client2".into()),
         ("policy_resolver", |c, _| c.credential.resolver = "vault".into()),
-        ("policy_token_url", |c, _| c.profile.token_url = "https://evil.example/oauth/token".into()),
-        ("policy_token_url", |c, _| c.profile.token_url = "https://login.example/oauth/token/".into()),
-        ("policy_token_url", |c, _| c.profile.token_url = "https://login.example/oauth/token?x".into()),
+        ("policy_token_url", |c, _| c.profile.token_url = Some("https://evil.example/oauth/token".into())),
+        ("policy_token_url", |c, _| c.profile.token_url = Some("https://login.example/oauth/token/".into())),
+        ("policy_token_url", |c, _| c.profile.token_url = Some("https://login.example/oauth/token?x".into())),
         ("policy_client_auth", |c, _| c.profile.client_auth = ClientAuth::ClientSecretPost),
         ("policy_scope", |c, _| c.profile.scopes.push("admin".into())),
         ("policy_scope", |c, _| c.profile.scopes = vec!["read write".into()]),
@@ -200,7 +303,7 @@ fn a_suggested_rule_allows_what_it_was_made_from() {
     let mut config = config();
     config.credential.credential_id = "some \"odd\"\nname".into();
     config.connection.base_url = "http://127.0.0.1:8081/x".into();
-    config.profile.token_url = "http://localhost:8080/token".into();
+    config.profile.token_url = Some("http://localhost:8080/token".into());
     let call = call();
     let ways = Ways { token_proxy: None, api_proxy: Some("http://proxy:3128") };
     let ask = Ask { ways, ..ask(&config, &call) };
@@ -261,7 +364,7 @@ fn a_pattern_matches_only_as_a_whole() {
     config.credential.resolver = "vault".into();
     config.connection.base_url = "https://billing.example:8443".into();
     config.profile = ProfileConfig {
-        token_url: "https://login.example/billing/token".into(),
+        token_url: Some("https://login.example/billing/token".into()),
         scopes: Vec::new(),
         audience: None,
         resource: Vec::new(),
@@ -487,7 +590,7 @@ proptest! {
         let slot = match field {
             0 => &mut config.credential.credential_id,
             1 => &mut config.credential.resolver,
-            2 => &mut config.profile.token_url,
+            2 => config.profile.token_url.as_mut().expect("set"),
             3 => &mut config.profile.scopes[0],
             4 => config.profile.audience.as_mut().expect("set"),
             5 => &mut config.profile.resource[0],
@@ -509,7 +612,7 @@ proptest! {
         let same_place = *slot == original || matches!((strict_url(slot), strict_url(&original)), (Ok(a), Ok(b)) if a == b);
         if let Ok(permit) = decide(&policy(), &config, &call) {
             prop_assert!(permit.rule == "crm");
-            prop_assert_eq!(permit.token_url.as_str(), "https://login.example/oauth/token");
+            prop_assert_eq!(permit.token_url.as_ref().map(::url::Url::as_str), Some("https://login.example/oauth/token"));
             let target = permit.call.expect("a call").target;
             prop_assert_eq!(target.origin().ascii_serialization(), "https://crm.example");
             prop_assert!(target.path().starts_with("/api/v2/contacts/"));

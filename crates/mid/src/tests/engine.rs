@@ -11,12 +11,13 @@ use midward_net::WayOut;
 use midward_oauth::{TokenCache, TokenCacheConfig};
 use midward_resolvers::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverReport};
 use midward_wire::{ConfigDigest, LeaseGrant, Outcome, paths};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::instance::{Scripted, json as answer_json, token_answer};
 use crate::api::ApiCaller;
 use crate::audit::Audit;
 use crate::config_cache::ConfigCache;
+use crate::discovery::Discoveries;
 use crate::engine::Engine;
 use crate::execute::{Execute as _, Leased};
 use crate::policy::{Policy, PolicyStore};
@@ -49,23 +50,45 @@ impl Resolver for Known {
     }
 }
 
-/// Runs one call through an engine: the instance serves the document, `third` is token endpoint and API.
-async fn run(third: &Scripted, method: &str, lease_ms: u64, folder: &tempfile::TempDir) -> Outcome {
+/// An engine, the instance that serves its one document, and that document's digest. `third` is token endpoint and API.
+pub(super) async fn engine(third: &Scripted, folder: &tempfile::TempDir) -> (Engine, Scripted, ConfigDigest) {
+    let (engine, instance, mut digests) = engine_for(third, folder, &["crm"], &json!({})).await;
+    (engine, instance, digests.remove(0))
+}
+
+/// The same with a connection for each of these aliases. They differ in nothing else. `connection`: further members of
+/// each.
+async fn engine_for(
+    third: &Scripted,
+    folder: &tempfile::TempDir,
+    aliases: &[&str],
+    connection: &Value,
+) -> (Engine, Scripted, Vec<ConfigDigest>) {
     let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
-    let document = json!({
-        "version": 1,
-        "connection": { "alias": "crm", "base_url": third.url, "timeout_ms": 5000 },
-        "credential": { "name": "c", "credential_id": "crm-client", "resolver": "known" },
-        "profile": { "name": "p", "grant_type": "client_credentials", "token_url": format!("{}/token", third.url),
-                     "client_auth": "client_secret_basic" },
+    let document = |alias: &str| {
+        let mut document = json!({
+            "version": 1,
+            "connection": { "alias": alias, "base_url": third.url, "timeout_ms": 5000 },
+            "credential": { "name": "c", "credential_id": "crm-client", "resolver": "known" },
+            "profile": { "name": "p", "grant_type": "client_credentials", "token_url": format!("{}/token", third.url),
+                         "client_auth": "client_secret_basic" },
+        });
+        for (member, value) in connection.as_object().into_iter().flatten() {
+            document["connection"][member] = value.clone();
+        }
+        document.to_string()
+    };
+    let documents: Vec<String> = aliases.iter().map(|alias| document(alias)).collect();
+    let digests = documents.iter().map(|document| ConfigDigest::of(document.as_bytes())).collect();
+    let instance = Scripted::start(move |seen| {
+        let named = |document: &&String| seen.path.ends_with(&ConfigDigest::of(document.as_bytes()).to_string());
+        let document = documents.iter().find(named).or(documents.first()).cloned().unwrap_or_default();
+        token_answer(seen).unwrap_or_else(|| answer_json(200, document))
     })
-    .to_string();
-    let digest = ConfigDigest::of(document.as_bytes());
-    let instance =
-        Scripted::start(move |seen| token_answer(seen).unwrap_or_else(|| answer_json(200, document.clone()))).await;
+    .await;
     let rule = format!(
         "version = 1\n[[rule]]\nname = \"crm\"\ncredential_id = \"crm-client\"\nresolver = \"known\"\n\
-         token_urls = [\"{0}/token\"]\napi_origins = [\"{0}\"]\nmethods = [\"GET\", \"POST\"]\n\
+         token_urls = [\"{0}/token\"]\napi_origins = [\"{0}\"]\nmethods = [\"GET\", \"POST\", \"PUT\"]\n\
          allow_addresses = [\"127.0.0.1/32\"]\nallow_plain_http = true\n",
         third.url
     );
@@ -78,6 +101,7 @@ async fn run(third: &Scripted, method: &str, lease_ms: u64, folder: &tempfile::T
         policy: Arc::new(PolicyStore::new(Policy::parse(&rule).expect("a policy"), Arc::clone(&random))),
         tokens: TokenCache::new(Arc::clone(&clock), Arc::clone(&random), TokenCacheConfig::default()),
         resolvers: Arc::new(ArcSwap::from_pointee(BTreeMap::from([("known".to_owned(), resolver)]))),
+        discoveries: Discoveries::new(way.clone(), Arc::clone(&clock), Arc::clone(&random)),
         token_way: way.clone(),
         apis: ApiCaller::new(way, Arc::clone(&clock), 1 << 20),
         audit: Arc::new(Audit::open(folder.path()).expect("open")),
@@ -85,22 +109,58 @@ async fn run(third: &Scripted, method: &str, lease_ms: u64, folder: &tempfile::T
         clock: Arc::clone(&clock),
         random,
     };
-    let call = json!({ "method": method, "path": "/x" });
+    (engine, instance, digests)
+}
+
+/// An engine whose instance serves one document; `third` is token endpoint and API.
+pub(super) struct Rig {
+    engine: Engine,
+    digest: ConfigDigest,
+    instance: Scripted,
+    _folder: tempfile::TempDir,
+}
+
+impl Rig {
+    /// `connection`: further members of the document's connection.
+    pub(super) async fn new(third: &Scripted, connection: Value) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (engine, instance, mut digests) = engine_for(third, &folder, &["crm"], &connection).await;
+        Self { engine, digest: digests.remove(0), instance, _folder: folder }
+    }
+
+    /// One call, through to its outcome.
+    pub(super) async fn call(&self, call: Value, lease_ms: u64) -> Outcome {
+        let outcome = send(&self.engine, self.digest.clone(), call, lease_ms).await;
+        assert_eq!(self.instance.seen(paths::OUTCOMES).len(), 0);
+        outcome
+    }
+}
+
+/// One call through an engine of its own.
+async fn run(third: &Scripted, method: &str, lease_ms: u64) -> Outcome {
+    Rig::new(third, json!({})).await.call(json!({ "method": method, "path": "/x" }), lease_ms).await
+}
+
+/// Runs one call.
+pub(super) async fn call(engine: &Engine, config: ConfigDigest, method: &str, lease_ms: u64) -> Outcome {
+    send(engine, config, json!({ "method": method, "path": "/x" }), lease_ms).await
+}
+
+async fn send(engine: &Engine, config: ConfigDigest, call: Value, lease_ms: u64) -> Outcome {
     let grant = LeaseGrant {
         request_id: "r".into(),
         epoch: 1,
         lease_ms,
         expires_ms: lease_ms,
-        config: digest,
+        config,
         call: serde_json::from_value(call).expect("a call"),
     };
-    let (outcome, _) = engine.execute(Leased { grant, asked_at: clock.boot() }).await;
-    assert_eq!(instance.seen(paths::OUTCOMES).len(), 0);
+    let (outcome, _) = engine.execute(Leased { grant, asked_at: engine.clock.boot() }).await;
     outcome
 }
 
 /// A token endpoint that numbers its tokens, and an API that refuses the first.
-async fn third_party() -> Scripted {
+pub(super) async fn third_party() -> Scripted {
     let minted = AtomicUsize::new(0);
     Scripted::start(move |seen| {
         if seen.path == "/token" {
@@ -113,7 +173,7 @@ async fn third_party() -> Scripted {
     .await
 }
 
-fn status(outcome: &Outcome) -> Option<u16> {
+pub(super) fn status(outcome: &Outcome) -> Option<u16> {
     match outcome {
         Outcome::Replied { reply } => Some(reply.status),
         _ => None,
@@ -122,30 +182,64 @@ fn status(outcome: &Outcome) -> Option<u16> {
 
 #[tokio::test]
 async fn a_refused_token_is_replaced_once_for_a_call_that_may_be_repeated() {
-    let folder = tempfile::tempdir().expect("a folder");
     let third = third_party().await;
-    let outcome = run(&third, "GET", 30_000, &folder).await;
+    let outcome = run(&third, "GET", 30_000).await;
     assert_eq!(status(&outcome), Some(200), "{outcome:?}");
     assert_eq!(third.seen("/x").len(), 2);
 }
 
 #[tokio::test]
 async fn a_post_is_not_repeated() {
-    let folder = tempfile::tempdir().expect("a folder");
     let third = third_party().await;
-    let outcome = run(&third, "POST", 30_000, &folder).await;
+    let outcome = run(&third, "POST", 30_000).await;
     assert_eq!(status(&outcome), Some(401), "{outcome:?}");
     assert_eq!(third.seen("/x").len(), 1);
 }
 
 #[tokio::test]
 async fn a_method_that_no_rule_lists_and_a_lease_that_is_over_send_nothing() {
-    let folder = tempfile::tempdir().expect("a folder");
     let third = third_party().await;
-    let refused = run(&third, "DELETE", 30_000, &folder).await;
+    let refused = run(&third, "DELETE", 30_000).await;
     assert!(matches!(&refused, Outcome::Failed { failure } if failure.reference.is_some()), "{refused:?}");
     assert!(third.seen("/token").is_empty());
-    let late = run(&third, "GET", 0, &folder).await;
+    let late = run(&third, "GET", 0).await;
     assert!(matches!(late, Outcome::Failed { .. }), "{late:?}");
     assert!(third.seen("/x").is_empty());
+}
+
+#[tokio::test]
+async fn ten_connections_that_share_everything_that_shapes_the_token_share_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let third = Scripted::start(|seen| {
+        let token = json!({ "access_token": "t", "token_type": "Bearer", "expires_in": 300 }).to_string();
+        answer_json(200, if seen.path == "/token" { token } else { "{}".to_owned() })
+    })
+    .await;
+    let aliases = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+    let (engine, _instance, digests) = engine_for(&third, &folder, &aliases, &json!({})).await;
+    let calls = digests.into_iter().map(|digest| call(&engine, digest, "GET", 30_000));
+    let outcomes = futures_util::future::join_all(calls).await;
+    assert!(outcomes.iter().all(|outcome| status(outcome) == Some(200)), "{outcomes:?}");
+    assert_eq!((third.seen("/token").len(), third.seen("/x").len()), (1, 10));
+    let key = engine.key_of("a").expect("used");
+    assert_eq!(engine.connections_of(&key), aliases);
+}
+
+#[tokio::test]
+async fn a_403_drops_no_token_and_is_not_repeated() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let third = Scripted::start(|seen| {
+        if seen.path == "/token" {
+            let body = json!({ "access_token": "t", "token_type": "Bearer", "expires_in": 300 });
+            return answer_json(200, body.to_string());
+        }
+        answer_json(403, r#"{"error":"insufficient_scope"}"#)
+    })
+    .await;
+    let (engine, _instance, digest) = engine(&third, &folder).await;
+    for _ in 0..2 {
+        assert_eq!(status(&call(&engine, digest.clone(), "GET", 30_000).await), Some(403));
+    }
+    assert_eq!((third.seen("/token").len(), third.seen("/x").len()), (1, 2));
+    assert_eq!(engine.tokens.counts().rejections, 0);
 }

@@ -84,7 +84,9 @@ impl Running {
             capacity,
             incarnation: "inc".into(),
             drain: Duration::from_secs(5),
+            revoke: Duration::from_secs(1),
             admin: None,
+            metrics: None,
             clock,
             random,
         });

@@ -4,3 +4,8 @@ mod engine;
 mod instance;
 mod leases;
 mod link;
+mod metrics;
+mod raw_replies;
+mod replay;
+mod tls_zoo;
+mod token_endpoint;

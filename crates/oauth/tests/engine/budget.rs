@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use midward_core::{Clock as _, SeededRandom};
+use midward_core::{BootTime, Clock as _, SeededRandom};
 use midward_oauth::{BudgetRules, TokenCache, TokenCacheConfig, TokenHandle};
 
 use crate::support::{LONG, Reply, World, key, spec};
@@ -25,10 +25,27 @@ async fn all(handles: &[TokenHandle]) -> usize {
     granted
 }
 
+/// Whether no stretch of time held more requests than the budget allows in it.
+fn within(posts: &[BootTime], budget: &BudgetRules) -> bool {
+    [Duration::ZERO, Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)].iter().all(
+        |&window| {
+            let most = u128::from(budget.burst) + window.as_nanos() / budget.spacing.as_nanos() + 1;
+            let mut first = 0;
+            posts.iter().enumerate().all(|(last, at)| {
+                while at.saturating_since(posts[first]) > window {
+                    first += 1;
+                }
+                (last - first + 1) as u128 <= most
+            })
+        },
+    )
+}
+
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_profiles_that_end_in_one_minute_are_refreshed_within_the_budget() {
     let world = World::new();
-    let cache = cache(&world, BudgetRules::default());
+    let budget = BudgetRules { concurrent: 16, spacing: Duration::from_millis(5), burst: 20, ..BudgetRules::default() };
+    let cache = cache(&world, budget.clone());
     let handles: Vec<_> =
         (0..10_000).map(|i| world.handle(&cache, "i", &format!("c-{}", i % 100), &format!("s-{i}"))).collect();
     assert_eq!(all(&handles).await, 10_000);
@@ -46,14 +63,73 @@ async fn ten_thousand_profiles_that_end_in_one_minute_are_refreshed_within_the_b
     assert_eq!(cache.counts().waits, waits);
     assert_eq!(cache.counts().failures, 0);
     assert!(world.posts() >= 20_000, "{}", world.posts());
-    assert_eq!(world.most_running.load(Ordering::SeqCst), 8);
+    assert!(world.most_running.load(Ordering::SeqCst) <= 16);
+    assert!(within(&world.posts.lock().unwrap(), &budget), "a burst above the budget");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_is_allowed_after_a_rest_and_earned_again_by_resting() {
+    let world = World::new();
+    *world.latency.lock().unwrap() = Duration::from_millis(1);
+    let spacing = Duration::from_millis(100);
+    let budget = BudgetRules { concurrent: 100, spacing, burst: 10, ..BudgetRules::default() };
+    let cache = cache(&world, budget.clone());
+    let began = world.clock.start_elapsed();
+    let handles: Vec<_> = (0..20).map(|i| world.handle(&cache, "i", &format!("c-{i}"), "read")).collect();
+    assert_eq!(all(&handles).await, 20);
+    // Ten at once, ten more in a second.
+    let took = world.clock.start_elapsed().saturating_sub(began);
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_millis(1200), "{took:?}");
+    // Half a second of rest earns five.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let began = world.clock.start_elapsed();
+    let handles: Vec<_> = (20..25).map(|i| world.handle(&cache, "i", &format!("c-{i}"), "read")).collect();
+    assert_eq!(all(&handles).await, 5);
+    assert!(world.clock.start_elapsed().saturating_sub(began) < Duration::from_millis(100));
+    assert!(within(&world.posts.lock().unwrap(), &budget));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_may_have_a_budget_of_its_own_and_its_queue_is_seen() {
+    let world = World::new();
+    let own = BudgetRules { concurrent: 1, ..BudgetRules::default() };
+    let config =
+        TokenCacheConfig { budgets: [("https://small.example".to_owned(), own)].into(), ..TokenCacheConfig::default() };
+    let cache = TokenCache::new(world.clock.clone(), Arc::new(SeededRandom::new(7)), config);
+    let handles: Vec<_> = (0..6)
+        .map(|i| world.handle_at(&cache, "https://small.example/token", &format!("c-{}", i % 3), &format!("s-{i}")))
+        .collect();
+    let usual = world.handle(&cache, "i", "c", "read");
+    let asked = tokio::spawn({
+        let handles = handles.clone();
+        async move { all(&handles).await }
+    });
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let servers = cache.servers();
+    assert_eq!(servers[0].server, "https://as.example");
+    assert_eq!(servers[0].running, 0);
+    let small = &servers[1];
+    assert_eq!((small.server.as_str(), small.running), ("https://small.example", 1));
+    // Three credentials have a profile each in the queue or running; the second profile of each waits for the proof
+    // that the secret is right.
+    assert_eq!((small.waiting, small.clients_waiting, small.refreshes_waiting), (2, 2, 0));
+    let sentences: Vec<String> = handles.iter().map(|handle| cache.explain(handle.key()).unwrap().sentence).collect();
+    assert!(
+        sentences
+            .iter()
+            .any(|sentence| sentence.contains("a turn at the authorization server, after 1 other credential")),
+        "{sentences:?}"
+    );
+    usual.token(LONG).await.unwrap();
+    assert_eq!(asked.await.unwrap(), 6);
+    assert_eq!(world.posts(), 7);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_rate_keeps_requests_apart() {
     let world = World::new();
     let spacing = Duration::from_millis(100);
-    let cache = cache(&world, BudgetRules { spacing, ..BudgetRules::default() });
+    let cache = cache(&world, BudgetRules { spacing, burst: 1, ..BudgetRules::default() });
     let handles: Vec<_> = (0..100).map(|i| world.handle(&cache, "i", &format!("c-{i}"), "read")).collect();
     assert_eq!(all(&handles).await, 100);
     let posts = world.posts.lock().unwrap();

@@ -2,7 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the failure")]
 
 mod budget;
+mod discovery;
+mod grants;
+mod isolation;
 mod lifetimes;
+mod metrics;
 mod others_got_wrong;
 mod outages;
 mod rotation;

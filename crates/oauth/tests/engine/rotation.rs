@@ -116,6 +116,50 @@ async fn a_rotation_with_two_valid_secrets_loses_no_call() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rotation_under_load_with_two_valid_secrets_loses_no_call() {
+    // Twenty profiles, fifty callers of each, tokens of a minute; the vault's own cache goes on with the old secret for
+    // a while after the new one is there.
+    let world = World::new();
+    world.set(Reply::Token("60"));
+    let cache = world.cache();
+    let mut callers = tokio::task::JoinSet::new();
+    for profile in 0..20 {
+        let handle = world.handle(&cache, "i", "c", &format!("s{profile}"));
+        for caller in 0..50 {
+            let (world, handle) = (std::sync::Arc::clone(&world), handle.clone());
+            callers.spawn(async move {
+                let mut calls = 0;
+                tokio::time::sleep(Duration::from_millis(caller * 17)).await;
+                while world.clock.start_elapsed() < Duration::from_secs(300) {
+                    let at = world.clock.start_elapsed();
+                    let granted = handle.token(LONG).await.unwrap_or_else(|failure| panic!("at {at:?}: {failure}"));
+                    assert!(world.left(granted.token().expose()) > 0.0);
+                    calls += 1;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                calls
+            });
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    world.accepted.lock().unwrap().push("new".into());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    world.stale.lock().unwrap().insert("c".into(), "s3cret".into());
+    world.vault.lock().unwrap().insert("c".into(), "new".into());
+    // The old one goes, while the vault's cache still returns it.
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    *world.accepted.lock().unwrap() = vec!["new".into()];
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    world.stale.lock().unwrap().clear();
+    let mut calls = 0;
+    while let Some(caller) = callers.join_next().await {
+        calls += caller.unwrap();
+    }
+    assert!(calls > 290_000, "{calls}");
+    assert_eq!(cache.counts().refusals, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_vaults_failure_passes_through_and_nothing_is_sent() {
     let world = World::new();
     let cache = world.cache();

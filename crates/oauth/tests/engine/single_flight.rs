@@ -133,11 +133,12 @@ async fn whatever_shapes_the_token_keeps_tokens_apart() {
     ];
     for change in 0..8 {
         let mut key = crate::support::key("i", "c", &base);
+        let client = Arc::make_mut(&mut key.client);
         match change {
-            0 => key.client.address = Some("host".into()),
-            1 => key.client.resolver = "other".into(),
-            2 => key.client.token_url = "https://other.example/token".into(),
-            3 => key.client.client_auth = midward_oauth::ClientAuth::ClientSecretBasic,
+            0 => client.address = Some("host".into()),
+            1 => client.resolver = "other".into(),
+            2 => client.token_url = "https://other.example/token".into(),
+            3 => client.client_auth = midward_oauth::ClientAuth::ClientSecretBasic,
             4 => key.audience = Some("a".into()),
             5 => drop(key.resource.insert("r".into())),
             6 => drop(key.extra_parameters.insert("k".into(), "v".into())),
@@ -164,7 +165,9 @@ async fn a_million_random_interleavings_mix_nothing_up() {
     let world = World::new();
     world.set(Reply::Token("10"));
     let cache = world.cache();
-    let random = Arc::new(midward_core::SeededRandom::new(42));
+    let seed = std::env::var("MIDWARD_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(42);
+    println!("MIDWARD_SEED={seed}");
+    let random = Arc::new(midward_core::SeededRandom::new(seed));
     // Three instances, four credentials, five profiles.
     let names = (0..60).map(|n| (format!("i{}", n % 3), format!("i{}-c{}", n % 3, n % 4), format!("s{}", n % 5)));
     let profiles: Arc<Vec<_>> =

@@ -10,9 +10,9 @@ use midward_core::{
     SeededRandom, Trace, WallTime,
 };
 use midward_oauth::{
-    AssertionRules, BoxFuture, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, GrantType, Material,
-    MaterialSource, TokenCache, TokenCacheConfig, TokenHandle, TokenHttpReply, TokenHttpRequest, TokenKey,
-    TokenRequestSpec, TokenTransport, TransportFailure, TransportFailureKind,
+    AssertionRules, BoxFuture, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, FixedEndpoints,
+    GrantType, Material, MaterialSource, RevocationEndpoint, TokenCache, TokenCacheConfig, TokenHandle, TokenHttpReply,
+    TokenHttpRequest, TokenKey, TokenRequestSpec, TokenTransport, TransportFailure, TransportFailureKind,
 };
 use url::Url;
 
@@ -95,6 +95,8 @@ pub(crate) struct World {
     /// Who sent them, in order.
     pub(crate) clients: Mutex<Vec<String>>,
     pub(crate) posts: Mutex<Vec<BootTime>>,
+    /// The last request's fields.
+    pub(crate) last_form: Mutex<HashMap<String, String>>,
     /// Token text to the times it is good for, by the server's own account.
     pub(crate) issued: Mutex<BTreeMap<String, (BootTime, Duration, String)>>,
 }
@@ -117,6 +119,7 @@ impl World {
             most_running: AtomicUsize::new(0),
             clients: Mutex::default(),
             posts: Mutex::default(),
+            last_form: Mutex::default(),
             issued: Mutex::default(),
         })
     }
@@ -137,6 +140,19 @@ impl World {
         cache.handle(key, self.fetcher(credential_id, spec))
     }
 
+    /// At an authorization server of its own, with a vault of its own if the world is another one.
+    pub(crate) fn handle_at(
+        self: &Arc<Self>,
+        cache: &TokenCache,
+        token_url: &str,
+        credential_id: &str,
+        scope: &str,
+    ) -> TokenHandle {
+        let spec = TokenRequestSpec { token_url: Url::parse(token_url).unwrap(), ..spec(scope) };
+        let key = key("i", credential_id, &spec);
+        cache.handle(key, self.fetcher(credential_id, spec))
+    }
+
     pub(crate) fn fetcher(
         self: &Arc<Self>,
         credential_id: &str,
@@ -145,6 +161,7 @@ impl World {
         let expected = Expected::scopes(&spec.scopes);
         Arc::new(ClientCredentialsFetcher {
             expected,
+            endpoints: Arc::new(FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None)),
             spec,
             source: Arc::new(Vault { world: Arc::clone(self), credential_id: credential_id.to_owned() }),
             transport: Arc::new(Server(Arc::clone(self))),
@@ -260,6 +277,7 @@ impl TokenTransport for Server {
             world.running.fetch_sub(1, Ordering::SeqCst);
             let body = request.body.expose_str().unwrap().to_owned();
             let form: HashMap<_, _> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+            world.last_form.lock().unwrap().clone_from(&form);
             world.clients.lock().unwrap().push(form["client_id"].clone());
             let known = world.accepted.lock().unwrap().contains(&form["client_secret"]);
             let reply = match reply {

@@ -6,7 +6,14 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_fi
 
 fn main() -> std::process::ExitCode {
     let mut arguments = std::env::args_os().skip(1).peekable();
-    if arguments.next_if(|first| first == "--without-landlock").is_some() && without_landlock().is_err() {
+    if arguments.next_if(|first| first == "--without-landlock").is_some()
+        && refuse(libc::SYS_landlock_create_ruleset, libc::ENOSYS).is_err()
+    {
+        return std::process::ExitCode::from(125);
+    }
+    if arguments.next_if(|first| first == "--without-namespaces").is_some()
+        && refuse(libc::SYS_unshare, libc::EPERM).is_err()
+    {
         return std::process::ExitCode::from(125);
     }
     match midward_resolvers::jar::trampoline::run(arguments) {
@@ -15,11 +22,10 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-/// Makes this process see a kernel without Landlock.
-fn without_landlock() -> Result<(), seccompiler::Error> {
-    let rules = BTreeMap::from([(libc::SYS_landlock_create_ruleset, Vec::new())]);
-    let absent = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
+/// Makes this process see a kernel without that call.
+fn refuse(call: i64, errno: i32) -> Result<(), seccompiler::Error> {
+    let refused = SeccompAction::Errno(errno.cast_unsigned());
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, absent, arch)?;
+    let filter = SeccompFilter::new(BTreeMap::from([(call, Vec::new())]), SeccompAction::Allow, refused, arch)?;
     apply_filter(&BpfProgram::try_from(filter)?)
 }

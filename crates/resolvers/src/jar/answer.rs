@@ -8,12 +8,14 @@ use crate::cyberark_codes::{aim_client_failure, cyberark_failure, is_cyberark_co
 use crate::frame::{Frame, FrameKind};
 
 /// Result keys in order of preference (ServiceNow's names first).
-const ALIASES: [(MaterialField, &[&str]); 5] = [
+const ALIASES: [(MaterialField, &[&str]); 7] = [
     (MaterialField::ClientId, &["user", "client_id"]),
     (MaterialField::ClientSecret, &["pswd", "client_secret", "secret_key", "password"]),
     (MaterialField::PrivateKey, &["pkey", "private_key"]),
     (MaterialField::Certificate, &["certificate"]),
     (MaterialField::KeyId, &["kid", "key_id"]),
+    (MaterialField::SubjectToken, &["subject_token"]),
+    (MaterialField::ActorToken, &["actor_token"]),
 ];
 
 /// Whose codes an answer may hold.
@@ -123,6 +125,11 @@ pub(super) fn unusable(code: &str, what: Option<&str>) -> Failure {
             "Let the MID's user read the JAR and its lib folder.",
         ),
         "not_a_jar" => ("not_a_jar", "the file is not a JAR".to_owned(), "Replace the file by the JAR itself."),
+        "jar_pin_mismatch" => (
+            "jar_pin_mismatch",
+            format!("the JAR and its libraries are not those that `sha256` names: their digest is {what}"),
+            "Put the right files there; if these are, set the resolver's `sha256` to what `midward-mid jar hash` says.",
+        ),
         "class_not_found" => (
             "class_not_found",
             format!("the JAR has no class {what}"),
@@ -167,7 +174,12 @@ pub(super) fn unusable(code: &str, what: Option<&str>) -> Failure {
                 || "the JAR cannot be isolated".to_owned(),
                 |why| format!("the JAR cannot be isolated: {why}"),
             ),
-            "Use a kernel that can (Linux 6.12), or set the resolver's `sandbox` to \"best_effort\" if you trust the JAR.",
+            "Use a kernel that can (the manual has a table), or set the resolver's `sandbox` to \"best_effort\" if you trust the JAR.",
+        ),
+        "connect_mixed" => (
+            "connect_mixed",
+            "`connect` gives the JAR a network of its own, and connect_ports or udp asks for the host's".to_owned(),
+            "Keep one of them: `connect` for vaults, connect_ports for the AIM provider, which must see who connects.",
         ),
         "sandbox_path_relative" => (
             "sandbox_path_relative",

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::launch::{Launch, Launched};
+use super::sandbox::Missing;
 use crate::frame::{Frame, FrameError, FrameKind};
 
 /// How long frames that a dead host left in the pipe are read.
@@ -95,7 +96,7 @@ impl Host {
     }
 
     async fn handshake(launch: &Launch, folder: std::path::PathBuf, configuration: &Frame) -> Result<Self, StartError> {
-        let Launched { mut child, to_host: mut pipe_in, from_host, scratch } =
+        let Launched { mut child, to_host: mut pipe_in, from_host, scratch, forwards } =
             launch.start(folder).await.map_err(StartError::Io)?;
         let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let pid = pid.ok_or_else(|| StartError::Io(io::Error::other("the process has no id")))?;
@@ -113,6 +114,7 @@ impl Host {
         let driven = drive(child, from_host, Arc::clone(&shared), first, killed, exited);
         tokio::spawn(async move {
             driven.await;
+            drop(forwards);
             // Removing files blocks; nobody waits for it.
             tokio::task::spawn_blocking(move || drop(scratch));
         });
@@ -257,6 +259,12 @@ async fn read_frames(pipe: &mut pipe::Receiver, shared: &Shared, first: &mut Opt
             return false;
         }
         let Ok(frame) = Frame::decode(&body) else { return true };
+        if frame.kind == FrameKind::Notice && first.is_some() {
+            if let Some(missing) = frame.text("what").and_then(Missing::from_word) {
+                tracing::warn!("a JAR's sandbox is incomplete: {missing}");
+            }
+            continue;
+        }
         if let Some(first) = first.take() {
             // A starter who left dropped the host as well.
             let _ = first.send(frame);

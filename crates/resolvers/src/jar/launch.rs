@@ -13,7 +13,8 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
-use super::sandbox::Sandbox;
+use super::forward::{Forwards, Target, write_hosts};
+use super::sandbox::{Network, Sandbox, SandboxMode};
 use super::scratch::Scratch;
 
 const FRAMES_IN: i32 = 3;
@@ -28,6 +29,8 @@ pub(super) struct Launch {
     pub(super) heap_mib: u32,
     pub(super) environment: Vec<(OsString, OsString)>,
     pub(super) sandbox: Sandbox,
+    /// What the listeners in a private network stand for.
+    pub(super) targets: Vec<Target>,
     /// Holds the folders of temporary files.
     pub(super) scratch_dir: PathBuf,
 }
@@ -39,6 +42,7 @@ pub(super) struct Launched {
     pub(super) to_host: pipe::Sender,
     pub(super) from_host: pipe::Receiver,
     pub(super) scratch: Scratch,
+    pub(super) forwards: Option<Forwards>,
 }
 
 impl Launch {
@@ -47,7 +51,15 @@ impl Launch {
         let (child_in, to_host) = io::pipe()?;
         let (from_host, child_out) = io::pipe()?;
         let parent = self.scratch_dir.clone();
-        let scratch = tokio::task::spawn_blocking(move || Scratch::make(&parent)).await.map_err(io::Error::other)??;
+        let targets = if self.is_private() { self.targets.clone() } else { Vec::new() };
+        let prepared = move || {
+            let scratch = Scratch::make(&parent)?;
+            if !targets.is_empty() {
+                write_hosts(&targets, &scratch.path().join("hosts"))?;
+            }
+            Ok::<_, io::Error>((scratch, targets))
+        };
+        let (scratch, targets) = tokio::task::spawn_blocking(prepared).await.map_err(io::Error::other)??;
         let sandbox = self.sandbox_of(&folder, scratch.path()).to_args();
         let words = self.trampoline.iter().chain(&sandbox).map(OsString::as_os_str);
         let mut words = words.chain([self.java.as_os_str()]);
@@ -56,6 +68,11 @@ impl Launch {
         let mut temporary = OsString::from("-Djava.io.tmpdir=");
         temporary.push(scratch.path());
         command.args(words).args(self.flags()).arg(temporary);
+        if !targets.is_empty() {
+            let mut hosts = OsString::from("-Djdk.net.hosts.file=");
+            hosts.push(scratch.path().join("hosts"));
+            command.arg(hosts);
+        }
         command.arg("-cp").arg(&self.host_jar).arg("dev.midward.jarhost.Main");
         command
             .env_clear()
@@ -64,6 +81,12 @@ impl Launch {
             .env("TMPDIR", scratch.path())
             .envs(self.environment.iter().cloned());
         command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut listeners = None;
+        if !targets.is_empty() {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+            listeners = Some(OwnedFd::from(ours));
+            command.stdin(OwnedFd::from(theirs));
+        }
         command
             .fd_mappings(vec![
                 FdMapping { parent_fd: child_in.into(), child_fd: FRAMES_IN },
@@ -73,12 +96,27 @@ impl Launch {
         let mut command = Command::from(command);
         // A group of its own: ended as a whole, with every program that the JAR started.
         command.process_group(0).kill_on_drop(true);
+        let child = spawn(command).await?;
+        let forwards = match listeners {
+            Some(socket) => Some(Forwards::receive(socket, &targets).await?),
+            None => None,
+        };
         Ok(Launched {
-            child: spawn(command).await?,
+            child,
+            forwards,
             to_host: pipe::Sender::from_owned_fd(OwnedFd::from(to_host))?,
             from_host: pipe::Receiver::from_owned_fd(OwnedFd::from(from_host))?,
             scratch,
         })
+    }
+
+    /// Whether targets are listed that the host's network, which something else asks for, could not be narrowed to.
+    pub(super) fn mixes_networks(&self) -> bool {
+        !self.targets.is_empty() && self.sandbox.network == Network::Host && self.sandbox.mode != SandboxMode::Off
+    }
+
+    fn is_private(&self) -> bool {
+        self.sandbox.mode != SandboxMode::Off && matches!(self.sandbox.network, Network::Private { .. })
     }
 
     /// What is configured, and what every host needs: its JARs and its temporary folder.

@@ -2,6 +2,8 @@
 //! its own; what it prints, breaks or leaks stays there.
 
 mod answer;
+mod config;
+mod forward;
 mod host;
 mod launch;
 mod resolver;
@@ -11,5 +13,8 @@ mod store;
 mod supervisor;
 pub mod trampoline;
 
+pub use config::{CyberArkSdkConfig, CyberArkSdkSettings, JarConfig, JarSettings, ProcessConfig};
+pub use forward::{InvalidTarget, Target};
 pub use resolver::JarResolver;
 pub use sandbox::SandboxMode;
+pub use store::{InvalidJarDigest, JarDigest};

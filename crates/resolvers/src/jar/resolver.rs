@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +10,16 @@ use midward_core::{Clock, Failure, Hop, Trace};
 use tokio::sync::Semaphore;
 
 use super::answer::{Source, internal, material, unanswered};
+use super::forward;
 use super::host::{CallError, End};
 use super::launch::Launch;
-use super::sandbox::{Sandbox, SandboxMode};
+use super::sandbox::{Network, Sandbox};
 use super::store::JarStore;
 use super::supervisor::{Parts, Supervisor};
 use crate::frame::{Frame, FrameKind};
 use crate::{
-    BoxFuture, CredentialId, CyberArkSdkConfig, JarConfig, Lookup, Resolution, ResolveError, Resolver, ResolverContext,
-    ResolverReport,
+    BoxFuture, CredentialId, CyberArkSdkConfig, JarConfig, Lookup, ProcessConfig, Resolution, ResolveError, Resolver,
+    ResolverContext, ResolverReport,
 };
 
 /// What a JVM needs beside its heap, in MiB, before it is called too large.
@@ -57,17 +58,19 @@ enum Questions {
 
 impl JarResolver {
     /// `kind = "jar"`.
-    pub fn jar(name: &str, jar: &JarConfig, context: &ResolverContext) -> Self {
+    pub fn jar(name: &str, config: &JarConfig, context: &ResolverContext) -> Self {
+        let JarConfig { own: jar, process } = config;
         let frame = Frame::new(FrameKind::Configure).with("mode", "jar").with("class", jar.class.as_str());
         let frame =
             jar.parameters.iter().fold(frame, |frame, (key, value)| frame.with(format!("param:{key}"), value.as_str()));
         let questions =
             Questions::Jar { credential_type: jar.credential_type.clone(), mid_name: context.mid_name.clone() };
-        Self::with(name, &Process::of_jar(jar), frame, questions, context)
+        Self::with(name, process, sandbox(process, &[]), frame, questions, context)
     }
 
     /// `kind = "cyberark_sdk"`.
-    pub fn sdk(name: &str, sdk: &CyberArkSdkConfig, context: &ResolverContext) -> Self {
+    pub fn sdk(name: &str, config: &CyberArkSdkConfig, context: &ResolverContext) -> Self {
+        let CyberArkSdkConfig { own: sdk, process } = config;
         let frame = Frame::new(FrameKind::Configure)
             .with("mode", "cyberark_sdk")
             .with("app_id", sdk.app_id.as_str())
@@ -76,12 +79,14 @@ impl JarResolver {
             .with_optional("connection_timeout", sdk.connection_timeout_s.map(|seconds| seconds.to_string()))
             .with_optional("reason", sdk.reason.as_deref());
         let questions = Questions::CyberArkSdk { separator: sdk.separator.clone(), safe: sdk.safe.clone() };
-        Self::with(name, &Process::of_sdk(sdk), frame, questions, context)
+        let sandbox = sandbox(process, &[sdk.port.unwrap_or(PROVIDER_PORT)]);
+        Self::with(name, process, sandbox, frame, questions, context)
     }
 
     fn with(
         name: &str,
-        process: &Process<'_>,
+        process: &ProcessConfig,
+        sandbox: Sandbox,
         configuration: Frame,
         questions: Questions,
         context: &ResolverContext,
@@ -95,14 +100,16 @@ impl JarResolver {
             name: name.to_owned(),
             launch: Launch {
                 trampoline: context.trampoline.clone(),
-                java: process.java.unwrap_or(&context.java).to_owned(),
+                java: process.java.as_ref().unwrap_or(&context.java).clone(),
                 host_jar: jar_host_dir.join("midward-jar-host.jar"),
                 heap_mib: process.heap_mib,
                 environment: environment(process),
-                sandbox: process.sandbox(),
+                sandbox,
+                targets: process.connect.clone(),
                 scratch_dir: state_dir.join("tmp"),
             },
-            store: JarStore { jar: process.jar.to_owned(), lib_dir: process.lib_dir.map(Path::to_owned), state_dir },
+            store: JarStore { jar: process.jar.clone(), lib_dir: process.lib_dir.clone(), state_dir },
+            pin: process.sha256.clone(),
             jar_host_dir,
             configuration: configuration.with("concurrency", concurrency.to_string()),
             max_calls: process.recycle_after_calls,
@@ -260,90 +267,28 @@ impl Questions {
     }
 }
 
-/// What both kinds of configuration say about the process.
-struct Process<'a> {
-    jar: &'a Path,
-    lib_dir: Option<&'a Path>,
-    environment: &'a [String],
-    environment_values: &'a std::collections::BTreeMap<String, String>,
-    java: Option<&'a Path>,
-    heap_mib: u32,
-    timeout_ms: u64,
-    concurrency: u16,
-    recycle_after_calls: u64,
-    resident_limit_mib: Option<u64>,
-    sandbox: SandboxMode,
-    connect_ports: Vec<u16>,
-    udp: bool,
-    unix_sockets: bool,
-    readable_paths: &'a [PathBuf],
-    writable_paths: &'a [PathBuf],
-    executables: &'a [PathBuf],
-}
-
-impl<'a> Process<'a> {
-    fn of_jar(config: &'a JarConfig) -> Self {
-        Self {
-            jar: &config.jar,
-            lib_dir: config.lib_dir.as_deref(),
-            environment: &config.environment,
-            environment_values: &config.environment_values,
-            java: config.java.as_deref(),
-            heap_mib: config.heap_mib,
-            timeout_ms: config.timeout_ms,
-            concurrency: config.concurrency,
-            recycle_after_calls: config.recycle_after_calls,
-            resident_limit_mib: config.resident_limit_mib,
-            sandbox: config.sandbox,
-            connect_ports: config.connect_ports.clone(),
-            udp: config.udp,
-            unix_sockets: config.unix_sockets,
-            readable_paths: &config.readable_paths,
-            writable_paths: &config.writable_paths,
-            executables: &config.executables,
-        }
-    }
-
-    fn of_sdk(config: &'a CyberArkSdkConfig) -> Self {
-        Self {
-            jar: &config.jar,
-            lib_dir: config.lib_dir.as_deref(),
-            environment: &config.environment,
-            environment_values: &config.environment_values,
-            java: config.java.as_deref(),
-            heap_mib: config.heap_mib,
-            timeout_ms: config.timeout_ms,
-            concurrency: config.concurrency,
-            recycle_after_calls: config.recycle_after_calls,
-            resident_limit_mib: config.resident_limit_mib,
-            sandbox: config.sandbox,
-            connect_ports: std::iter::once(config.port.unwrap_or(PROVIDER_PORT))
-                .chain(config.connect_ports.iter().copied())
-                .collect(),
-            udp: config.udp,
-            unix_sockets: config.unix_sockets,
-            readable_paths: &config.readable_paths,
-            writable_paths: &config.writable_paths,
-            executables: &config.executables,
-        }
+/// What the configuration lets the process reach. `ports` are open besides those that it lists.
+fn sandbox(process: &ProcessConfig, ports: &[u16]) -> Sandbox {
+    let client = environment(process).into_iter().filter(|(name, _)| name == AIM_CLIENT_VARIABLE);
+    let client = client.map(|(_, value)| PathBuf::from(value));
+    Sandbox {
+        mode: process.sandbox,
+        readable: process.readable_paths.clone(),
+        writable: process.writable_paths.clone(),
+        executable: process.executables.iter().cloned().chain(client).chain([AIM_CLIENT_FOLDER.into()]).collect(),
+        network: network(process, ports),
+        landlock_abi: None,
+        connect_ports: ports.iter().chain(&process.connect_ports).copied().collect(),
+        udp: process.udp,
+        unix_sockets: process.unix_sockets,
     }
 }
 
-impl Process<'_> {
-    /// What the configuration lets the process reach.
-    fn sandbox(&self) -> Sandbox {
-        let client = environment(self).into_iter().filter(|(name, _)| name == AIM_CLIENT_VARIABLE);
-        let client = client.map(|(_, value)| PathBuf::from(value));
-        Sandbox {
-            mode: self.sandbox,
-            readable: self.readable_paths.to_vec(),
-            writable: self.writable_paths.to_vec(),
-            executable: self.executables.iter().cloned().chain(client).chain([AIM_CLIENT_FOLDER.into()]).collect(),
-            connect_ports: self.connect_ports.clone(),
-            udp: self.udp,
-            unix_sockets: self.unix_sockets,
-        }
-    }
+/// A network of its own, unless the process needs the host's: for a port of any host (the AIM provider looks at who
+/// connects, so nobody can stand between), or for UDP.
+fn network(process: &ProcessConfig, ports: &[u16]) -> Network {
+    let open = process.udp || !ports.is_empty() || !process.connect_ports.is_empty();
+    if open { Network::Host } else { Network::Private { listen: forward::inside(&process.connect) } }
 }
 
 /// A resolver's folder: its name, or its bytes when the name is none that records may have.
@@ -355,7 +300,7 @@ fn folder_name(name: &str) -> String {
 }
 
 /// The variables that were listed, and no others.
-fn environment(process: &Process<'_>) -> Vec<(OsString, OsString)> {
+fn environment(process: &ProcessConfig) -> Vec<(OsString, OsString)> {
     let listed = process.environment.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
     let literal = process.environment_values.iter().map(|(name, value)| (name.into(), value.into()));
     listed.chain(literal).collect()

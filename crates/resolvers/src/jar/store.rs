@@ -6,11 +6,50 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 /// Largest JAR, in bytes.
 const MAX_JAR_LEN: u64 = 256 * 1024 * 1024;
 const MAX_LIBRARIES: usize = 256;
+
+/// What a JAR and its libraries are together: SHA-256, as 64 lower-case hexadecimal digits, over the SHA-256 (32 bytes
+/// each) of the JAR and then of each library, in the order of the bytes of their file names. Names do not count.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct JarDigest(String);
+
+/// Text that is no digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a digest of a JAR has 64 lower-case hexadecimal digits; `midward-mid jar hash` computes it")]
+pub struct InvalidJarDigest;
+
+impl TryFrom<String> for JarDigest {
+    type Error = InvalidJarDigest;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let legal = text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if legal { Ok(Self(text)) } else { Err(InvalidJarDigest) }
+    }
+}
+
+impl JarDigest {
+    /// Of a JAR and what would join its class path: `lib_dir`, by default `lib/` beside the JAR, when there is one.
+    /// Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read.
+    pub fn of(jar: &Path, lib_dir: Option<&Path>) -> io::Result<Self> {
+        let state_dir = PathBuf::new();
+        let store = JarStore { jar: jar.to_owned(), lib_dir: lib_dir.map(Path::to_owned), state_dir };
+        digest_of(&store.sources()?).map(Self)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// Where the customer's files are, and where copies go.
 #[derive(Clone, Debug)]
@@ -133,7 +172,7 @@ fn copy_all(sources: &[PathBuf], folder: &Path) -> io::Result<String> {
     digest_of(&copies)
 }
 
-/// SHA-256 over the SHA-256 of each file, in hexadecimal.
+/// As [`JarDigest`] tells.
 fn digest_of(files: &[PathBuf]) -> io::Result<String> {
     let mut all = Sha256::new();
     for file in files {
@@ -175,6 +214,9 @@ mod tests {
         let mark = store.mark().expect("mark");
         let first = store.stage().expect("staged");
         assert_eq!(store.stage().expect("staged again"), first);
+        assert_eq!(JarDigest::of(&jar, None).expect("read").as_str(), first.digest);
+        // From: printf one | sha256sum; printf two | sha256sum; both as bytes | sha256sum
+        assert_eq!(first.digest, "11914c19a28a98c57d12f3cce6c32b7944784f4b4781a706c24eb1dc284e2856");
         assert_eq!(fs::read(&first.libraries[0]).expect("copied"), b"two");
 
         fs::write(lib.join("b.jar"), "changed").expect("library");

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::answer::{crashed, internal, unusable};
 use super::host::{End, Host, StartError};
 use super::launch::Launch;
-use super::store::{JarStore, Mark, Staged};
+use super::store::{JarDigest, JarStore, Mark, Staged};
 use crate::ResolverReport;
 use crate::frame::{Frame, FrameKind};
 
@@ -44,6 +44,7 @@ pub(super) struct Parts {
     pub(super) name: String,
     pub(super) launch: Launch,
     pub(super) store: JarStore,
+    pub(super) pin: Option<JarDigest>,
     pub(super) jar_host_dir: PathBuf,
     pub(super) configuration: Frame,
     pub(super) max_calls: u64,
@@ -131,6 +132,10 @@ impl Supervisor {
             Ok(staged) => staged,
             Err(error) => return Err(self.judge(state, Some(mark), file_failure(&error))),
         };
+        // The copy is what was hashed and what would be loaded: the file itself may change at any time.
+        if self.parts.pin.as_ref().is_some_and(|pin| pin.as_str() != staged.digest) {
+            return Err(self.judge(state, Some(mark), unusable("jar_pin_mismatch", Some(&staged.digest))));
+        }
         if let Err(failure) = self.prepare(state, &staged).await {
             return Err(self.judge(state, Some(mark), failure));
         }
@@ -231,6 +236,9 @@ impl Supervisor {
     async fn prepare(&self, state: &mut State, staged: &Staged) -> Result<(), Failure> {
         if self.parts.launch.sandbox.relative_path().is_some() {
             return Err(unusable("sandbox_path_relative", None));
+        }
+        if self.parts.launch.mixes_networks() {
+            return Err(unusable("connect_mixed", None));
         }
         let previous = state.loaded.replace(staged.digest.clone());
         let keep: Vec<String> = previous.into_iter().chain([staged.digest.clone()]).collect();

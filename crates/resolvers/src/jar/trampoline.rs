@@ -7,14 +7,14 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, Signal};
 
 use super::launch::FRAMES_OUT;
-use super::sandbox::{Missing, Sandbox, SandboxMode};
+use super::sandbox::{Missing, Network, Sandbox, SandboxMode};
 use crate::frame::{Frame, FrameKind};
 
 /// Highest descriptor that the JVM may inherit: 0, 1, 2 and the two pipes of frames.
@@ -36,20 +36,27 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> io::Result<Infallible> {
     let mut command = Command::new(&program);
     command.args(args);
     hide_other_descriptors(&mut command)?;
-    if let Err(missing) = sandbox.enter(&program) {
-        report(missing)?;
-        return Err(io::Error::new(io::ErrorKind::Unsupported, missing));
+    match sandbox.enter(&program) {
+        Ok(lacking) => lacking.into_iter().try_for_each(|missing| report(FrameKind::Notice, missing))?,
+        Err(missing) => {
+            report(FrameKind::Unusable, missing)?;
+            return Err(io::Error::new(io::ErrorKind::Unsupported, missing));
+        }
+    }
+    if matches!(&sandbox.network, Network::Private { listen } if !listen.is_empty()) {
+        // It was the socket for the listeners.
+        command.stdin(Stdio::null());
     }
     let error = command.exec();
     if sandbox.mode != SandboxMode::Off {
-        report(Missing::Program)?;
+        report(FrameKind::Unusable, Missing::Program)?;
     }
     Err(error)
 }
 
 /// Tells the MID in the JVM's place.
-fn report(missing: Missing) -> io::Result<()> {
-    let frame = Frame::new(FrameKind::Unusable).with("code", "sandbox_unavailable").with("what", missing.word());
+fn report(kind: FrameKind, missing: Missing) -> io::Result<()> {
+    let frame = Frame::new(kind).with("code", "sandbox_unavailable").with("what", missing.word());
     let mut pipe = std::fs::File::options().write(true).open(format!("/proc/self/fd/{FRAMES_OUT}"))?;
     pipe.write_all(&frame.encode().map_err(io::Error::other)?)
 }

@@ -35,6 +35,11 @@ pub(crate) enum Command {
     /// Check the policy file, or explain a refusal.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Print the token engine's figures as Prometheus text; no secret, no token.
+    Metrics,
+    /// Look at resolver JARs.
+    #[command(subcommand)]
+    Jar(JarCommand),
     /// Show the running MID Server.
     Status,
     /// Check configuration, files and enrollment.
@@ -88,7 +93,8 @@ pub(crate) struct TokenArguments {
     /// Tell what the cache holds (the default).
     #[arg(long)]
     pub(crate) explain: bool,
-    /// Drop the tokens: the next call gets a new one, with a secret that is read anew.
+    /// Drop the tokens, and revoke them where there is an endpoint for it: the next call gets a new one, with a secret
+    /// that is read anew.
     #[arg(long, conflicts_with = "explain")]
     pub(crate) flush: bool,
 }
@@ -101,6 +107,17 @@ pub(crate) enum PolicyCommand {
     Explain { reference: String },
     /// Print only the rule that would have allowed the refused call.
     Suggest { reference: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JarCommand {
+    /// Print the digest of a JAR and its libraries together, for a resolver's `sha256`.
+    Hash {
+        jar: PathBuf,
+        /// Folder of its libraries; `lib/` beside the JAR, if there is one, when absent.
+        #[arg(long, value_name = "FOLDER")]
+        lib_dir: Option<PathBuf>,
+    },
 }
 
 /// Writes completions to standard output.

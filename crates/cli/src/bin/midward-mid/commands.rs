@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use midward_core::{Failure, Hop};
-use midward_mid::admin::{AdminReply, AdminRequest, TokenReport, ask};
+use midward_mid::admin::{AdminReply, AdminRequest, FlushedToken, TokenReport, ask};
 use midward_mid::{AuditEntry, InstanceWay, MidConfig, StateDir, instance_way};
 use serde_json::json;
 
@@ -78,10 +78,13 @@ pub(crate) async fn resolve(path: &Path, arguments: ResolveArguments, format: Fo
 pub(crate) async fn token(path: &Path, arguments: TokenArguments, format: Format) -> Result<(), Failure> {
     let connection = arguments.connection;
     if arguments.flush {
-        let AdminReply::Flushed { count } = ask_mid(path, &AdminRequest::Flush { connection }).await? else {
+        let AdminReply::Flushed { count, tokens } = ask_mid(path, &AdminRequest::Flush { connection }).await? else {
             return Err(unexpected());
         };
-        print(&json!({ "flushed": count }), format, |_| vec![format!("{count} tokens dropped")]);
+        print(&json!({ "flushed": count, "tokens": tokens }), format, |_| {
+            let head = format!("{count} tokens dropped");
+            std::iter::once(head).chain(tokens.iter().flat_map(flushed_lines)).collect()
+        });
         return Ok(());
     }
     let AdminReply::Tokens { tokens } = ask_mid(path, &AdminRequest::Tokens { connection }).await? else {
@@ -141,6 +144,12 @@ pub(crate) async fn status(path: &Path, format: Format) -> Result<(), Failure> {
     Ok(())
 }
 
+pub(crate) async fn metrics(path: &Path, format: Format) -> Result<(), Failure> {
+    let AdminReply::Metrics { text } = ask_mid(path, &AdminRequest::Metrics).await? else { return Err(unexpected()) };
+    print(&json!({ "metrics": text }), format, |_| text.lines().map(str::to_owned).collect());
+    Ok(())
+}
+
 async fn refusal(path: &Path, reference: String) -> Result<AuditEntry, Failure> {
     match ask_mid(path, &AdminRequest::PolicyExplain { reference }).await? {
         AdminReply::Refusal { refusal } => Ok(refusal),
@@ -161,8 +170,19 @@ fn token_lines(token: &TokenReport) -> Vec<String> {
     vec![
         format!("{} by {} from {}", token.credential_id, token.resolver, token.token_url),
         format!("  used by  {}", token.connections.join(", ")),
+        format!("  profile  {}", token.profile),
+        format!("  grant    {}", token.grant),
         format!("  scopes   {scopes}"),
         format!("  state    {}: {}", token.state, token.explanation),
+    ]
+}
+
+fn flushed_lines(token: &FlushedToken) -> [String; 2] {
+    let scopes = if token.scopes.is_empty() { String::new() } else { format!(" for {}", token.scopes.join(" ")) };
+    let users = if token.connections.is_empty() { "no connection".to_owned() } else { token.connections.join(", ") };
+    [
+        format!("{} from {}{scopes} (used by {users})", token.credential_id, token.token_url),
+        format!("  {}", token.explanation),
     ]
 }
 

@@ -58,8 +58,8 @@ fn check(what: &str, result: Result<String, Failure>) -> Check {
 
 fn jar(resolver: &ResolverConfig) -> Option<&Path> {
     match resolver {
-        ResolverConfig::Jar(jar) => Some(&jar.jar),
-        ResolverConfig::CyberArkSdk(sdk) => Some(&sdk.jar),
+        ResolverConfig::Jar(jar) => Some(&jar.process.jar),
+        ResolverConfig::CyberArkSdk(sdk) => Some(&sdk.process.jar),
         ResolverConfig::AwsSecretsManager(_) | ResolverConfig::AzureKeyVault(_) => None,
     }
 }

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod doctor;
+mod jar;
 mod logging;
 mod output;
 
@@ -67,6 +68,8 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
             Command::Resolve(resolve) => commands::resolve(&config, resolve, format).await,
             Command::Token(token) => commands::token(&config, token, format).await,
             Command::Policy(policy) => commands::policy(&config, policy, format).await,
+            Command::Metrics => commands::metrics(&config, format).await,
+            Command::Jar(jar) => jar::jar(&jar, format),
             Command::Status => commands::status(&config, format).await,
             Command::Completions { shell } => {
                 args::completions(shell);

@@ -126,6 +126,17 @@ pub(crate) enum ApiKeyCommand {
     },
 }
 
+/// Ends a request that no MID was given yet.
+pub(crate) async fn cancel(client: &Client, id: &str, as_json: bool) -> Result<(), CliError> {
+    let answer = client.api(Method::POST, &format!("/api/v1/requests/{id}/cancel"), None).await?;
+    if as_json {
+        output::json(&answer);
+    } else {
+        output::say(&format!("request {id} is cancelled; it was never sent"));
+    }
+    Ok(())
+}
+
 pub(crate) async fn apply(client: &Client, file: &Path, dry_run: bool, as_json: bool) -> Result<(), CliError> {
     let text = read_text(file)?;
     let document: Value = serde_yaml_ng::from_str(&text)

@@ -47,6 +47,8 @@ enum Command {
     },
     /// Prints records
     Get { kind: commands::Kind, name: Option<String> },
+    /// Ends a queued request that no MID was given yet
+    Cancel { id: String },
     /// Calls an API through a connection
     Call(commands::CallArgs),
     /// MID Servers
@@ -82,6 +84,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Instance(args) => instance::run(args).await,
         Command::Apply { file, dry_run } => commands::apply(&client()?, &file, dry_run, as_json).await,
         Command::Get { kind, name } => commands::get(&client()?, kind, name.as_deref(), as_json).await,
+        Command::Cancel { id } => commands::cancel(&client()?, &id, as_json).await,
         Command::Call(args) => commands::call(&client()?, args, as_json).await,
         Command::Mid(command) => commands::mid(&client()?, command, as_json).await,
         Command::ApiKey(command) => commands::api_key(&client()?, command, as_json).await,

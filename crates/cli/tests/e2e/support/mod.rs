@@ -1,5 +1,6 @@
 //! The whole chain on loopback with the real authorization server. Shared by the end-to-end tests.
 
+pub(crate) mod fake;
 pub(crate) mod jar;
 pub(crate) mod oidc;
 
@@ -32,6 +33,8 @@ pub(crate) struct Options {
     pub(crate) secret: String,
     /// For `private_key_jwt`.
     pub(crate) public_key: Option<PublicKey>,
+    /// Tokens that the real server can revoke and introspect; the API's own check knows JWTs only.
+    pub(crate) opaque_tokens: bool,
     /// Changes the set-up before anything is started.
     pub(crate) adjust: fn(&mut Setup),
 }
@@ -43,6 +46,7 @@ impl Default for Options {
             token_lifetime: Duration::from_secs(300),
             secret: CLIENT_SECRET.to_owned(),
             public_key: None,
+            opaque_tokens: false,
             adjust: |_| {},
         }
     }
@@ -67,7 +71,9 @@ impl Chain {
             method: options.method,
             public_key: options.public_key.clone(),
         };
-        let oidc = OidcProvider::start(folder.path(), &[client], RESOURCE, options.token_lifetime).await?;
+        let oidc =
+            OidcProvider::start(folder.path(), &[client], RESOURCE, options.token_lifetime, options.opaque_tokens)
+                .await?;
         let issuer = Issuer { issuer: oidc.issuer.clone(), token_url: oidc.token_url(), jwks_url: oidc.jwks_url() };
         let api = TargetApi::start(TargetApiConfig::new(&issuer.issuer, &issuer.jwks_url, RESOURCE))?;
         let mut setup = Setup::new(issuer, RESOURCE, CLIENT_ID, &options.secret);

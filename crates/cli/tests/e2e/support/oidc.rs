@@ -44,12 +44,14 @@ pub(crate) struct OidcProvider {
 }
 
 impl OidcProvider {
-    /// Starts it with one resource server, `resource`, whose tokens are JWTs with the scopes `read write`.
+    /// Starts it with one resource server, `resource`, whose tokens are JWTs, unless they are to be opaque, with the
+    /// scopes `read write`.
     pub(crate) async fn start(
         folder: &Path,
         clients: &[OidcClient],
         resource: &str,
         token_lifetime: Duration,
+        opaque_tokens: bool,
     ) -> anyhow::Result<Self> {
         let clients: Vec<Value> = clients
             .iter()
@@ -65,6 +67,7 @@ impl OidcProvider {
         let config = json!({
             "clients": clients,
             "access_token_ttl": token_lifetime.as_secs(),
+            "opaque_tokens": opaque_tokens,
             "resource_servers": { resource: { "scope": "read write" } },
         });
         let config_file = folder.join("oidc-provider.json");
@@ -112,6 +115,17 @@ impl OidcProvider {
     /// Token requests since the start.
     pub(crate) async fn token_requests(&mut self) -> anyhow::Result<u64> {
         self.order(json!({ "token_requests": true })).await?["token_requests"].as_u64().context("no count")
+    }
+
+    /// The claims of the assertion that was the last grant.
+    pub(crate) async fn last_assertion(&mut self) -> anyhow::Result<Value> {
+        Ok(self.order(json!({ "last_assertion": true })).await?["last_assertion"].take())
+    }
+
+    /// Whether its introspection endpoint calls the token that was granted last active.
+    pub(crate) async fn is_last_token_active(&mut self, client_id: &str, secret: &str) -> anyhow::Result<bool> {
+        let order = json!({ "introspect_last": { "client_id": client_id, "client_secret": secret } });
+        self.order(order).await?["active"].as_bool().context("no answer")
     }
 
     async fn order(&mut self, order: Value) -> anyhow::Result<Value> {

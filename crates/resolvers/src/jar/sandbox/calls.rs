@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use landlock::ABI;
 use libc::{
     AF_INET, AF_INET6, AF_UNIX, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER,
     CLONE_NEWUTS, EPERM, IPPROTO_TCP, IPPROTO_UDP, MSG_FASTOPEN, SOCK_DGRAM, SOCK_STREAM,
@@ -12,6 +13,7 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter,
 };
 
+use super::files::{SCOPES, TRUNCATION};
 use super::{Missing, Sandbox};
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -75,6 +77,10 @@ const REFUSED: &[i64] = &[
     libc::SYS_sethostname,
     libc::SYS_setdomainname,
     libc::SYS_vhangup,
+    // What would slow or move another process of the same user.
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
+    libc::SYS_ioprio_set,
 ];
 
 #[cfg(target_arch = "x86_64")]
@@ -88,28 +94,29 @@ const NAMESPACES: [i32; 7] =
 /// The lower bits of a socket's type; the others are flags (`SOCK_TYPE_MASK` of linux/net.h).
 const SOCKET_TYPE: u64 = 0xf;
 
-/// Restricts this thread, and with it what it becomes and starts.
-pub(super) fn restrict(sandbox: &Sandbox) -> Result<(), Missing> {
-    let programs = programs(sandbox).map_err(|_| Missing::Seccomp)?;
+/// Restricts this thread, and with it what it becomes and starts. Does what a Landlock of this ABI leaves open.
+pub(super) fn restrict(sandbox: &Sandbox, landlock: Option<ABI>) -> Result<(), Missing> {
+    let programs = programs(sandbox, landlock.unwrap_or(ABI::Unsupported)).map_err(|_| Missing::Seccomp)?;
     for program in programs {
         apply_filter(&program).map_err(|_| Missing::Seccomp)?;
     }
     Ok(())
 }
 
-fn programs(sandbox: &Sandbox) -> Result<[BpfProgram; 2], BackendError> {
+fn programs(sandbox: &Sandbox, landlock: ABI) -> Result<[BpfProgram; 2], BackendError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let program = |rules, errno| {
         let errno = SeccompAction::Errno(errno);
         SeccompFilter::new(rules, SeccompAction::Allow, errno, arch).and_then(BpfProgram::try_from)
     };
-    let refused = without_x32(program(rules(sandbox)?, EPERM.cast_unsigned())?);
-    // Its flags are in memory, out of a filter's sight. "No such call" makes the C library use clone instead.
-    let absent = program(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS.cast_unsigned())?;
+    let refused = without_x32(program(rules(sandbox, landlock)?, EPERM.cast_unsigned())?);
+    // Their flags are in memory, out of a filter's sight. "No such call" makes programs use the older ones instead.
+    let absent = [libc::SYS_clone3, libc::SYS_openat2].into_iter().map(|call| (call, Vec::new())).collect();
+    let absent = program(absent, libc::ENOSYS.cast_unsigned())?;
     Ok([refused, absent])
 }
 
-fn rules(sandbox: &Sandbox) -> Result<Rules, BackendError> {
+fn rules(sandbox: &Sandbox, landlock: ABI) -> Result<Rules, BackendError> {
     let mut rules: Rules = REFUSED.iter().chain(REFUSED_HERE).map(|&call| (call, Vec::new())).collect();
     let namespaces = NAMESPACES.map(|flag| all(&[(0, has(flag.cast_unsigned().into()))]));
     rules.insert(libc::SYS_clone, namespaces.into_iter().collect::<Result<_, _>>()?);
@@ -123,6 +130,36 @@ fn rules(sandbox: &Sandbox) -> Result<Rules, BackendError> {
     for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
         rules.insert(call, vec![all(&[(flags, has(number(MSG_FASTOPEN)))])?]);
     }
+    // Limits and scheduling of other processes of the same user. 0 stands for the caller.
+    let own = || number(rustix::process::getpid().as_raw_nonzero().get());
+    let foreign = vec![all(&[(0, (SeccompCmpOp::Ne, 0)), (0, (SeccompCmpOp::Ne, own()))])?];
+    rules.insert(libc::SYS_prlimit64, foreign);
+    for call in
+        [libc::SYS_sched_setaffinity, libc::SYS_sched_setparam, libc::SYS_sched_setscheduler, libc::SYS_sched_setattr]
+    {
+        rules.insert(call, vec![all(&[(0, (SeccompCmpOp::Ne, 0))])?]);
+    }
+    rules.insert(libc::SYS_setpriority, vec![all(&[(0, (SeccompCmpOp::Ne, 0))])?, all(&[(1, (SeccompCmpOp::Ne, 0))])?]);
+    if landlock < SCOPES {
+        // Signals: to threads of the JVM itself and to nobody else, not even to what it started.
+        let all_signals = [
+            libc::SYS_kill,
+            libc::SYS_tkill,
+            libc::SYS_rt_sigqueueinfo,
+            libc::SYS_rt_tgsigqueueinfo,
+            libc::SYS_pidfd_send_signal,
+        ];
+        rules.extend(all_signals.map(|call| (call, Vec::new())));
+        rules.insert(libc::SYS_tgkill, vec![all(&[(0, (SeccompCmpOp::Ne, own()))])?]);
+    }
+    if landlock < TRUNCATION {
+        // Files that may be read but not written could be shortened.
+        rules.insert(libc::SYS_truncate, Vec::new());
+        let shortens = |flags| all(&[(flags, masked(number(libc::O_TRUNC | libc::O_ACCMODE), number(libc::O_TRUNC)))]);
+        rules.insert(libc::SYS_openat, vec![shortens(2)?]);
+        #[cfg(target_arch = "x86_64")]
+        rules.insert(libc::SYS_open, vec![shortens(1)?]);
+    }
     Ok(rules)
 }
 
@@ -132,7 +169,7 @@ fn sockets(sandbox: &Sandbox) -> Result<Vec<SeccompRule>, BackendError> {
     if !sandbox.unix_sockets {
         refused.push(all(&[(0, equal(AF_UNIX))])?);
     }
-    let kinds = [(SOCK_STREAM, IPPROTO_TCP, !sandbox.connect_ports.is_empty()), (SOCK_DGRAM, IPPROTO_UDP, sandbox.udp)];
+    let kinds = [(SOCK_STREAM, IPPROTO_TCP, !sandbox.tcp_ports().is_empty()), (SOCK_DGRAM, IPPROTO_UDP, sandbox.udp)];
     for family in [AF_INET, AF_INET6] {
         for kind in 0..=SOCKET_TYPE {
             let this = [(0, equal(family)), (1, masked(SOCKET_TYPE, kind))];
@@ -202,7 +239,8 @@ mod tests {
         for ports in [vec![], vec![443]] {
             for (udp, unix_sockets) in [(false, false), (true, false), (false, true), (true, true)] {
                 let sandbox = Sandbox { connect_ports: ports.clone(), udp, unix_sockets, ..Sandbox::default() };
-                for program in programs(&sandbox).expect("compiled") {
+                for program in [ABI::V1, ABI::V6].into_iter().flat_map(|abi| programs(&sandbox, abi).expect("compiled"))
+                {
                     assert!((1..4096).contains(&program.len()), "BPF_MAXINSNS of linux/bpf_common.h");
                 }
             }

@@ -4,13 +4,18 @@ use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, LandlockStatus, NetPort, Ruleset, RulesetAttr as _,
-    RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, path_beneath_rules,
+    RulesetCreatedAttr as _, RulesetError, Scope, path_beneath_rules,
 };
 
-use super::{Missing, Sandbox};
+use super::{Missing, Network, Sandbox};
 
+const NEWEST: ABI = ABI::V6;
+/// The first that refuses to shorten files: Linux 6.2.
+pub(super) const TRUNCATION: ABI = ABI::V3;
+/// The first that knows TCP ports: Linux 6.7.
+const PORTS: ABI = ABI::V4;
 /// The first that keeps signals and abstract Unix sockets inside: Linux 6.12.
-const NEEDED: ABI = ABI::V6;
+pub(super) const SCOPES: ABI = ABI::V6;
 
 /// What a JVM, the C library and the programs they start read. Nothing here is private to any user.
 const READABLE: [&str; 37] = [
@@ -56,19 +61,27 @@ const READABLE: [&str; 37] = [
 const RANDOM: [&str; 2] = ["/dev/random", "/dev/urandom"];
 
 /// Restricts this thread, and with it what it becomes and starts. `program` may be started, with the JRE around it.
-pub(super) fn restrict(sandbox: &Sandbox, program: &Path) -> Result<(), Missing> {
+/// Returns the kernel's ABI, for [`super::calls`] to do what it lacks; `separated` tells that the process is in namespaces
+/// of its own.
+pub(super) fn restrict(sandbox: &Sandbox, program: &Path, separated: bool) -> Result<ABI, Missing> {
     let unable = |_: RulesetError| Missing::Landlock;
+    let wanted = sandbox.landlock_abi.map_or(NEWEST, ABI::from);
+    let all = AccessFs::from_all(wanted);
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let start = read | AccessFs::Execute;
     // No device files, and no starting of what was written.
     let no_devices = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev | AccessFs::Execute;
-    let change = AccessFs::from_all(NEEDED) & !no_devices;
-    let device: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
-    let mut rules = Ruleset::default()
-        .handle_access(AccessFs::from_all(NEEDED))
-        .and_then(|rules| rules.handle_access(AccessNet::from_all(NEEDED)))
-        .and_then(|rules| rules.scope(Scope::from_all(NEEDED)))
-        .and_then(Ruleset::create)
+    let change = all & !no_devices;
+    let device: BitFlags<AccessFs> = (AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate) & all;
+    let mut rules = Ruleset::default().handle_access(all).map_err(unable)?;
+    if wanted >= PORTS {
+        rules = rules.handle_access(AccessNet::from_all(wanted)).map_err(unable)?;
+    }
+    if wanted >= SCOPES {
+        rules = rules.scope(Scope::from_all(wanted)).map_err(unable)?;
+    }
+    let mut rules = rules
+        .create()
         .and_then(|rules| rules.add_rules(path_beneath_rules(READABLE.into_iter().chain(RANDOM), read)))
         .and_then(|rules| rules.add_rules(path_beneath_rules(java_settings(), read)))
         .and_then(|rules| rules.add_rules(path_beneath_rules(&sandbox.readable, read)))
@@ -80,18 +93,25 @@ pub(super) fn restrict(sandbox: &Sandbox, program: &Path) -> Result<(), Missing>
         .and_then(|rules| rules.add_rules(path_beneath_rules(dynamic_linkers(), start)))
         .and_then(|rules| rules.add_rules(path_beneath_rules(&sandbox.executable, start)))
         .map_err(unable)?;
-    for &port in &sandbox.connect_ports {
-        rules = rules.add_rule(NetPort::new(port, AccessNet::ConnectTcp)).map_err(unable)?;
+    if wanted >= PORTS {
+        for port in sandbox.tcp_ports() {
+            rules = rules.add_rule(NetPort::new(port, AccessNet::ConnectTcp)).map_err(unable)?;
+        }
     }
-    let status = rules.restrict_self().map_err(unable)?;
-    if status.ruleset == RulesetStatus::FullyEnforced {
-        return Ok(());
+    let abi = match rules.restrict_self().map_err(unable)?.landlock {
+        LandlockStatus::NotImplemented => return Err(Missing::LandlockAbsent),
+        LandlockStatus::NotEnabled => return Err(Missing::LandlockDisabled),
+        LandlockStatus::Available { effective_abi, .. } => effective_abi.min(wanted),
+    };
+    let private = separated && matches!(sandbox.network, Network::Private { .. });
+    if abi < PORTS && !private && !sandbox.tcp_ports().is_empty() {
+        return Err(Missing::LandlockPorts);
     }
-    Err(match status.landlock {
-        LandlockStatus::NotImplemented => Missing::LandlockAbsent,
-        LandlockStatus::NotEnabled => Missing::LandlockDisabled,
-        LandlockStatus::Available { .. } => Missing::LandlockOld,
-    })
+    // Abstract Unix sockets belong to a network.
+    if abi < SCOPES && !private && sandbox.unix_sockets {
+        return Err(Missing::LandlockScopes);
+    }
+    Ok(abi)
 }
 
 /// Debian keeps a JRE's settings below /etc/java-VERSION-openjdk, RHEL below /etc/java.

@@ -3,9 +3,11 @@
 
 mod calls;
 mod files;
+mod namespaces;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit};
@@ -30,10 +32,22 @@ pub enum SandboxMode {
     Off,
 }
 
+/// Which network the process is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Network {
+    /// The host's, narrowed to ports and kinds of sockets.
+    Host,
+    /// One of its own, in which there are these listeners and nothing else. The MID serves them.
+    Private { listen: Vec<SocketAddrV4> },
+}
+
 /// One resolver's sandbox. All paths are absolute; those that do not exist when the process starts are left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sandbox {
     pub(super) mode: SandboxMode,
+    pub(super) network: Network,
+    /// Makes the kernel's Landlock look older than it is, for tests.
+    pub(super) landlock_abi: Option<i32>,
     /// Files, and folders with all below them, that may be read.
     pub(super) readable: Vec<PathBuf>,
     /// Folders in which files may be read, made, changed and removed.
@@ -48,6 +62,22 @@ pub(super) struct Sandbox {
     pub(super) unix_sockets: bool,
 }
 
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self {
+            mode: SandboxMode::default(),
+            network: Network::Host,
+            landlock_abi: None,
+            readable: Vec::new(),
+            writable: Vec::new(),
+            executable: Vec::new(),
+            connect_ports: Vec::new(),
+            udp: false,
+            unix_sockets: false,
+        }
+    }
+}
+
 /// What the sandbox needs and this kernel, or this process, cannot give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Missing {
@@ -55,8 +85,16 @@ pub(super) enum Missing {
     LandlockAbsent,
     #[error("Landlock was not enabled when the kernel booted (lsm=landlock)")]
     LandlockDisabled,
-    #[error("the kernel's Landlock is older than ABI 6, which Linux 6.12 brought")]
-    LandlockOld,
+    #[error(
+        "the kernel's Landlock is older than ABI 4 (Linux 6.7), which `connect_ports` needs: list targets in `connect`"
+    )]
+    LandlockPorts,
+    #[error("the kernel's Landlock is older than ABI 6 (Linux 6.12), which `unix_sockets` needs on the host's network")]
+    LandlockScopes,
+    #[error("the kernel gives this user no user and network namespaces, which `connect` needs")]
+    Namespaces,
+    #[error("the listeners for `connect` could not be made")]
+    Listeners,
     #[error("the kernel refused the Landlock rules")]
     Landlock,
     #[error("the kernel refused the seccomp filter")]
@@ -70,10 +108,13 @@ pub(super) enum Missing {
 }
 
 impl Missing {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 11] = [
         Self::LandlockAbsent,
         Self::LandlockDisabled,
-        Self::LandlockOld,
+        Self::LandlockPorts,
+        Self::LandlockScopes,
+        Self::Namespaces,
+        Self::Listeners,
         Self::Landlock,
         Self::Seccomp,
         Self::Capabilities,
@@ -114,6 +155,12 @@ impl Sandbox {
                 args.extend([OsString::from(name), path.into()]);
             }
         }
+        if let Network::Private { listen } = &self.network {
+            args.push("--private-network".into());
+            for address in listen {
+                args.extend(["--listen".into(), address.to_string().into()]);
+            }
+        }
         for port in &self.connect_ports {
             args.extend(["--connect".into(), port.to_string().into()]);
         }
@@ -139,6 +186,17 @@ impl Sandbox {
                     let port = value()?.to_str().and_then(|port| port.parse().ok());
                     sandbox.connect_ports.push(port.ok_or_else(|| invalid("not a port"))?);
                 }
+                Some("--private-network") => sandbox.network = Network::Private { listen: Vec::new() },
+                Some("--listen") => {
+                    let address = value()?.to_str().and_then(|address| address.parse().ok());
+                    let Network::Private { listen } = &mut sandbox.network else {
+                        return Err(invalid("a listener on the host's network"));
+                    };
+                    listen.push(address.ok_or_else(|| invalid("not an address"))?);
+                }
+                Some("--landlock-abi") => {
+                    sandbox.landlock_abi = value()?.to_str().and_then(|abi| abi.parse().ok());
+                }
                 Some("--udp") => sandbox.udp = true,
                 Some("--unix-sockets") => sandbox.unix_sockets = true,
                 Some(option) if option.starts_with("--") => return Err(invalid("an unknown sandbox option")),
@@ -147,23 +205,40 @@ impl Sandbox {
         }
     }
 
-    /// Enters the sandbox, for good: this thread, the program that replaces it, and all that it starts.
-    pub(super) fn enter(&self, program: &OsStr) -> Result<(), Missing> {
+    /// TCP ports that may be connected to, in whichever network it is.
+    fn tcp_ports(&self) -> Vec<u16> {
+        match &self.network {
+            Network::Host => self.connect_ports.clone(),
+            Network::Private { listen } => listen.iter().map(SocketAddrV4::port).collect(),
+        }
+    }
+
+    /// Enters the sandbox, for good: this thread, the program that replaces it, and all that it starts. Tells what it
+    /// lacks and can do without.
+    pub(super) fn enter(&self, program: &OsStr) -> Result<Vec<Missing>, Missing> {
         if self.mode == SandboxMode::Off {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let limits = limit(Resource::Nofile, MAX_DESCRIPTORS).and_then(|()| limit(Resource::Fsize, MAX_FILE_LEN));
         // Each step is tried, whatever became of the one before it.
-        let steps = [
-            limits.map_err(|_| Missing::Limits),
-            drop_capabilities(),
-            files::restrict(self, Path::new(program)),
-            calls::restrict(self),
-        ];
-        match self.mode {
-            SandboxMode::Required => steps.into_iter().collect(),
-            SandboxMode::BestEffort | SandboxMode::Off => Ok(()),
+        let private = namespaces::enter(self);
+        let capabilities = drop_capabilities();
+        let files = files::restrict(self, Path::new(program), private.is_ok());
+        let calls = calls::restrict(self, files.ok());
+        let steps = [limits.map_err(|_| Missing::Limits), capabilities, files.map(drop), calls];
+        let mut lacking: Vec<_> = steps.into_iter().filter_map(Result::err).collect();
+        if let (Some(first), SandboxMode::Required) = (lacking.first(), self.mode) {
+            return Err(*first);
         }
+        if let Err(missing) = private {
+            // Where nothing is to be connected to, no network of any kind is left by the filter of calls.
+            let needed = !self.tcp_ports().is_empty() || calls.is_err();
+            if needed {
+                return Err(missing);
+            }
+            lacking.push(missing);
+        }
+        Ok(lacking)
     }
 }
 
@@ -199,6 +274,8 @@ mod tests {
             readable: vec!["/a b".into(), "/--udp".into()],
             writable: vec!["/w".into()],
             executable: vec!["/x".into()],
+            network: Network::Private { listen: vec!["127.1.0.1:443".parse().expect("address")] },
+            landlock_abi: None,
             connect_ports: vec![1, 65_535],
             udp: true,
             unix_sockets: true,
@@ -210,7 +287,13 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_starts_nothing() {
-        for words in [&["--readable"][..], &["--connect", "x", "/p"], &["--network", "/p"], &[]] {
+        for words in [
+            &["--readable"][..],
+            &["--connect", "x", "/p"],
+            &["--network", "/p"],
+            &["--listen", "127.0.0.1:1", "/p"],
+            &[],
+        ] {
             let mut words = words.iter().map(OsString::from);
             assert!(Sandbox::from_args(&mut words).is_err());
         }

@@ -75,6 +75,15 @@ public class Hostile extends Jars.Base {
                     socket.connect(new InetSocketAddress(here, Integer.parseInt(target)), 2000);
                     return "connect";
                 }
+            case "tcp-to":
+                int colon = target.lastIndexOf(':');
+                try (Socket socket = new Socket()) {
+                    socket.connect(new InetSocketAddress(target.substring(0, colon), Integer.parseInt(target.substring(colon + 1))), 2000);
+                    return new String(socket.getInputStream().readAllBytes());
+                }
+            case "shorten":
+                // Java opens for writing to shorten; a shell does as well. Perl does not need to.
+                return run("/usr/bin/perl", "-e", "use Fcntl; sysopen(F, $ARGV[0], O_RDONLY | O_TRUNC) and exit 0; print $!; exit 1", target);
             case "bind":
                 try (ServerSocket socket = new ServerSocket(0, 1, here)) {
                     return "bind";

@@ -169,6 +169,24 @@ public final class Jars {
         }
     }
 
+    /** The call "wait" says that it is there and waits until it is let go. */
+    public static class Gate extends Base {
+        public Map<String, String> resolve(Map<String, String> args) {
+            java.io.File folder = new java.io.File(System.getenv("GATE"));
+            try {
+                if (args.get("id").equals("wait")) {
+                    new java.io.File(folder, "entered").createNewFile();
+                    while (!new java.io.File(folder, "open").exists()) {
+                        Thread.sleep(1);
+                    }
+                }
+            } catch (java.io.IOException | InterruptedException e) {
+                throw new IllegalStateException(e);
+            }
+            return good(args.get("id") + "@" + ProcessHandle.current().pid());
+        }
+    }
+
     @SuppressWarnings({"rawtypes", "unchecked"})
     public static class Odd {
         public Map resolve(Map args) {

@@ -22,7 +22,7 @@ final class JarSource implements Source {
     private static final int MAX_KEYS = 64;
     private static final int MAX_VALUE_BYTES = 64 * 1024;
     private static final List<String> KNOWN = Arrays.asList("user", "client_id", "pswd", "client_secret", "secret_key",
-            "password", "pkey", "private_key", "certificate", "key_id", "kid");
+            "password", "pkey", "private_key", "certificate", "key_id", "kid", "subject_token", "actor_token");
 
     private final CustomerLoader loader;
     private final Class<?> type;

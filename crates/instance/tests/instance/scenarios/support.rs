@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -12,15 +13,60 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use midward_core::{Clock as _, SystemClock, SystemRandom};
-use midward_instance::{InstanceConfig, Started, TlsConfig, TlsMode};
+use midward_core::{BootTime, Clock, SystemClock, SystemRandom, WallTime};
+use midward_instance::{InstanceConfig, PostgresConfig, Started, TlsConfig, TlsMode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+/// The machine's clocks, but for a suspend that the test makes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ShiftedClock(Arc<std::sync::atomic::AtomicU64>);
+
+impl ShiftedClock {
+    /// As if the instance had not run for some seconds.
+    pub(crate) fn skip(&self, seconds: u64) {
+        self.0.fetch_add(seconds, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl Clock for ShiftedClock {
+    fn boot(&self) -> BootTime {
+        SystemClock.boot() + Duration::from_secs(self.0.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
+    fn wall(&self) -> WallTime {
+        SystemClock.wall()
+    }
+}
+
+/// Where an instance keeps its things.
+pub(crate) struct Place {
+    folder: tempfile::TempDir,
+    postgres: Option<PostgresConfig>,
+    pub(crate) finished_hours: u32,
+}
+
+impl Place {
+    pub(crate) fn sqlite() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder"), postgres: None, finished_hours: 1 }
+    }
+
+    /// On a database that may be shared with others.
+    pub(crate) fn postgres(url: &str) -> Self {
+        let postgres = Some(PostgresConfig { url: url.to_owned(), password_file: None, connections: 6 });
+        Self { postgres, ..Self::sqlite() }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
 pub(crate) struct Instance {
     pub(crate) started: Started,
     pub(crate) key: String,
+    pub(crate) clock: ShiftedClock,
     http: Client<HttpConnector, Full<Bytes>>,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), midward_instance::InstanceError>>,
@@ -28,24 +74,27 @@ pub(crate) struct Instance {
 
 impl Instance {
     /// Starts an instance on a data folder; `key` when the folder was used before.
-    pub(crate) async fn start(folder: &Path, key: Option<String>) -> Self {
+    pub(crate) async fn start(place: &Place, key: Option<String>) -> Self {
         let mut config = InstanceConfig::default();
         config.server.listen = "127.0.0.1:0".parse().expect("an address");
         config.server.call_listen = config.server.listen;
         config.server.tls = TlsConfig::Mode(TlsMode::Off);
-        config.store.path = folder.to_owned();
+        config.store.path = place.path().to_owned();
+        config.store.postgres.clone_from(&place.postgres);
         config.limits.body_bytes = 64 * 1024;
+        config.retention.finished_hours = place.finished_hours;
         let shutdown = CancellationToken::new();
         let (sender, notice) = oneshot::channel();
+        let clock = ShiftedClock::default();
         let run =
-            midward_instance::run(config, Arc::new(SystemClock), Arc::new(SystemRandom), shutdown.clone(), sender);
+            midward_instance::run(config, Arc::new(clock.clone()), Arc::new(SystemRandom), shutdown.clone(), sender);
         let task = tokio::spawn(run);
         let started = notice.await.expect("the instance starts");
         let key = key.unwrap_or_else(|| {
-            std::fs::read_to_string(folder.join("first-admin-key")).expect("the first administrator's key")
+            std::fs::read_to_string(place.path().join("first-admin-key")).expect("the first administrator's key")
         });
         let http = Client::builder(TokioExecutor::new()).build_http();
-        Self { started, key, http, shutdown, task }
+        Self { started, key, clock, http, shutdown, task }
     }
 
     pub(crate) async fn stop(self) {

@@ -1,6 +1,6 @@
-//! The real server on loopback with a scripted MID.
+//! The real server on loopback with a scripted MID: what must hold whatever the database is.
 
-mod support;
+pub(crate) mod support;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
@@ -9,33 +9,58 @@ use bytes::Bytes;
 use http::Method;
 use midward_wire::{EnrollToken, MidState, paths, state_signing_input};
 use serde_json::{Value, json};
-use support::{Instance, ScriptedMid, document};
+use support::{Instance, Place, ScriptedMid, document};
 
-async fn with_document(folder: &tempfile::TempDir) -> Instance {
-    let instance = Instance::start(folder.path(), None).await;
+/// Calls a macro with the names of all scenarios.
+macro_rules! for_each_scenario {
+    ($run:ident) => {
+        $run! {
+            apply_is_idempotent_and_a_dry_run_changes_nothing,
+            documents_that_do_not_hold_together_change_nothing,
+            a_callers_key_makes_calls_through_its_connections_and_nothing_else,
+            a_synchronous_call_gets_the_apis_own_answer,
+            a_lost_batch_is_delivered_again_and_executed_once,
+            a_new_incarnation_ends_the_leases_of_the_old_one,
+            the_work_of_a_dead_mid_moves_and_what_may_not_be_repeated_is_unknown,
+            a_caller_whose_mid_died_before_it_took_the_call_learns_it,
+            what_is_finished_is_kept_for_its_time_and_then_removed,
+            interactive_requests_go_before_older_standard_ones,
+            a_request_may_be_cancelled_until_a_mid_has_it,
+            without_a_mid_that_applies_the_caller_learns_why,
+            enrollment_validation_and_the_signed_word_about_it,
+            bad_requests_are_refused_before_they_are_stored,
+            an_idempotency_key_makes_one_request,
+            an_expired_request_is_never_leased,
+            a_restart_keeps_what_was_accepted,
+            a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new,
+            a_request_that_was_given_out_and_then_expired_is_unknown_not_unsent,
+            what_the_connection_header_names_is_not_passed_on,
+            nobody_is_listened_to_for_long_before_showing_a_key,
+            an_answer_may_be_larger_than_a_request,
+        }
+    };
+}
+pub(crate) use for_each_scenario;
+
+pub(crate) async fn with_document(place: &Place) -> Instance {
+    let instance = Instance::start(place, None).await;
     let (status, answer) = instance.post("/api/v1/apply", &document()).await;
     assert_eq!(status, 200, "{answer}");
     instance
 }
 
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a folder")
-}
-
-async fn submit(instance: &Instance, method: &str) -> String {
+pub(crate) async fn submit(instance: &Instance, method: &str) -> String {
     let request = json!({"connection": "crm", "method": method, "path": "/x"});
     let (status, answer) = instance.post("/api/v1/requests", &request).await;
     assert_eq!(status, 202, "{answer}");
     answer["id"].as_str().expect("an id").to_owned()
 }
 
-#[tokio::test]
-async fn apply_is_idempotent_and_a_dry_run_changes_nothing() {
-    let folder = folder();
-    let instance = Instance::start(folder.path(), None).await;
+pub(crate) async fn apply_is_idempotent_and_a_dry_run_changes_nothing(place: Place) {
+    let instance = Instance::start(&place, None).await;
     let (status, answer) = instance.post("/api/v1/apply?dry_run=true", &document()).await;
     assert_eq!((status, answer["changes"].as_array().map(Vec::len)), (200, Some(4)), "{answer}");
-    assert!(!folder.path().join("first-admin-key").exists(), "the one-time file is gone after its first use");
+    assert!(!place.path().join("first-admin-key").exists(), "the one-time file is gone after its first use");
     assert_eq!(instance.get("/api/v1/connections").await.1["items"], json!([]));
     instance.post("/api/v1/apply", &document()).await;
     let (_, answer) = instance.post("/api/v1/apply", &document()).await;
@@ -47,10 +72,8 @@ async fn apply_is_idempotent_and_a_dry_run_changes_nothing() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn documents_that_do_not_hold_together_change_nothing() {
-    let folder = folder();
-    let instance = Instance::start(folder.path(), None).await;
+pub(crate) async fn documents_that_do_not_hold_together_change_nothing(place: Place) {
+    let instance = Instance::start(&place, None).await;
     let cases: [(&str, Value, &str); 6] = [
         ("/connections/0/credential", json!("nobody"), "dangling_reference"),
         ("/connections/0/base_url", json!("https://u:p@api.test"), "invalid_url"),
@@ -75,10 +98,8 @@ async fn documents_that_do_not_hold_together_change_nothing() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn a_callers_key_makes_calls_through_its_connections_and_nothing_else() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn a_callers_key_makes_calls_through_its_connections_and_nothing_else(place: Place) {
+    let instance = with_document(&place).await;
     let new = json!({"name": "app", "role": "caller", "connections": ["other"]});
     let (status, answer) = instance.post("/api/v1/api-keys", &new).await;
     assert_eq!(status, 201, "{answer}");
@@ -94,10 +115,8 @@ async fn a_callers_key_makes_calls_through_its_connections_and_nothing_else() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn a_synchronous_call_gets_the_apis_own_answer() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn a_synchronous_call_gets_the_apis_own_answer(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let request = instance
         .call(Method::POST, "crm/call/items/7?x=%20y")
@@ -134,10 +153,8 @@ async fn a_synchronous_call_gets_the_apis_own_answer() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn a_lost_batch_is_delivered_again_and_executed_once() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn a_lost_batch_is_delivered_again_and_executed_once(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let id = submit(&instance, "POST").await;
     let first = mid.poll(&instance, 5000, false).await;
@@ -159,10 +176,8 @@ async fn a_lost_batch_is_delivered_again_and_executed_once() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn a_new_incarnation_ends_the_leases_of_the_old_one() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn a_new_incarnation_ends_the_leases_of_the_old_one(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let (get, post) = (submit(&instance, "GET").await, submit(&instance, "POST").await);
     let mut held = 0;
@@ -181,10 +196,117 @@ async fn a_new_incarnation_ends_the_leases_of_the_old_one() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn without_a_mid_that_applies_the_caller_learns_why() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn the_work_of_a_dead_mid_moves_and_what_may_not_be_repeated_is_unknown(place: Place) {
+    let instance = with_document(&place).await;
+    let mut dying = ScriptedMid::working(&instance, "mid-a").await;
+    let (get, post) = (submit(&instance, "GET").await, submit(&instance, "POST").await);
+    let mut held = 0;
+    while held < 2 {
+        held += dying.poll(&instance, 5000, true).await.len();
+    }
+    instance.clock.skip(11);
+    let mut heir = ScriptedMid::working(&instance, "mid-b").await;
+    let moved = heir.poll(&instance, 5000, true).await;
+    assert_eq!(moved.iter().map(|lease| (&lease.request_id, lease.epoch)).collect::<Vec<_>>(), [(&get, 2)]);
+    let (_, shown) = instance.get(&format!("/api/v1/requests/{post}?wait_ms=5000")).await;
+    assert_eq!((shown["state"].as_str(), shown["failure"]["code"].as_str()), (Some("unknown"), Some("mid_lost")));
+    // It was only cut off, and comes back.
+    assert_eq!(dying.heartbeat(&instance, "ready").await.0, 200);
+    assert_eq!(dying.report(&instance, &get, 1, "old").await, "refused", "another MID has it");
+    assert_eq!(dying.report(&instance, &post, 1, "late").await, "accepted", "a late outcome replaces unknown");
+    instance.stop().await;
+}
+
+pub(crate) async fn a_caller_whose_mid_died_before_it_took_the_call_learns_it(place: Place) {
+    let instance = with_document(&place).await;
+    let mid = ScriptedMid::working(&instance, "mid-a").await;
+    // It counts as alive and never polls.
+    let request = instance.call(Method::POST, "crm/call/x").body(Bytes::new()).expect("a request");
+    let (answer, ()) = tokio::join!(instance.send(request), async {
+        let mut waits = 0;
+        while waits == 0 {
+            let (_, all) = instance.get("/api/v1/requests").await;
+            waits = all["items"].as_array().map_or(0, Vec::len);
+        }
+        instance.clock.skip(11);
+    });
+    let problem: Value = serde_json::from_slice(answer.body()).expect("a problem");
+    assert_eq!((answer.status().as_u16(), problem["code"].as_str()), (503, Some("no_mid")), "{problem}");
+    let id = problem["request_id"].as_str().expect("an id");
+    let (_, shown) = instance.get(&format!("/api/v1/requests/{id}")).await;
+    assert_eq!(shown["state"], "failed", "nobody runs it later: {shown}");
+    assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
+    instance.stop().await;
+}
+
+pub(crate) async fn what_is_finished_is_kept_for_its_time_and_then_removed(mut place: Place) {
+    let instance = with_document(&place).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let (done, open) = (submit(&instance, "GET").await, submit(&instance, "GET").await);
+    let mut held = 0;
+    while held < 2 {
+        held += mid.poll(&instance, 5000, true).await.len();
+    }
+    assert_eq!(mid.report(&instance, &done, 1, "x").await, "accepted");
+    let status = async |instance: &Instance, id: &str| instance.get(&format!("/api/v1/requests/{id}")).await.0;
+    assert_eq!(status(&instance, &done).await, 200);
+    let key = instance.key.clone();
+    instance.stop().await;
+    // Kept for no time: the first round comes at the start.
+    place.finished_hours = 0;
+    let instance = Instance::start(&place, Some(key)).await;
+    let gone = tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        while status(&instance, &done).await == 200 {
+            tokio::task::yield_now().await;
+        }
+    });
+    gone.await.expect("removed");
+    assert_eq!(status(&instance, &open).await, 200, "a request that runs stays, however old");
+    assert_eq!(mid.report(&instance, &open, 1, "y").await, "accepted");
+    instance.stop().await;
+}
+
+pub(crate) async fn interactive_requests_go_before_older_standard_ones(place: Place) {
+    let instance = with_document(&place).await;
+    let mut ids = Vec::new();
+    for priority in ["standard", "interactive"] {
+        let request = json!({"connection": "crm", "method": "GET", "path": "/x", "priority": priority});
+        let (status, answer) = instance.post("/api/v1/requests", &request).await;
+        assert_eq!(status, 202, "{answer}");
+        ids.push(answer["id"].as_str().expect("an id").to_owned());
+    }
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    for id in [&ids[1], &ids[0]] {
+        let leases = mid.poll_for(&instance, 1, 5000, true).await;
+        assert_eq!(leases.iter().map(|lease| &lease.request_id).collect::<Vec<_>>(), [id]);
+    }
+    let bad = json!({"connection": "crm", "method": "GET", "path": "/x", "priority": "urgent"});
+    assert_eq!(instance.post("/api/v1/requests", &bad).await.0, 400);
+    instance.stop().await;
+}
+
+pub(crate) async fn a_request_may_be_cancelled_until_a_mid_has_it(place: Place) {
+    let instance = with_document(&place).await;
+    let id = submit(&instance, "POST").await;
+    let (path, watched) = (format!("/api/v1/requests/{id}/cancel"), format!("/api/v1/requests/{id}?wait_ms=20000"));
+    // One who waits for it already is told at once.
+    let (waiting, (status, answer)) = tokio::join!(instance.get(&watched), instance.post(&path, &Value::Null));
+    assert_eq!((status, answer["failure"]["code"].as_str()), (200, Some("cancelled")), "{answer}");
+    assert_eq!(waiting.1["state"], "failed", "{}", waiting.1);
+    let (status, answer) = instance.post(&path, &Value::Null).await;
+    assert_eq!((status, answer["code"].as_str()), (409, Some("too_late_to_cancel")), "{answer}");
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    assert!(mid.poll(&instance, 200, true).await.is_empty(), "it is never sent");
+    let held = submit(&instance, "POST").await;
+    assert_eq!(mid.poll(&instance, 5000, true).await.len(), 1);
+    assert_eq!(instance.post(&format!("/api/v1/requests/{held}/cancel"), &Value::Null).await.0, 409);
+    assert_eq!(mid.report(&instance, &held, 1, "x").await, "accepted", "and it runs on");
+    assert_eq!(instance.post("/api/v1/requests/nobody/cancel", &Value::Null).await.0, 404);
+    instance.stop().await;
+}
+
+pub(crate) async fn without_a_mid_that_applies_the_caller_learns_why(place: Place) {
+    let instance = with_document(&place).await;
     let call = async |want: &str| {
         let request = instance.call(Method::GET, "crm/call/x").body(Bytes::new()).expect("a request");
         let answer = instance.send(request).await;
@@ -208,10 +330,8 @@ async fn without_a_mid_that_applies_the_caller_learns_why() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn enrollment_validation_and_the_signed_word_about_it() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn enrollment_validation_and_the_signed_word_about_it(place: Place) {
+    let instance = with_document(&place).await;
     let token = instance.enroll_token("mid-x", true).await;
     let key = URL_SAFE_NO_PAD.encode([7; 32]);
     let request = json!({"version": 1, "secret": token.secret, "name": "mid-x", "public_key": key});
@@ -242,10 +362,8 @@ async fn enrollment_validation_and_the_signed_word_about_it() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn bad_requests_are_refused_before_they_are_stored() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn bad_requests_are_refused_before_they_are_stored(place: Place) {
+    let instance = with_document(&place).await;
     for (field, value, code) in [
         ("headers", json!([["Authorization", "Bearer x"]]), "header_refused"),
         ("headers", json!([["X-A", "a\r\nB: c"]]), "header_refused"),
@@ -269,10 +387,8 @@ async fn bad_requests_are_refused_before_they_are_stored() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn an_idempotency_key_makes_one_request() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn an_idempotency_key_makes_one_request(place: Place) {
+    let instance = with_document(&place).await;
     let mut request = json!({"connection": "crm", "method": "POST", "path": "/", "idempotency_key": "k"});
     let (status, first) = instance.post("/api/v1/requests", &request).await;
     let (again, second) = instance.post("/api/v1/requests", &request).await;
@@ -282,10 +398,8 @@ async fn an_idempotency_key_makes_one_request() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn an_expired_request_is_never_leased() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn an_expired_request_is_never_leased(place: Place) {
+    let instance = with_document(&place).await;
     let request = json!({"connection": "crm", "method": "POST", "path": "/", "expires_in_ms": 1});
     let (_, answer) = instance.post("/api/v1/requests", &request).await;
     let id = answer["id"].as_str().expect("an id");
@@ -296,10 +410,8 @@ async fn an_expired_request_is_never_leased() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn a_restart_keeps_what_was_accepted() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn a_restart_keeps_what_was_accepted(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let held = submit(&instance, "POST").await;
     assert_eq!(mid.poll(&instance, 5000, false).await.len(), 1);
@@ -307,7 +419,7 @@ async fn a_restart_keeps_what_was_accepted() {
     let key = instance.key.clone();
     instance.stop().await;
 
-    let instance = Instance::start(folder.path(), Some(key)).await;
+    let instance = Instance::start(&place, Some(key)).await;
     // The lost batch first, then what is queued.
     assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
     let mut leased = Vec::new();
@@ -319,10 +431,8 @@ async fn a_restart_keeps_what_was_accepted() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let lost = submit(&instance, "POST").await;
     assert_eq!(mid.poll(&instance, 5000, false).await.len(), 1);
@@ -337,10 +447,8 @@ async fn a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn a_request_that_was_given_out_and_then_expired_is_unknown_not_unsent() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn a_request_that_was_given_out_and_then_expired_is_unknown_not_unsent(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let request = json!({"connection": "crm", "method": "POST", "path": "/", "replay": "safe", "expires_in_ms": 1500});
     let (status, answer) = instance.post("/api/v1/requests", &request).await;
@@ -356,10 +464,8 @@ async fn a_request_that_was_given_out_and_then_expired_is_unknown_not_unsent() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn what_the_connection_header_names_is_not_passed_on() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn what_the_connection_header_names_is_not_passed_on(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let request = instance
         .call(Method::GET, "crm/call/x")
@@ -386,11 +492,9 @@ async fn what_the_connection_header_names_is_not_passed_on() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn nobody_is_listened_to_for_long_before_showing_a_key() {
+pub(crate) async fn nobody_is_listened_to_for_long_before_showing_a_key(place: Place) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let folder = folder();
-    let instance = with_document(&folder).await;
+    let instance = with_document(&place).await;
     let (api, call) = (instance.started.api_addr, instance.started.call_addr);
     for (address, path) in [
         (api, "/api/v1/requests"),
@@ -411,10 +515,8 @@ async fn nobody_is_listened_to_for_long_before_showing_a_key() {
     instance.stop().await;
 }
 
-#[tokio::test]
-async fn an_answer_may_be_larger_than_a_request() {
-    let folder = folder();
-    let instance = with_document(&folder).await;
+pub(crate) async fn an_answer_may_be_larger_than_a_request(place: Place) {
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let id = submit(&instance, "GET").await;
     assert_eq!(mid.poll(&instance, 5000, true).await.len(), 1);
@@ -423,21 +525,5 @@ async fn an_answer_may_be_larger_than_a_request() {
     assert_eq!(mid.report(&instance, &id, 1, &large).await, "accepted");
     let (_, shown) = instance.get(&format!("/api/v1/requests/{id}")).await;
     assert_eq!(shown["body_base64"].as_str(), Some(STANDARD.encode(&large).as_str()));
-    instance.stop().await;
-}
-
-#[tokio::test]
-async fn the_database_is_its_owners_only() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let folder = folder();
-    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("a mode");
-    let instance = with_document(&folder).await;
-    for entry in std::fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("an entry")) {
-        let mode = entry.metadata().expect("metadata").permissions().mode() & 0o777;
-        let name = entry.file_name().into_string().expect("text");
-        if !matches!(name.as_str(), "listen.json" | "ca.pem") {
-            assert_eq!(mode, 0o600, "{name}");
-        }
-    }
     instance.stop().await;
 }

@@ -1,0 +1,5 @@
+//! The real server on loopback with a scripted MID, on each database.
+
+mod postgres;
+mod scenarios;
+mod sqlite;
