@@ -36,8 +36,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// For tests only: what a crate's own tests may use on top of [`ALLOWED`]. Nobody else sees the fakes.
-const ALLOWED_IN_TESTS: &[(&str, &[&str])] =
-    &[("midward-cli", &["midward-fakes", "midward-demo"]), ("midward-instance", &["midward-fakes"])];
+const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
+    ("midward-cli", &["midward-fakes", "midward-demo"]),
+    ("midward-instance", &["midward-fakes"]),
+    ("midward-resolvers", &["midward-fakes"]),
+];
 
 /// Crates that do IO, or bring a runtime: not for these.
 const WITHOUT_IO: &[&str] = &["midward-core", "midward-wire"];

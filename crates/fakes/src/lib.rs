@@ -4,10 +4,13 @@
 //! when dropped) or as a program of its own (`src/bin`). They run on threads of their own, so that they also serve a
 //! test which blocks, has no runtime, or has paused its time.
 
+pub mod any_http;
 pub mod authorization_server;
+pub mod azure_key_vault;
 pub mod client;
 mod fault;
 mod http;
+pub mod instance_metadata;
 pub mod postgres;
 pub mod proxy;
 pub mod secret_scan;

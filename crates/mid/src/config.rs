@@ -254,10 +254,18 @@ fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
     let process = match resolver {
         ResolverConfig::Jar(jar) => &mut jar.process,
         ResolverConfig::CyberArkSdk(sdk) => &mut sdk.process,
+        ResolverConfig::AwsSecretsManager(aws) => return below(base_dir, aws.credentials.files_mut()),
+        ResolverConfig::AzureKeyVault(azure) => return below(base_dir, azure.credentials.files_mut()),
     };
     process.jar = base_dir.join(&process.jar);
     for path in [&mut process.lib_dir, &mut process.java] {
         *path = path.as_ref().map(|p| base_dir.join(p));
+    }
+}
+
+fn below<'a>(base_dir: &Path, files: impl IntoIterator<Item = &'a mut PathBuf>) {
+    for file in files {
+        *file = base_dir.join(&*file);
     }
 }
 

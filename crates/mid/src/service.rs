@@ -200,6 +200,7 @@ fn resolvers(
         state_dir: config.mid.state_dir.clone(),
         trampoline: vec![program.into_os_string(), OsString::from(TRAMPOLINE_COMMAND)],
         java: config.jar_host.java.clone().unwrap_or_else(find_java),
+        vaults: way(config, "vaults", &config.ways_out.vaults)?,
         clock: Arc::clone(clock),
         random: Arc::clone(random),
     };

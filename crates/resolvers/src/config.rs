@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use midward_core::{Clock, Random};
+use midward_net::WayOut;
 use serde::Deserialize;
 
-use crate::Resolver;
 use crate::jar::{CyberArkSdkConfig, JarConfig, JarResolver};
+use crate::{AwsConfig, AzureConfig, Resolver};
 
 /// One resolver's configuration, told apart by `kind`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -20,6 +21,10 @@ pub enum ResolverConfig {
     /// CyberArk's `JavaPasswordSDK.jar`, from the AIM client's installation folder.
     #[serde(rename = "cyberark_sdk")]
     CyberArkSdk(CyberArkSdkConfig),
+    /// AWS Secrets Manager (cargo feature `aws`).
+    AwsSecretsManager(AwsConfig),
+    /// Azure Key Vault (cargo feature `azure`).
+    AzureKeyVault(AzureConfig),
 }
 
 /// What a resolver needs of the MID around it.
@@ -35,6 +40,8 @@ pub struct ResolverContext {
     pub trampoline: Vec<OsString>,
     /// The `java` program, unless a resolver names another.
     pub java: PathBuf,
+    /// The way out to vaults.
+    pub vaults: WayOut,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
 }
@@ -48,7 +55,12 @@ impl fmt::Debug for ResolverContext {
 /// Makes the resolver. Starts nothing: [`Resolver::warm_up`] or the first call does, and [`Resolver::report`] tells
 /// what is wrong.
 pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> Arc<dyn Resolver> {
-    Arc::new(JarResolver::new(name, config, context))
+    match config {
+        ResolverConfig::AwsSecretsManager(aws) => crate::aws::build(name, aws, context),
+        ResolverConfig::AzureKeyVault(azure) => crate::azure::build(name, azure, context),
+        ResolverConfig::Jar(jar) => Arc::new(JarResolver::jar(name, jar, context)),
+        ResolverConfig::CyberArkSdk(sdk) => Arc::new(JarResolver::sdk(name, sdk, context)),
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,19 @@
 //! Resolvers: how a credential identifier becomes a client's secret fields.
 
+mod aws;
+mod azure;
+mod cloud;
 mod config;
 mod credential_id;
 mod cyberark_codes;
 pub mod frame;
 pub mod jar;
 mod resolver;
+mod unusable;
 
+pub use aws::{AwsConfig, AwsCredentials};
+pub use azure::{AzureConfig, AzureCredentials};
+pub use cloud::SecretFields;
 pub use config::{ResolverConfig, ResolverContext, build};
 pub use credential_id::{CredentialId, InvalidCredentialId, MAX_CREDENTIAL_ID_LEN};
 pub use cyberark_codes::{aim_client_failure, cyberark_failure, is_cyberark_code, is_known_cyberark_code};

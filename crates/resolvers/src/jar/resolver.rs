@@ -19,7 +19,7 @@ use super::supervisor::{Parts, Supervisor};
 use crate::frame::{Frame, FrameKind};
 use crate::{
     BoxFuture, CredentialId, CyberArkSdkConfig, JarConfig, Lookup, ProcessConfig, Resolution, ResolveError, Resolver,
-    ResolverConfig, ResolverContext, ResolverReport,
+    ResolverContext, ResolverReport,
 };
 
 /// What a JVM needs beside its heap, in MiB, before it is called too large.
@@ -57,32 +57,30 @@ enum Questions {
 }
 
 impl JarResolver {
-    pub fn new(name: &str, config: &ResolverConfig, context: &ResolverContext) -> Self {
-        let frame = Frame::new(FrameKind::Configure);
-        match config {
-            ResolverConfig::Jar(JarConfig { own: jar, process }) => {
-                let frame = frame.with("mode", "jar").with("class", jar.class.as_str());
-                let frame = jar
-                    .parameters
-                    .iter()
-                    .fold(frame, |frame, (key, value)| frame.with(format!("param:{key}"), value.as_str()));
-                let questions =
-                    Questions::Jar { credential_type: jar.credential_type.clone(), mid_name: context.mid_name.clone() };
-                Self::with(name, process, sandbox(process, &[]), frame, questions, context)
-            }
-            ResolverConfig::CyberArkSdk(CyberArkSdkConfig { own: sdk, process }) => {
-                let frame = frame
-                    .with("mode", "cyberark_sdk")
-                    .with("app_id", sdk.app_id.as_str())
-                    .with("folder", sdk.folder.as_str())
-                    .with_optional("port", sdk.port.map(|port| port.to_string()))
-                    .with_optional("connection_timeout", sdk.connection_timeout_s.map(|seconds| seconds.to_string()))
-                    .with_optional("reason", sdk.reason.as_deref());
-                let questions = Questions::CyberArkSdk { separator: sdk.separator.clone(), safe: sdk.safe.clone() };
-                let sandbox = sandbox(process, &[sdk.port.unwrap_or(PROVIDER_PORT)]);
-                Self::with(name, process, sandbox, frame, questions, context)
-            }
-        }
+    /// `kind = "jar"`.
+    pub fn jar(name: &str, config: &JarConfig, context: &ResolverContext) -> Self {
+        let JarConfig { own: jar, process } = config;
+        let frame = Frame::new(FrameKind::Configure).with("mode", "jar").with("class", jar.class.as_str());
+        let frame =
+            jar.parameters.iter().fold(frame, |frame, (key, value)| frame.with(format!("param:{key}"), value.as_str()));
+        let questions =
+            Questions::Jar { credential_type: jar.credential_type.clone(), mid_name: context.mid_name.clone() };
+        Self::with(name, process, sandbox(process, &[]), frame, questions, context)
+    }
+
+    /// `kind = "cyberark_sdk"`.
+    pub fn sdk(name: &str, config: &CyberArkSdkConfig, context: &ResolverContext) -> Self {
+        let CyberArkSdkConfig { own: sdk, process } = config;
+        let frame = Frame::new(FrameKind::Configure)
+            .with("mode", "cyberark_sdk")
+            .with("app_id", sdk.app_id.as_str())
+            .with("folder", sdk.folder.as_str())
+            .with_optional("port", sdk.port.map(|port| port.to_string()))
+            .with_optional("connection_timeout", sdk.connection_timeout_s.map(|seconds| seconds.to_string()))
+            .with_optional("reason", sdk.reason.as_deref());
+        let questions = Questions::CyberArkSdk { separator: sdk.separator.clone(), safe: sdk.safe.clone() };
+        let sandbox = sandbox(process, &[sdk.port.unwrap_or(PROVIDER_PORT)]);
+        Self::with(name, process, sandbox, frame, questions, context)
     }
 
     fn with(

@@ -75,6 +75,7 @@ impl Bench {
             state_dir: self.folder.path().join("state"),
             trampoline: vec![env!("CARGO_BIN_EXE_jar-host-exec").into()],
             java: "/usr/bin/java".into(),
+            vaults: midward_net::WayOut::plain_default().expect("a way out"),
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
         }

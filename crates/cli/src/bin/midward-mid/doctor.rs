@@ -25,8 +25,9 @@ pub(crate) async fn doctor(path: &Path, format: Format) -> Result<(), Failure> {
     let config = MidConfig::load(path)?;
     let mut checks = vec![check("configuration", Ok(path.display().to_string()))];
     checks.push(check("policy", check_policy(&config).map(|()| config.policy.file.display().to_string())));
-    checks
-        .extend(config.resolvers.iter().map(|(name, resolver)| check(&format!("JAR of {name}"), jar(name, resolver))));
+    // Resolvers without a JAR are the running MID Server's to judge.
+    let jars = config.resolvers.iter().filter_map(|(name, resolver)| Some((name, jar(resolver)?)));
+    checks.extend(jars.map(|(name, file)| check(&format!("JAR of {name}"), readable(name, file))));
     checks.push(check("enrollment", enrollment(&config)));
     checks.push(check("way to the instance", instance_way(&config, None).map(|_| "usable".to_owned())));
     match ask(&config.admin_socket(), &AdminRequest::Status).await {
@@ -55,12 +56,16 @@ fn check(what: &str, result: Result<String, Failure>) -> Check {
     }
 }
 
+fn jar(resolver: &ResolverConfig) -> Option<&Path> {
+    match resolver {
+        ResolverConfig::Jar(jar) => Some(&jar.process.jar),
+        ResolverConfig::CyberArkSdk(sdk) => Some(&sdk.process.jar),
+        ResolverConfig::AwsSecretsManager(_) | ResolverConfig::AzureKeyVault(_) => None,
+    }
+}
+
 /// The MID Server reads the JAR itself; here is only looked whether it could be.
-fn jar(name: &str, resolver: &ResolverConfig) -> Result<String, Failure> {
-    let file = match resolver {
-        ResolverConfig::Jar(jar) => &jar.process.jar,
-        ResolverConfig::CyberArkSdk(sdk) => &sdk.process.jar,
-    };
+fn readable(name: &str, file: &Path) -> Result<String, Failure> {
     let shown = file.display().to_string();
     match std::fs::File::open(file) {
         Ok(_) => Ok(shown),

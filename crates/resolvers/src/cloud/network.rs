@@ -1,0 +1,137 @@
+//! The way to a cloud's vault.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use midward_core::Failure;
+use midward_net::{AddressGuard, IpNet, SendError, SendErrorKind, SendOptions, WayConfig, WayOut};
+use url::Url;
+
+use super::misconfigured;
+
+/// Most bytes of an answer: a secret has at most 64 KiB, and JSON or base64 makes it longer.
+const MAX_ANSWER: usize = 512 * 1024;
+
+/// A way out with the addresses that it may dial. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Network {
+    way: WayOut,
+    guard: AddressGuard,
+}
+
+impl Network {
+    /// To a cloud's public endpoint, or to the one that `endpoint` names: that may also be on this machine.
+    pub(crate) fn to_vault(way: &WayOut, endpoint: Option<&Url>) -> Self {
+        Self { way: way.clone(), guard: endpoint.map_or_else(AddressGuard::default, |_| anywhere()) }
+    }
+
+    /// To the service on a link-local address that gives a machine its identity. Never through a proxy.
+    pub(crate) fn to_metadata() -> Result<Self, Failure> {
+        let config = WayConfig { system_roots: Some(true), connect_timeout_ms: Some(2_000), ..WayConfig::default() };
+        let way = WayOut::new(&config, Path::new("/"))
+            .map_err(|error| misconfigured(format!("the way to the instance metadata cannot be set up: {error}")))?;
+        Ok(Self { way, guard: anywhere() })
+    }
+
+    /// A connection that the other side closed while it lay idle costs one more try: what is sent here only reads.
+    pub(crate) async fn send(&self, request: Request<Bytes>, limit: Duration) -> Result<Response<Bytes>, SendError> {
+        let options = SendOptions { deadline: limit, max_body: MAX_ANSWER, guard: self.guard.clone() };
+        let again = request.clone();
+        match self.way.send(request, &options).await {
+            Err(SendError { kind: SendErrorKind::Closed, .. }) => self.way.send(again, &options).await,
+            other => other,
+        }
+    }
+}
+
+/// The owner of the MID named the host; the instance has no say in it.
+fn anywhere() -> AddressGuard {
+    let all = |address: IpAddr| IpNet::new(address, 0).ok();
+    AddressGuard::new([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()].into_iter().filter_map(all))
+}
+
+/// `https` with a host and nothing after it but a path; `http` only to this machine or a link-local address.
+pub(crate) fn check_endpoint(name: &str, url: &Url) -> Result<(), Failure> {
+    let near = match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback() || address.is_link_local(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback() || address.segments()[0] == 0xfd00,
+        _ => false,
+    };
+    let legal = url.host().is_some()
+        && (url.scheme() == "https" || (url.scheme() == "http" && near))
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if legal {
+        return Ok(());
+    }
+    Err(misconfigured(format!(
+        "{name} must be https://HOST (http only for a loopback or link-local address), without user, query or fragment"
+    )))
+}
+
+/// A file with something secret in it: an absolute path, readable by its owner only, at most 64 KiB of text.
+pub(crate) fn read_private(name: &str, path: &Path) -> Result<midward_core::Secret, Failure> {
+    use std::io::Read as _;
+    use std::os::unix::fs::MetadataExt as _;
+    const LIMIT: u64 = 64 * 1024;
+    if !path.is_absolute() {
+        return Err(misconfigured(format!("{name} must be an absolute path")));
+    }
+    let unread =
+        |error: std::io::Error| misconfigured(format!("{name}: {} cannot be read: {}", path.display(), error.kind()));
+    let file = std::fs::File::open(path).map_err(unread)?;
+    let metadata = file.metadata().map_err(unread)?;
+    if metadata.mode() & 0o077 != 0 {
+        return Err(misconfigured(format!("{name}: {} can be read by others; chmod 600 it", path.display())));
+    }
+    // Enough room from the start, so that no unwiped copy is left behind by growing.
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(LIMIT)).unwrap_or(0) + 2);
+    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(unread)?;
+    if bytes.len() as u64 > LIMIT || std::str::from_utf8(&bytes).is_err() {
+        return Err(misconfigured(format!("{name}: {} is no text of at most 64 KiB", path.display())));
+    }
+    Ok(midward_core::Secret::new(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_https_and_nearby_http_are_endpoints() {
+        for (url, legal) in [
+            ("https://vault.example", true),
+            ("https://10.0.0.1:8443/", true),
+            ("http://127.0.0.1:5000", true),
+            ("http://169.254.169.254", true),
+            ("http://vault.example", false),
+            ("http://localhost:1", false),
+            ("https://u:p@vault.example", false),
+            ("https://vault.example/?a=b", false),
+            ("ftp://vault.example", false),
+        ] {
+            let url = Url::parse(url).expect("a URL");
+            assert_eq!(check_endpoint("endpoint", &url).is_ok(), legal, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_private_file_is_read_from_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("key");
+        std::fs::write(&path, "hunter2").expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("mode");
+        let refused = read_private("file", &path).expect_err("others can read it");
+        assert!(refused.detail.contains("chmod 600"), "{refused}");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("mode");
+        assert_eq!(read_private("file", &path).expect("private").expose(), b"hunter2");
+        assert!(read_private("file", Path::new("key")).is_err());
+        assert!(read_private("file", &folder.path().join("none")).is_err());
+    }
+}
