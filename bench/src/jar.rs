@@ -94,6 +94,7 @@ impl Hosts<'_> {
             state_dir: self.folder.path().to_owned(),
             trampoline: vec![std::env::current_exe()?.into(), TRAMPOLINE.into()],
             java: "/usr/bin/java".into(),
+            vaults: midward_net::WayOut::plain_default()?,
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
         };
