@@ -49,7 +49,8 @@ interleavings:
 	$(INTERLEAVINGS)
 
 # The resolvers for the clouds' own vaults: cargo features that are off otherwise, so that nobody else waits for the
-# vendors' SDKs to be built.
+# vendors' SDKs to be built. On two shared cores: about 130 s the first time (clippy, build, tests) on top of what the
+# other tests have built, 24 s when only our own code has changed.
 CLOUDS := -p midward-resolvers --features aws,azure
 
 cloud-tests:
