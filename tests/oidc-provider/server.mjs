@@ -7,10 +7,12 @@
 //     "clients": [{"client_id": "..", "client_secret": "..",
 //                  "token_endpoint_auth_method": "client_secret_basic" | "client_secret_post" |
 //                                                "client_secret_jwt" | "private_key_jwt",
+//                  "certificate": "..",      PEM, for tls_client_auth and self_signed_tls_client_auth; tokens are bound to it
 //                  "public_keys": [{"pem": "..", "alg": "RS256", "kid": ".."}]}],    for private_key_jwt; PEM is SPKI
 //     "access_token_ttl": 300,                                   seconds; default 300
 //     "resource_servers": {"https://api.example": {"scope": "read write", "access_token_ttl": 60}},
 //     "default_resource": "https://api.example",                 optional
+//     "tls": {"key": "..", "cert": "..", "ca": ".."},             optional; PEM. Then https, with clients' certificates by ca
 //     "opaque_tokens": true                                      optional; tokens that can be revoked and introspected
 //   }
 // Beside client credentials it takes the JWT bearer grant (RFC 7523 2.1), which oidc-provider does not ship: assertions
@@ -29,7 +31,9 @@
 // It ends when standard input closes, so that a test that dies leaves no process behind.
 
 import { readFileSync } from 'node:fs';
+import { X509Certificate } from 'node:crypto';
 import { createServer } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import { createInterface } from 'node:readline';
 
 import { createLocalJWKSet, exportJWK, generateKeyPair, importSPKI, jwtVerify } from 'jose';
@@ -51,14 +55,19 @@ let tokenRequests = 0;
 let lastToken;
 let lastAssertion;
 
-const server = createServer();
+const server = config.tls
+  ? createTlsServer({ ...config.tls, requestCert: true, rejectUnauthorized: false })
+  : createServer();
 await new Promise((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve));
 const { port } = server.address();
-const issuer = `http://127.0.0.1:${port}`;
+const issuer = config.tls ? `https://localhost:${port}` : `http://127.0.0.1:${port}`;
 const provider = new Provider(issuer, {
   adapter: MemoryAdapter,
   jwks: { keys: [await signingKey('RS256'), await signingKey('ES256')] },
-  clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'client_secret_jwt', 'private_key_jwt'],
+  clientAuthMethods: [
+    'client_secret_basic', 'client_secret_post', 'client_secret_jwt', 'private_key_jwt',
+    'tls_client_auth', 'self_signed_tls_client_auth',
+  ],
   enabledJWA: { clientAuthSigningAlgValues: ['HS256', 'RS256', 'PS256', 'ES256', 'EdDSA', 'Ed25519'] },
   responseTypes: [],
   scopes: scopesOfAllResourceServers(),
@@ -66,6 +75,16 @@ const provider = new Provider(issuer, {
   features: {
     clientCredentials: { enabled: true },
     devInteractions: { enabled: false },
+    mTLS: {
+      enabled: true,
+      certificateBoundAccessTokens: true,
+      tlsClientAuth: true,
+      selfSignedTlsClientAuth: true,
+      getCertificate: shownCertificate,
+      certificateAuthorized: (ctx) => ctx.socket.authorized,
+      certificateSubjectMatches: (ctx, property, expected) =>
+        property === 'tls_client_auth_subject_dn' && shownCertificate(ctx)?.subject === expected,
+    },
     introspection: { enabled: true, allowedPolicy: () => true },
     revocation: { enabled: true, allowedPolicy: () => true },
     resourceIndicators: {
@@ -125,12 +144,18 @@ function reply(value) {
 
 async function describeClient(client) {
   const { client_id, client_secret, token_endpoint_auth_method = 'client_secret_basic', scope, public_keys } = client;
+  const certificate = client.certificate && new X509Certificate(client.certificate);
   return {
     client_id,
     client_secret,
     token_endpoint_auth_method,
     ...(scope ? { scope } : {}),
     ...(public_keys ? { jwks: { keys: await Promise.all(public_keys.map(publicKey)) } } : {}),
+    ...(token_endpoint_auth_method === 'tls_client_auth' ? { tls_client_auth_subject_dn: certificate.subject } : {}),
+    ...(token_endpoint_auth_method === 'self_signed_tls_client_auth'
+      ? { jwks: { keys: [{ ...(await exportJWK(certificate.publicKey)), x5c: [certificate.raw.toString('base64')] }] } }
+      : {}),
+    ...(certificate ? { tls_client_certificate_bound_access_tokens: true } : {}),
     grant_types: ['client_credentials', JWT_BEARER],
     redirect_uris: [],
     response_types: [],
@@ -164,6 +189,11 @@ async function jwtBearer(ctx) {
   ctx.oidc.entity('ClientCredentials', token);
   const value = await token.save();
   ctx.body = { access_token: value, expires_in: token.expiration, token_type: 'Bearer', scope: token.scope };
+}
+
+function shownCertificate(ctx) {
+  const { raw } = ctx.socket.getPeerCertificate?.() ?? {};
+  return raw && new X509Certificate(raw);
 }
 
 async function introspect({ client_id: id, client_secret: secret }) {

@@ -7,6 +7,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Either, Full, Limited};
@@ -15,6 +17,7 @@ use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -72,10 +75,12 @@ pub(crate) fn serve<A: App>(app: Arc<A>, tls: &Tls, port: u16) -> io::Result<Lis
                 // A failed handshake is the client's to report.
                 Some(acceptor) => {
                     if let Ok(stream) = acceptor.accept(stream).await {
-                        connection(app, stream).await;
+                        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                        let shown = shown.map(|leaf| ShownCertificate(thumbprint(leaf)));
+                        connection(app, stream, shown).await;
                     }
                 }
-                None => connection(app, stream).await,
+                None => connection(app, stream, None).await,
             }
         }
     })
@@ -89,10 +94,27 @@ pub(crate) fn base_url(tls: &Tls, addr: SocketAddr) -> String {
     }
 }
 
-async fn connection<A: App, S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(app: Arc<A>, stream: S) {
+/// The client certificate of the connection, as `x5t#S256` (RFC 8705 3.1); an extension of its requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ShownCertificate(pub(crate) String);
+
+fn thumbprint(certificate: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(Sha256::digest(certificate))
+}
+
+async fn connection<A: App, S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    app: Arc<A>,
+    stream: S,
+    shown: Option<ShownCertificate>,
+) {
     let wire = Wire::default();
     let io = TokioIo::new(ReplacedOutput { inner: stream, wire: wire.clone(), written: 0 });
-    let service = service_fn(move |request| Arc::clone(&app).handle(request, wire.clone()));
+    let service = service_fn(move |mut request| {
+        if let Some(shown) = shown.clone() {
+            request.extensions_mut().insert(shown);
+        }
+        Arc::clone(&app).handle(request, wire.clone())
+    });
     // Upgrades carry the proxy's tunnels. How a connection ended is the client's to report.
     drop(hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await);
 }

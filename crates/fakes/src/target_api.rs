@@ -1,4 +1,4 @@
-//! A protected API: verifies bearer tokens (JWT, by the issuer's JWKS) and shows what it executed.
+//! A protected API: verifies bearer tokens (JWT, by the issuer's JWKS), with the certificate that they are bound to, and shows what it executed.
 
 mod endpoints;
 mod verify;
@@ -178,7 +178,7 @@ impl State {
         let token = header.and_then(bearer);
         let verified = match token {
             None => Err(Refused::NoToken),
-            Some(token) => self.verifier.verify(token).await,
+            Some(token) => self.verifier.verify(token, parts.extensions.get()).await,
         };
         let body = read_body(body).await?;
         match (verified, token) {

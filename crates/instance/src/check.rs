@@ -142,6 +142,14 @@ pub(crate) fn entity(entity: &OAuthEntity) -> Result<(), Problem> {
     if entity.assertion_algorithm.is_some() && entity.client_auth != ClientAuth::PrivateKeyJwt {
         return Err(invalid(&entity.name, "assertion_algorithm is for private_key_jwt only"));
     }
+    if entity.certificate_bound_tokens && !entity.client_auth.is_by_certificate() {
+        let detail = "certificate_bound_tokens is for tls_client_auth and self_signed_tls_client_auth only";
+        return Err(invalid(&entity.name, detail));
+    }
+    let is_plain = |url: &Option<String>| url.as_deref().is_some_and(|url| url.starts_with("http:"));
+    if entity.client_auth.is_by_certificate() && is_plain(&entity.token_url) {
+        return Err(invalid(&entity.name, "a client certificate needs a token_url with https"));
+    }
     if entity.assertion_audience.as_deref().is_some_and(|audience| !is_uri_or_name(audience)) {
         return Err(invalid(&entity.name, &format!("assertion_audience {NOT_URI_OR_NAME}")));
     }

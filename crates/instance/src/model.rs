@@ -24,6 +24,9 @@ pub(crate) struct OAuthEntity {
     /// `alg` of signed assertions, where the key's type leaves a choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) assertion_algorithm: Option<AssertionAlgorithm>,
+    /// Tokens are bound to the client's certificate (RFC 8705 3).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) certificate_bound_tokens: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

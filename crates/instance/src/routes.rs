@@ -149,6 +149,7 @@ fn compile(
             issuer: entity.issuer,
             assertion_audience: entity.assertion_audience,
             assertion_algorithm: entity.assertion_algorithm,
+            certificate_bound_tokens: entity.certificate_bound_tokens,
         },
     })?;
     Ok(Route {

@@ -2,7 +2,7 @@
 
 mod scrub;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,11 +13,13 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use midward_core::{AccessToken, Clock, Failure, Hop};
 use midward_net::{AddressGuard, ProxyFault, SendError, SendErrorKind, SendOptions, WayOut};
+use midward_oauth::{ClientCertificate, WeakCertificate};
 use midward_wire::{ApiReply, Bytes64};
 use zeroize::Zeroizing;
 
 use self::scrub::Scrubber;
 use crate::policy::PermittedCall;
+use crate::transport::identity;
 
 const DEFAULT_USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("midward/", env!("CARGO_PKG_VERSION")));
 
@@ -28,6 +30,15 @@ pub struct ApiCaller {
     clock: Arc<dyn Clock>,
     /// Most bytes of a reply's body.
     max_body: usize,
+    /// Ways with the certificates of bound tokens, for as long as such a token lives.
+    identified: Arc<Mutex<Vec<(WeakCertificate, WayOut)>>>,
+}
+
+/// The token of a call, with the certificate that it is bound to (RFC 8705 3).
+#[derive(Clone, Debug)]
+pub struct CallToken {
+    pub token: AccessToken,
+    pub certificate: Option<ClientCertificate>,
 }
 
 /// A call that brought no reply.
@@ -41,7 +52,7 @@ pub struct ApiCallError {
 impl ApiCaller {
     /// `max_body`: most bytes of a reply's body.
     pub fn new(way: WayOut, clock: Arc<dyn Clock>, max_body: usize) -> Self {
-        Self { way, clock, max_body }
+        Self { way, clock, max_body, identified: Arc::default() }
     }
 
     /// The proxy on the way, for [`crate::policy::Ways`].
@@ -59,7 +70,7 @@ impl ApiCaller {
         call: &PermittedCall,
         guard: &AddressGuard,
         body: Bytes,
-        token: &AccessToken,
+        with: &CallToken,
         timeout: Duration,
         remaining: Duration,
     ) -> Result<ApiReply, ApiCallError> {
@@ -68,16 +79,45 @@ impl ApiCaller {
         if limit.is_zero() {
             return Err(error(SendError { kind: SendErrorKind::Timeout, maybe_sent: false }));
         }
+        let token = &with.token;
+        let way = self.way_for(call, with.certificate.as_ref())?;
         let mut retried = false;
         loop {
             let deadline = limit.saturating_sub(self.clock.boot().saturating_since(start));
             let options = SendOptions { deadline, max_body: self.max_body, guard: guard.clone() };
-            match self.way.send(request(call, body.clone(), token)?, &options).await {
+            match way.send(request(call, body.clone(), token)?, &options).await {
                 Ok(response) => return Ok(reply(response, &Scrubber::new(token))),
                 Err(lost) if !retried && !lost.maybe_sent && lost.kind == SendErrorKind::Closed => retried = true,
                 Err(failed) => return Err(error(failed)),
             }
         }
+    }
+}
+
+impl ApiCaller {
+    fn way_for(&self, call: &PermittedCall, certificate: Option<&ClientCertificate>) -> Result<WayOut, ApiCallError> {
+        let Some(certificate) = certificate else { return Ok(self.way.clone()) };
+        let unusable = |detail: &str| ApiCallError {
+            failure: Failure::permanent(
+                Hop::Mid,
+                "certificate_not_presentable",
+                format!("the token is bound to a client certificate, and {detail}"),
+                "Use https for the connection's base URL; the certificate and its key come from the vault.",
+            ),
+            maybe_sent: false,
+        };
+        if call.target.scheme() != "https" {
+            return Err(unusable("without TLS it cannot be shown to the API"));
+        }
+        let mut identified = self.identified.lock().unwrap_or_else(PoisonError::into_inner);
+        identified.retain(|(known, _)| !known.is_gone());
+        if let Some((_, way)) = identified.iter().find(|(known, _)| known.is(certificate)) {
+            return Ok(way.clone());
+        }
+        let identity = identity(certificate).map_err(|error| unusable(&error.to_string()))?;
+        let way = self.way.identified(&identity);
+        identified.push((certificate.downgrade(), way.clone()));
+        Ok(way)
     }
 }
 

@@ -15,7 +15,7 @@ use midward_resolvers::{BoxFuture, Lookup};
 use midward_wire::{ApiCall, ApiReply, ConfigDocument, LeaseGrant, Outcome};
 use url::Url;
 
-use crate::api::{ApiCallError, ApiCaller};
+use crate::api::{ApiCallError, ApiCaller, CallToken};
 use crate::audit::{Audit, AuditEntry};
 use crate::config_cache::{ConfigCache, Configured};
 use crate::discovery::{Discoveries, PolicedEndpoints};
@@ -203,6 +203,7 @@ impl Engine {
                 audience: permit.assertion_audience.clone(),
                 algorithm: profile.assertion_algorithm.map(assertion_algorithm),
             },
+            certificate_bound: profile.certificate_bound_tokens,
         };
         let lookup = Lookup { credential_id: credential.credential_id.clone(), address, fresh: false };
         let mut key = TokenKey::new(
@@ -301,11 +302,11 @@ impl Engine {
             if now >= ends {
                 return Outcome::Failed { failure: too_late() };
             }
-            let token = granted.token().clone();
+            let with = CallToken { token: granted.token().clone(), certificate: granted.certificate().cloned() };
             drop(granted);
             let timeout = Duration::from_millis(config.document.connection.timeout_ms);
             let remaining = ends.saturating_since(now);
-            let result = self.apis.call(permitted, &permit.guard, body.clone(), &token, timeout, remaining).await;
+            let result = self.apis.call(permitted, &permit.guard, body.clone(), &with, timeout, remaining).await;
             let took = self.clock.boot().saturating_since(now);
             let reply = match result {
                 Ok(reply) => reply,
@@ -319,7 +320,7 @@ impl Engine {
                 return Outcome::Replied { reply };
             }
             // Only the token that was refused is dropped: another call may have brought a new one meanwhile.
-            let was_cached = handle.reject(&token);
+            let was_cached = handle.reject(&with.token);
             if !call.may_repeat(replay_methods) {
                 return Outcome::Replied { reply };
             }
@@ -329,7 +330,7 @@ impl Engine {
                 "token refused: one more try with the one that replaced it"
             };
             trace.push(Hop::Mid, what, Duration::ZERO);
-            refused = Some((reply, token));
+            refused = Some((reply, with.token));
         }
     }
 }
@@ -395,6 +396,8 @@ const fn client_auth(wire: midward_wire::ClientAuth) -> ClientAuth {
         midward_wire::ClientAuth::ClientSecretPost => ClientAuth::ClientSecretPost,
         midward_wire::ClientAuth::ClientSecretJwt => ClientAuth::ClientSecretJwt,
         midward_wire::ClientAuth::PrivateKeyJwt => ClientAuth::PrivateKeyJwt,
+        midward_wire::ClientAuth::TlsClientAuth => ClientAuth::TlsClientAuth,
+        midward_wire::ClientAuth::SelfSignedTlsClientAuth => ClientAuth::SelfSignedTlsClientAuth,
     }
 }
 

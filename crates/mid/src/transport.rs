@@ -6,10 +6,10 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use midward_core::Secret;
-use midward_net::{AddressGuard, SendError, SendErrorKind, SendOptions, WayOut};
+use midward_net::{AddressGuard, ClientIdentity, IdentityError, SendError, SendErrorKind, SendOptions, WayOut};
 use midward_oauth::{
-    BoxFuture, ClientCredentialsFetcher, MetadataTransport, TokenHttpReply, TokenHttpRequest, TokenTransport,
-    TransportFailure, TransportFailureKind,
+    BoxFuture, ClientCertificate, ClientCredentialsFetcher, MetadataTransport, TokenHttpReply, TokenHttpRequest,
+    TokenTransport, TransportFailure, TransportFailureKind,
 };
 use url::Url;
 
@@ -45,8 +45,20 @@ impl TokenTransport for NetTokenTransport {
     ) -> BoxFuture<'_, Result<TokenHttpReply, TransportFailure>> {
         Box::pin(async move {
             let sent = http_request(&request)?;
+            let Some(certificate) = &request.certificate else {
+                drop(request);
+                return self.exchange(sent, deadline).await;
+            };
+            if request.url.scheme() != "https" {
+                return Err(failure(SendError { kind: SendErrorKind::BadRequest, maybe_sent: false }));
+            }
+            let identity = identity(certificate).map_err(|error| TransportFailure {
+                kind: TransportFailureKind::Certificate,
+                detail: format!("the client certificate from the vault cannot be used: {error}"),
+            })?;
             drop(request);
-            self.exchange(sent, deadline).await
+            // A way of its own, which ends with this request: so does its copy of the key.
+            Self { way: self.way.identified(&identity), guard: self.guard.clone() }.exchange(sent, deadline).await
         })
     }
 }
@@ -67,6 +79,11 @@ impl std::fmt::Debug for NetTokenTransport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NetTokenTransport").field("way", &self.way).field("guard", &self.guard).finish_non_exhaustive()
     }
+}
+
+/// The certificate and key, ready for a handshake.
+pub(crate) fn identity(certificate: &ClientCertificate) -> Result<ClientIdentity, IdentityError> {
+    ClientIdentity::from_pem(certificate.chain().expose(), certificate.private_key().expose())
 }
 
 fn http_request(request: &TokenHttpRequest) -> Result<Request<Bytes>, TransportFailure> {
@@ -143,6 +160,7 @@ mod tests {
             String::from_utf8_lossy(&seen).into_owned()
         });
         let request = TokenHttpRequest {
+            certificate: None,
             url: format!("http://{address}/token").parse().expect("a URL"),
             authorization: Some(Secret::from("Basic aTpz")),
             body: Secret::from("grant_type=x"),

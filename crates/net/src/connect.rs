@@ -18,8 +18,11 @@ use crate::config::Proxy;
 use crate::{AddressGuard, SendErrorKind, TlsFault, dial, error, proxy};
 
 /// What all connections of one way have in common.
+#[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) tls: TlsConnector,
+    /// To the proxy: no target's client certificate is shown to it.
+    pub(crate) proxy_tls: TlsConnector,
     pub(crate) proxy: Option<Proxy>,
     pub(crate) connect_timeout: Duration,
 }
@@ -69,7 +72,7 @@ async fn connect(route: &Route, guard: &AddressGuard, uri: &Uri) -> Result<Strea
     let port = uri.port_u16().unwrap_or(default_port);
     let Some(proxy) = &route.proxy else {
         let tcp = dial::dial(host, port, Some(guard)).await?;
-        let io: Box<dyn Io> = if tls { Box::new(handshake(route, host, tcp).await?) } else { Box::new(tcp) };
+        let io: Box<dyn Io> = if tls { Box::new(handshake(&route.tls, host, tcp).await?) } else { Box::new(tcp) };
         return Ok(Stream { io: TokioIo::new(io), to_proxy: false });
     };
     // Names are the proxy's to resolve, so only the origin can be checked for them (by the policy); an address can.
@@ -78,7 +81,7 @@ async fn connect(route: &Route, guard: &AddressGuard, uri: &Uri) -> Result<Strea
     }
     let tcp = dial::dial(&proxy.host, proxy.port, None).await.map_err(SendErrorKind::at_proxy)?;
     let mut io: Box<dyn Io> = if proxy.tls {
-        Box::new(handshake(route, &proxy.host, tcp).await.map_err(SendErrorKind::at_proxy)?)
+        Box::new(handshake(&route.proxy_tls, &proxy.host, tcp).await.map_err(SendErrorKind::at_proxy)?)
     } else {
         Box::new(tcp)
     };
@@ -86,18 +89,18 @@ async fn connect(route: &Route, guard: &AddressGuard, uri: &Uri) -> Result<Strea
         return Ok(Stream { io: TokioIo::new(io), to_proxy: true });
     }
     proxy::tunnel(&mut *io, &format!("{host}:{port}"), proxy.authorization.as_ref()).await?;
-    let io: Box<dyn Io> = Box::new(handshake(route, host, io).await?);
+    let io: Box<dyn Io> = Box::new(handshake(&route.tls, host, io).await?);
     Ok(Stream { io: TokioIo::new(io), to_proxy: false })
 }
 
 async fn handshake<S: Io + 'static>(
-    route: &Route,
+    tls: &TlsConnector,
     host: &str,
     stream: S,
 ) -> Result<tokio_rustls::client::TlsStream<S>, SendErrorKind> {
     let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let name = ServerName::try_from(bare).map_err(|_| SendErrorKind::BadRequest)?;
-    let connected = route.tls.connect(name, stream).await;
+    let connected = tls.connect(name, stream).await;
     connected.map_err(|error| error::root_kind(&error).unwrap_or(SendErrorKind::Tls(TlsFault::Handshake)))
 }
 

@@ -15,10 +15,17 @@ use hyper::body::{Body as _, Incoming};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::sign::SingleCertAndKey;
+use tokio_rustls::TlsConnector;
 
 use crate::config::Proxy;
 use crate::connect::{Connector, Route};
-use crate::{AddressGuard, ProtocolFault, ProxyFault, SendError, SendErrorKind, WayConfig, WayError, dial, error, tls};
+use crate::{
+    AddressGuard, ClientIdentity, ProtocolFault, ProxyFault, SendError, SendErrorKind, WayConfig, WayError, dial,
+    error, tls,
+};
 
 /// Guards that have connections of their own at one time; the one not used for longest goes first.
 const MAX_POOLS: usize = 64;
@@ -58,13 +65,29 @@ struct Pool {
 impl WayOut {
     /// Relative paths in `config` are below `base_dir`. Files are read now, and not again.
     pub fn new(config: &WayConfig, base_dir: &Path) -> Result<Self, WayError> {
+        let tls: TlsConnector = tls::client_config(config, base_dir)?.into();
         let route = Route {
-            tls: tls::client_config(config, base_dir)?.into(),
+            proxy_tls: tls.clone(),
+            tls,
             proxy: config.proxy.as_ref().map(|proxy| Proxy::new(proxy, base_dir)).transpose()?,
             connect_timeout: config.connect_timeout(),
         };
-        let inner = Inner { route: Arc::new(route), pools: RwLock::default(), uses: AtomicU64::new(0) };
-        Ok(Self(Arc::new(inner)))
+        Ok(Self::of(route))
+    }
+
+    /// The same way for one client certificate, which every target that asks for one is shown. It has connections of
+    /// its own: none is ever used under another identity.
+    #[must_use]
+    pub fn identified(&self, identity: &ClientIdentity) -> Self {
+        let mut config = ClientConfig::clone(self.0.route.tls.config());
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(Arc::clone(&identity.0)));
+        // A resumed session would stand for whoever began it.
+        config.resumption = Resumption::disabled();
+        Self::of(Route { tls: Arc::new(config).into(), ..Route::clone(&self.0.route) })
+    }
+
+    fn of(route: Route) -> Self {
+        Self(Arc::new(Inner { route: Arc::new(route), pools: RwLock::default(), uses: AtomicU64::new(0) }))
     }
 
     /// No proxy, the system's CAs.

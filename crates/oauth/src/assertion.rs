@@ -184,6 +184,7 @@ mod tests {
             resource: Vec::new(),
             extra_parameters: BTreeMap::default(),
             assertion,
+            certificate_bound: false,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::failures;
 use crate::fetch::{FetchContext, FetchFailure, Fetched, FetchedToken, Progress, TokenFetcher};
 use crate::hot::Hot;
 use crate::key::TokenKey;
+use crate::request::ClientCertificate;
 use crate::schedule::Schedule;
 use crate::steps::Steps;
 use crate::sync::{self, Loaded, Mutex, MutexGuard, Slot, Spawner};
@@ -42,6 +43,8 @@ pub(crate) struct Held {
     scopes: Option<Box<[String]>>,
     /// The version of the secret that it was minted with.
     pub(crate) fingerprint: Option<Fingerprint>,
+    /// Of a bound token.
+    certificate: Option<ClientCertificate>,
     pub(crate) steps: Steps,
     pub(crate) expires: BootTime,
     pub(crate) lead: WallLead,
@@ -119,6 +122,11 @@ pub struct Granted {
 impl Granted {
     pub fn token(&self) -> &AccessToken {
         &self.held().token
+    }
+
+    /// The certificate that the token is bound to: the API wants to see it.
+    pub fn certificate(&self) -> Option<&ClientCertificate> {
+        self.held().certificate.as_ref()
     }
 
     /// The token's end.
@@ -362,9 +370,17 @@ impl Entry {
         let mut result: Option<FlightResult> = None;
         match fetched.result {
             Ok(Minted { token, requested, lifetime, lead }) => {
-                let FetchedToken { token, scopes, fingerprint } = token;
+                let FetchedToken { token, scopes, fingerprint, certificate } = token;
                 let scopes = (!scopes.iter().eq(self.key().scopes.iter())).then(|| scopes.into_iter().collect());
-                let held = Arc::new(Held { token, scopes, fingerprint, steps, expires: requested + lifetime, lead });
+                let held = Arc::new(Held {
+                    token,
+                    scopes,
+                    fingerprint,
+                    certificate,
+                    steps,
+                    expires: requested + lifetime,
+                    lead,
+                });
                 let minted = Minted { token: Arc::clone(&held), requested, lifetime, lead };
                 life = match life.succeeded(now, minted, random, rules) {
                     Ok((next, Arrival::TooLate)) => {

@@ -87,6 +87,12 @@ pub(crate) fn of_transport(failure: &TransportFailure) -> Failure {
             detail,
             "Check that the token URL is the token endpoint and that no proxy answers in its place.",
         ),
+        TransportFailureKind::Certificate => Failure::permanent(
+            Hop::Vault,
+            "client_certificate_unusable",
+            detail,
+            "Store the certificate chain (PEM, leaf first) as certificate, and the leaf's own key (PEM) as private_key.",
+        ),
         TransportFailureKind::Refused => Failure::permanent(
             Hop::Mid,
             "token_endpoint_not_allowed",
@@ -206,6 +212,26 @@ pub(crate) fn of_metadata_transport(failure: &TransportFailure) -> Failure {
 }
 
 /// The refusal of a client whose method the server's metadata does not list.
+/// What a refused client proved itself with, by its own name.
+pub(crate) fn with_proof(failure: Failure, method: ClientAuth) -> Failure {
+    let (proof, action) = match method {
+        ClientAuth::ClientSecretBasic
+        | ClientAuth::ClientSecretBasicRaw
+        | ClientAuth::ClientSecretPost
+        | ClientAuth::ClientSecretJwt => return failure,
+        ClientAuth::PrivateKeyJwt => (
+            "signed assertion",
+            "Register the public key that belongs to the vault's private key (and its key id) with the client at the authorization server, and check the assertion's audience and the MID Server's clock; a new key in the vault is picked up by itself within 30 s.",
+        ),
+        ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTlsClientAuth => (
+            "client certificate",
+            "Compare the certificate in the vault with what the authorization server knows of the client (its subject and CA, or the certificate itself), and check that it has not expired and that nothing before the server ends TLS; a new one in the vault is picked up by itself within 30 s.",
+        ),
+    };
+    // The sentence is one of ours: nothing of it comes from the server.
+    Failure { detail: failure.detail.replace("client secret", proof), action: action.to_owned(), ..failure }
+}
+
 pub(crate) fn with_unlisted_method(failure: Failure, method: ClientAuth) -> Failure {
     let name = method.name();
     Failure {

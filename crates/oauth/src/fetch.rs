@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use crate::discovery::EndpointSource;
 use crate::failures;
 use crate::reply::{self, Expected, ReplyClass, ReplyError, TokenHttpReply, TokenReply};
-use crate::request::{self, TokenHttpRequest, TokenRequestSpec};
+use crate::request::{self, ClientCertificate, TokenHttpRequest, TokenRequestSpec};
 use crate::revoke::{self, Revocation};
 use crate::turn::{Refused, Turns};
 
@@ -62,6 +62,8 @@ pub enum TransportFailureKind {
     BadReply,
     /// The address or URL may not be dialled by this MID Server's own rules.
     Refused,
+    /// The client certificate from the vault cannot be used; nothing was sent.
+    Certificate,
 }
 
 /// `detail` is the transport's own text, in one sentence without a full stop; never text of the server's.
@@ -79,6 +81,8 @@ pub struct FetchedToken {
     pub scopes: BTreeSet<String>,
     /// The version of the secret that it was minted with.
     pub fingerprint: Option<Fingerprint>,
+    /// Of a token that is bound to it (RFC 8705 3): presented to the API too.
+    pub certificate: Option<ClientCertificate>,
 }
 
 /// How a fetch ended.
@@ -338,6 +342,7 @@ impl ClientCredentialsFetcher {
         let request = request::build(&located.spec, &material.material, self.clock.wall(), &*self.random)
             .map_err(|error| FetchFailure::new(failures::of_request(&error)))?;
         drop(material);
+        let certificate = request.certificate.clone().filter(|_| located.spec.certificate_bound);
         let requested = self.clock.boot();
         let lead = WallLead::of(requested, self.clock.wall());
         let posted = crate::sync::timeout(Self::DEADLINE, self.transport.post(request, Self::DEADLINE)).await;
@@ -363,7 +368,7 @@ impl ClientCredentialsFetcher {
             Ok(TokenReply { token, lifetime, scopes }) => {
                 turn.proved();
                 trace.push(Hop::AuthorizationServer, "token granted", took);
-                let token = FetchedToken { token, scopes, fingerprint: Some(print) };
+                let token = FetchedToken { token, scopes, fingerprint: Some(print), certificate };
                 return Ok(Ok(Minted { token, requested, lifetime, lead }));
             }
             Err(error) => error,
@@ -405,6 +410,9 @@ impl ClientCredentialsFetcher {
             return FetchFailure::new(failures::secret_changing());
         }
         let mut failure = failures::of_reply(error);
+        if matches!(error.code, "invalid_client" | "unauthorized_client") && self.spec.grant.authenticates_client() {
+            failure = failures::with_proof(failure, self.spec.client_auth);
+        }
         if located.lacks_method && matches!(error.code, "invalid_client" | "unauthorized_client") {
             failure = failures::with_unlisted_method(failure, self.spec.client_auth);
         }

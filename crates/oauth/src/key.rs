@@ -42,6 +42,8 @@ pub struct ClientKey {
     pub assertion: AssertionRules,
     /// What one subject or one subject token is refused says nothing about another.
     pub grant: GrantType,
+    /// Whether the token is bound to the client's certificate.
+    pub certificate_bound: bool,
 }
 
 /// Where a credential comes from.
@@ -67,6 +69,7 @@ impl TokenKey {
                 client_auth: spec.client_auth,
                 assertion: spec.assertion.clone(),
                 grant: spec.grant.clone(),
+                certificate_bound: spec.certificate_bound,
             }),
             scopes: spec.scopes.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
             audience: spec.audience.clone(),

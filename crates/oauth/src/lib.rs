@@ -45,7 +45,8 @@ pub use metadata::{Metadata, MetadataError, parse as parse_metadata, well_known}
 pub use metrics::{ProfileMetrics, ServerMetrics, TokenMetrics};
 pub use reply::{Expected, ReplyClass, ReplyError, TokenHttpReply, TokenReply, parse as parse_reply};
 pub use request::{
-    ClientAuth, RequestError, TokenHttpRequest, TokenRequestSpec, build as build_request, check as check_request,
+    ClientAuth, ClientCertificate, RequestError, TokenHttpRequest, TokenRequestSpec, WeakCertificate,
+    build as build_request, check as check_request,
 };
 pub use revoke::Revocation;
 pub use signing_key::KeyError;

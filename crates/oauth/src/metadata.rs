@@ -115,6 +115,7 @@ const fn presents_certificate(method: ClientAuth) -> bool {
         | ClientAuth::ClientSecretPost
         | ClientAuth::ClientSecretJwt
         | ClientAuth::PrivateKeyJwt => false,
+        ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTlsClientAuth => true,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Arc, Weak};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -29,6 +30,10 @@ pub enum ClientAuth {
     ClientSecretJwt,
     /// A JWT signed by the client's private key (RFC 7523 2.2).
     PrivateKeyJwt,
+    /// The TLS connection's client certificate, by its subject and issuer (RFC 8705 2.1).
+    TlsClientAuth,
+    /// The same, with a certificate that the server knows itself (RFC 8705 2.2).
+    SelfSignedTlsClientAuth,
 }
 
 impl ClientAuth {
@@ -39,6 +44,8 @@ impl ClientAuth {
             Self::ClientSecretPost => "client_secret_post",
             Self::ClientSecretJwt => "client_secret_jwt",
             Self::PrivateKeyJwt => "private_key_jwt",
+            Self::TlsClientAuth => "tls_client_auth",
+            Self::SelfSignedTlsClientAuth => "self_signed_tls_client_auth",
         }
     }
 
@@ -48,8 +55,13 @@ impl ClientAuth {
             Self::ClientSecretBasic | Self::ClientSecretBasicRaw | Self::ClientSecretPost | Self::ClientSecretJwt => {
                 MaterialField::ClientSecret
             }
-            Self::PrivateKeyJwt => MaterialField::PrivateKey,
+            Self::PrivateKeyJwt | Self::TlsClientAuth | Self::SelfSignedTlsClientAuth => MaterialField::PrivateKey,
         }
+    }
+
+    /// Whether the connection's certificate is the proof.
+    pub const fn is_by_certificate(self) -> bool {
+        matches!(self, Self::TlsClientAuth | Self::SelfSignedTlsClientAuth)
     }
 }
 
@@ -66,6 +78,8 @@ pub struct TokenRequestSpec {
     pub extra_parameters: BTreeMap<String, String>,
     /// For the methods that sign; as it is made by default for all others, so that equal tokens stay equal.
     pub assertion: AssertionRules,
+    /// The token is bound to the client's certificate (RFC 8705 3), which is presented to the API too.
+    pub certificate_bound: bool,
 }
 
 /// The request, ready to be sent by POST. Holds the secret: `Debug` is redacted, buffers are wiped when dropped.
@@ -74,6 +88,57 @@ pub struct TokenHttpRequest {
     /// The value of `Authorization`, for the methods that use it.
     pub authorization: Option<Secret>,
     pub body: Secret,
+    /// Presented in the TLS handshake, for the methods that prove the client by it.
+    pub certificate: Option<ClientCertificate>,
+}
+
+/// A client certificate as the vault returned it. Clones share the buffers, which are wiped with the last of them.
+#[derive(Clone, Debug)]
+pub struct ClientCertificate(Arc<CertificatePem>);
+
+#[derive(Debug)]
+struct CertificatePem {
+    chain: Secret,
+    private_key: Secret,
+}
+
+impl ClientCertificate {
+    fn of(material: &ClientMaterial) -> Result<Self, RequestError> {
+        let chain = needed(material, MaterialField::Certificate)?.clone();
+        let private_key = needed(material, MaterialField::PrivateKey)?.clone();
+        Ok(Self(Arc::new(CertificatePem { chain, private_key })))
+    }
+
+    /// PEM, leaf first.
+    pub fn chain(&self) -> &Secret {
+        &self.0.chain
+    }
+
+    /// PEM.
+    pub fn private_key(&self) -> &Secret {
+        &self.0.private_key
+    }
+
+    /// A reference that keeps nothing.
+    pub fn downgrade(&self) -> WeakCertificate {
+        WeakCertificate(Arc::downgrade(&self.0))
+    }
+}
+
+/// What stands for a [`ClientCertificate`] and does not keep it from being wiped.
+#[derive(Clone, Debug)]
+pub struct WeakCertificate(Weak<CertificatePem>);
+
+impl WeakCertificate {
+    /// Whether it stands for this very one.
+    pub fn is(&self, certificate: &ClientCertificate) -> bool {
+        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&certificate.0))
+    }
+
+    /// Whether all copies were dropped.
+    pub fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
 }
 
 impl TokenHttpRequest {
@@ -159,7 +224,8 @@ pub fn build(
     pairs.extend(spec.resource.iter().map(|resource| (b"resource".as_slice(), resource.as_bytes())));
     pairs.extend(spec.extra_parameters.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
     let body = Secret::new(form::body(&pairs));
-    Ok(TokenHttpRequest { url: spec.token_url.clone(), authorization: client.authorization, body })
+    let ClientProof { authorization, certificate, .. } = client;
+    Ok(TokenHttpRequest { url: spec.token_url.clone(), authorization, body, certificate })
 }
 
 /// Builds the request that takes a token back (RFC 7009 2.1), with the client's proof as for the token request.
@@ -179,13 +245,14 @@ pub(crate) fn build_revocation(
         client_proof(spec, material, now, random)?
     } else {
         let id = material.field(MaterialField::ClientId).map(|id| ("client_id", id.clone()));
-        ClientProof { authorization: None, fields: id.into_iter().collect() }
+        ClientProof { fields: id.into_iter().collect(), ..ClientProof::default() }
     };
     let mut pairs: Vec<(&[u8], &[u8])> =
         vec![(b"token", token.expose().as_bytes()), (b"token_type_hint", b"access_token")];
     pairs.extend(client.fields.iter().map(|(name, value)| (name.as_bytes(), value.expose())));
     let body = Secret::new(form::body(&pairs));
-    Ok(TokenHttpRequest { url: url.clone(), authorization: client.authorization, body })
+    let ClientProof { authorization, certificate, .. } = client;
+    Ok(TokenHttpRequest { url: url.clone(), authorization, body, certificate })
 }
 
 /// What a client shows of itself in one request.
@@ -194,6 +261,7 @@ struct ClientProof {
     /// The value of `Authorization`.
     authorization: Option<Secret>,
     fields: Vec<(&'static str, Secret)>,
+    certificate: Option<ClientCertificate>,
 }
 
 fn client_proof(
@@ -205,7 +273,7 @@ fn client_proof(
     let id = needed(material, MaterialField::ClientId)?;
     let proof = needed(material, spec.client_auth.proof())?;
     let claims = || assertion::Claims::of_client(spec, id, now, random);
-    let in_header = |authorization| Ok(ClientProof { authorization: Some(authorization), fields: Vec::new() });
+    let in_header = |authorization| Ok(ClientProof { authorization: Some(authorization), ..ClientProof::default() });
     let mut fields = vec![("client_id", id.clone())];
     let mut push_assertion = |assertion| {
         fields.push(("client_assertion_type", Secret::from(assertion::TYPE)));
@@ -220,8 +288,13 @@ fn client_proof(
         ClientAuth::ClientSecretPost => fields.push(("client_secret", proof.clone())),
         ClientAuth::ClientSecretJwt => push_assertion(claims()?.with_mac(proof)),
         ClientAuth::PrivateKeyJwt => push_assertion(claims()?.signed(proof, material, spec.assertion.algorithm)?),
+        // The certificate itself is the proof; the client's identifier tells whose it must be (RFC 8705 2).
+        ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTlsClientAuth => {
+            let certificate = Some(ClientCertificate::of(material)?);
+            return Ok(ClientProof { authorization: None, fields, certificate });
+        }
     }
-    Ok(ClientProof { authorization: None, fields })
+    Ok(ClientProof { fields, ..ClientProof::default() })
 }
 
 /// What the grant itself needs.
@@ -354,6 +427,7 @@ mod tests {
             resource: vec!["urn:a".into(), "urn:b".into()],
             extra_parameters: BTreeMap::from([("tenant".into(), "t 1".into())]),
             assertion: AssertionRules::default(),
+            certificate_bound: false,
         }
     }
 

@@ -96,6 +96,7 @@ impl World {
             resource: vec![],
             extra_parameters: BTreeMap::new(),
             assertion: AssertionRules::default(),
+            certificate_bound: false,
         };
         let credential = CredentialRef {
             instance: "i".to_owned(),

@@ -95,6 +95,9 @@ pub struct ProfileConfig {
     /// `alg` of a signed assertion; absent: what the key's type suggests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assertion_algorithm: Option<AssertionAlgorithm>,
+    /// Tokens are bound to the client's certificate, which the API is shown too (RFC 8705 3).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub certificate_bound_tokens: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -184,12 +187,21 @@ pub enum ClientAuth {
     ClientSecretJwt,
     /// A JWT with a signature by the client's private key (RFC 7523 2.2).
     PrivateKeyJwt,
+    /// The TLS connection's client certificate, by its subject and issuer (RFC 8705 2.1).
+    TlsClientAuth,
+    /// The same, with a certificate that the server knows itself (RFC 8705 2.2).
+    SelfSignedTlsClientAuth,
 }
 
 impl ClientAuth {
     /// Whether the client proves itself by a signed assertion.
     pub const fn is_assertion(self) -> bool {
         matches!(self, Self::ClientSecretJwt | Self::PrivateKeyJwt)
+    }
+
+    /// Whether the connection's certificate is the proof.
+    pub const fn is_by_certificate(self) -> bool {
+        matches!(self, Self::TlsClientAuth | Self::SelfSignedTlsClientAuth)
     }
 }
 

@@ -188,6 +188,7 @@ fn configuration() {
                 issuer: None,
                 assertion_audience: None,
                 assertion_algorithm: None,
+                certificate_bound_tokens: false,
             },
         },
     );

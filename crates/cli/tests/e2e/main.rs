@@ -6,6 +6,7 @@ mod failures;
 mod grants;
 mod kill;
 mod leak;
+mod mutual_tls;
 mod revocation;
 mod support;
 mod whole_chain;

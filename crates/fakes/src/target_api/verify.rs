@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::TargetApiConfig;
 use crate::client;
+use crate::http::ShownCertificate;
 use crate::serve::lock;
 
 /// The most verified tokens that are remembered.
@@ -48,10 +49,20 @@ struct Good {
     jti: String,
     expiry_seconds: i64,
     issued_millis: i64,
+    /// The certificate that it is bound to (RFC 8705 3.1).
+    bound_to: Option<ShownCertificate>,
+}
+
+#[derive(Deserialize)]
+struct Confirmation {
+    #[serde(rename = "x5t#S256")]
+    certificate: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Claims {
+    #[serde(default)]
+    cnf: Option<Confirmation>,
     exp: i64,
     #[serde(default)]
     iat: i64,
@@ -76,8 +87,8 @@ impl Verifier {
         self.revoke_all_before(self.config.clock.wall());
     }
 
-    /// The token's `jti` when it is good.
-    pub(super) async fn verify(&self, token: &str) -> Result<String, Refused> {
+    /// The token's `jti` when it is good, and comes from whom it is bound to.
+    pub(super) async fn verify(&self, token: &str, shown: Option<&ShownCertificate>) -> Result<String, Refused> {
         let remembered = lock(&self.good).get(token).cloned();
         let good = match remembered {
             Some(good) => good,
@@ -89,6 +100,9 @@ impl Verifier {
         }
         if good.issued_millis <= *lock(&self.revoked_until) {
             return Err(Refused::Invalid("the token is revoked"));
+        }
+        if good.bound_to.is_some() && good.bound_to.as_ref() != shown {
+            return Err(Refused::Invalid("the token is bound to another certificate than the connection's"));
         }
         Ok(good.jti)
     }
@@ -114,6 +128,7 @@ impl Verifier {
             return Err(Refused::Scope);
         }
         let good = Good {
+            bound_to: claims.cnf.and_then(|cnf| cnf.certificate).map(ShownCertificate),
             jti: claims.jti,
             expiry_seconds: claims.exp,
             issued_millis: claims.iat_ms.unwrap_or(claims.iat.saturating_mul(1000)),

@@ -8,8 +8,8 @@ use crate::model::{OAuthEntity, OAuthEntityProfile};
 
 pub(crate) async fn entities<'e>(db: impl Executor<'e, Database = Any>) -> Result<Vec<OAuthEntity>, StoreError> {
     sqlx::query(
-        "SELECT name, token_url, client_auth, issuer, assertion_audience, assertion_algorithm, revocation_url \
-         FROM oauth_entities \
+        "SELECT name, token_url, client_auth, issuer, assertion_audience, assertion_algorithm, revocation_url, \
+         certificate_bound_tokens FROM oauth_entities \
          ORDER BY name",
     )
     .fetch_all(db)
@@ -24,8 +24,8 @@ pub(crate) async fn entity_named<'e>(
     name: &str,
 ) -> Result<Option<OAuthEntity>, StoreError> {
     sqlx::query(
-        "SELECT name, token_url, client_auth, issuer, assertion_audience, assertion_algorithm, revocation_url \
-         FROM oauth_entities \
+        "SELECT name, token_url, client_auth, issuer, assertion_audience, assertion_algorithm, revocation_url, \
+         certificate_bound_tokens FROM oauth_entities \
          WHERE name = $1",
     )
     .bind(name)
@@ -42,10 +42,10 @@ pub(crate) async fn put_entity<'e>(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO oauth_entities (name, token_url, client_auth, issuer, assertion_audience, assertion_algorithm, \
-         revocation_url) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (name) DO UPDATE SET token_url = excluded.token_url, \
-         client_auth = excluded.client_auth, issuer = excluded.issuer, \
+         revocation_url, certificate_bound_tokens) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+         ON CONFLICT (name) DO UPDATE SET token_url = excluded.token_url, client_auth = excluded.client_auth, issuer = excluded.issuer, \
          assertion_audience = excluded.assertion_audience, assertion_algorithm = excluded.assertion_algorithm, \
-         revocation_url = excluded.revocation_url",
+         revocation_url = excluded.revocation_url, certificate_bound_tokens = excluded.certificate_bound_tokens",
     )
     .bind(&entity.name)
     // Empty stands for none.
@@ -55,6 +55,7 @@ pub(crate) async fn put_entity<'e>(
     .bind(&entity.assertion_audience)
     .bind(entity.assertion_algorithm.as_ref().map(to_json).transpose()?)
     .bind(&entity.revocation_url)
+    .bind(i64::from(entity.certificate_bound_tokens))
     .execute(db)
     .await?;
     Ok(())
@@ -125,6 +126,7 @@ fn entity(row: &AnyRow) -> Result<OAuthEntity, StoreError> {
         assertion_audience: row.try_get(4)?,
         assertion_algorithm: row.try_get::<Option<&str>, _>(5)?.map(from_json).transpose()?,
         revocation_url: row.try_get(6)?,
+        certificate_bound_tokens: row.try_get::<i64, _>(7)? == 1,
     })
 }
 

@@ -43,6 +43,7 @@ fn permitted(address: SocketAddr) -> PermittedCall {
 async fn call(address: SocketAddr, guard: AddressGuard, timeout: Duration) -> Result<ApiReply, ApiCallError> {
     let caller = ApiCaller::new(WayOut::plain_default().expect("a way"), Arc::new(SystemClock), 1024);
     let token = AccessToken::new(Secret::from(TOKEN)).expect("legal");
+    let token = CallToken { token, certificate: None };
     caller.call(&permitted(address), &guard, Bytes::new(), &token, timeout, Duration::from_mins(1)).await
 }
 

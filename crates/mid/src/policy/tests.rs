@@ -71,6 +71,7 @@ fn config() -> ConfigDocument {
             issuer: Some("https://login.example".into()),
             assertion_audience: None,
             assertion_algorithm: None,
+            certificate_bound_tokens: false,
         },
     }
 }

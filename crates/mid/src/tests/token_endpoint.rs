@@ -50,6 +50,7 @@ pub(super) fn handle(token_url: &str, way: WayOut, clock: &Arc<ManualClock>) -> 
         resource: vec![],
         extra_parameters: BTreeMap::new(),
         assertion: AssertionRules::default(),
+        certificate_bound: false,
     };
     let credential = CredentialRef {
         instance: "i".to_owned(),

@@ -212,6 +212,7 @@ pub(crate) fn spec(scope: &str) -> TokenRequestSpec {
         resource: vec![],
         extra_parameters: BTreeMap::new(),
         assertion: AssertionRules::default(),
+        certificate_bound: false,
     }
 }
 

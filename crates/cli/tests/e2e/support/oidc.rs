@@ -70,6 +70,11 @@ impl OidcProvider {
             "opaque_tokens": opaque_tokens,
             "resource_servers": { resource: { "scope": "read write" } },
         });
+        Self::launch(folder, &config).await
+    }
+
+    /// Starts it with a configuration of the caller's own.
+    pub(crate) async fn launch(folder: &Path, config: &Value) -> anyhow::Result<Self> {
         let config_file = folder.join("oidc-provider.json");
         std::fs::write(&config_file, config.to_string())?;
         let script = repository().join("tests/oidc-provider/server.mjs");
