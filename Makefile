@@ -31,7 +31,7 @@ demo:
 	target/release/midward-demo $(if $(ONCE),--once)
 
 test:
-	@$(SETUP) cc rustfmt clippy java node postgres nextest deny moto
+	@$(SETUP) cc cxx rustfmt clippy java node postgres nextest deny moto
 	@$(MAKE) --no-print-directory jar-host
 	cargo fmt --all --check
 	@$(MAKE) --no-print-directory deny-check
@@ -88,7 +88,7 @@ FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-covera
 	-Cllvm-args=-sanitizer-coverage-trace-compares
 
 fuzz:
-	@$(SETUP) cc
+	@$(SETUP) cc cxx
 	mkdir -p build/fuzz-corpus
 	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" cargo run --release --target x86_64-unknown-linux-gnu \
 		--target-dir $(CURDIR)/target/fuzz --bin token_reply -- -seed=$(FUZZ_SEED) \
@@ -100,7 +100,7 @@ SOAK_SECONDS ?= 600
 SOAK_ORDERS ?= 200000
 SOAK_SEED := $(or $(SOAK_SEED),$(shell date +%s))
 soak:
-	@$(SETUP) cc nextest
+	@$(SETUP) cc cxx nextest
 	@echo "soak: SOAK_SEED=$(SOAK_SEED) SOAK_ORDERS=$(SOAK_ORDERS) SOAK_SECONDS=$(SOAK_SECONDS)"
 	MIDWARD_SEED=$(SOAK_SEED) MIDWARD_INTERLEAVINGS=$(SOAK_ORDERS) $(INTERLEAVINGS) --profile soak
 	MIDWARD_SEED=$(SOAK_SEED) cargo nextest run --locked -p midward-oauth --profile soak --test engine \

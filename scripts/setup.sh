@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what a make target needs and is not there yet, and says what and why. A second run installs nothing.
 #
-#   scripts/setup.sh NEED...      needs: cc java node postgres deny nextest rustfmt clippy mdbook moto
+#   scripts/setup.sh NEED...      needs: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto
 #
 # Debian packages come through apt-get (as root, or through sudo), Rust tools through cargo, Node.js packages through
 # npm from the committed lock file. Tools that Debian has too old a version of go below build/tools.
@@ -51,6 +51,10 @@ debian() {
 
 need_cc() {
     has cc || debian "Rust's linker, and the C parts of SQLite and of the TLS library" gcc libc6-dev
+}
+
+need_cxx() {
+    has c++ || debian "compiles libFuzzer, which sends random token replies" g++
 }
 
 need_java() {
@@ -136,10 +140,10 @@ need_rustfmt() { rust_component rustfmt rustfmt "checks the formatting"; }
 need_clippy() { rust_component cargo-clippy clippy "lints the code"; }
 
 has cargo || die "needs Rust: see https://rustup.rs"
-[ $# -gt 0 ] || die "say what is needed: cc java node postgres deny nextest rustfmt clippy mdbook moto"
+[ $# -gt 0 ] || die "say what is needed: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto"
 for need in "$@"; do
     case $need in
-        cc | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto) "need_$need" ;;
+        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto) "need_$need" ;;
         *) die "unknown need: $need" ;;
     esac
 done
