@@ -1,7 +1,12 @@
 //! A TCP door in front of a vault that cannot be told to be slow or dead itself.
 
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -21,6 +26,7 @@ pub(crate) enum Way {
 pub(crate) struct Door {
     address: SocketAddr,
     way: watch::Sender<Way>,
+    bursts: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
 
@@ -30,16 +36,23 @@ impl Door {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("address");
         let (way, seen) = watch::channel(Way::Open);
+        let bursts = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&bursts);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, target, seen.clone()));
+                tokio::spawn(pass(client, target, seen.clone(), Arc::clone(&counted)));
             }
         });
-        Self { address, way, accepting }
+        Self { address, way, bursts, accepting }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How often bytes came from clients: at least once for each request.
+    pub(crate) fn bursts(&self) -> usize {
+        self.bursts.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set(&self, way: Way) {
@@ -54,7 +67,7 @@ impl Drop for Door {
 }
 
 /// Ends when a side ends, the way changes, or the door is gone.
-async fn pass(mut client: TcpStream, target: SocketAddr, mut way: watch::Receiver<Way>) {
+async fn pass(mut client: TcpStream, target: SocketAddr, mut way: watch::Receiver<Way>, bursts: Arc<AtomicUsize>) {
     let now = *way.borrow_and_update();
     if now == Way::Shut {
         return;
@@ -62,9 +75,13 @@ async fn pass(mut client: TcpStream, target: SocketAddr, mut way: watch::Receive
     let mut server = None;
     if now == Way::Open {
         let Ok(connected) = TcpStream::connect(target).await else { return };
-        let mut connected = server.insert(connected);
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.insert(connected).split();
+        let unseen = AtomicUsize::new(0);
+        let both =
+            futures_util::future::join(copy(from_client, to_server, &bursts), copy(from_server, to_client, &unseen));
         tokio::select! {
-            _ = tokio::io::copy_bidirectional(&mut client, &mut connected) => return,
+            _ = both => return,
             changed = way.changed() => if changed.is_err() { return },
         }
         if *way.borrow_and_update() != Way::Stuck {
@@ -74,4 +91,16 @@ async fn pass(mut client: TcpStream, target: SocketAddr, mut way: watch::Receive
     // Held open: neither side hears anything.
     let _ = way.changed().await;
     drop((client, server));
+}
+
+async fn copy(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, bursts: &AtomicUsize) -> io::Result<()> {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            return to.shutdown().await;
+        }
+        bursts.fetch_add(1, Ordering::Relaxed);
+        to.write_all(&buffer[..count]).await?;
+    }
 }
