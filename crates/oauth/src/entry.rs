@@ -13,6 +13,7 @@ use midward_core::{
 use tokio::sync::watch;
 
 use crate::counters::Counters;
+use crate::dpop::DpopKey;
 use crate::failures;
 use crate::fetch::{FetchContext, FetchFailure, Fetched, FetchedToken, Progress, TokenFetcher};
 use crate::hot::Hot;
@@ -44,10 +45,17 @@ pub(crate) struct Held {
     /// The version of the secret that it was minted with.
     pub(crate) fingerprint: Option<Fingerprint>,
     /// Of a bound token.
-    certificate: Option<ClientCertificate>,
+    bound: Option<Box<Bound>>,
     pub(crate) steps: Steps,
     pub(crate) expires: BootTime,
     pub(crate) lead: WallLead,
+}
+
+/// What a token is bound to.
+#[derive(Debug)]
+struct Bound {
+    certificate: Option<ClientCertificate>,
+    dpop: Option<DpopKey>,
 }
 
 impl Held {
@@ -126,7 +134,12 @@ impl Granted {
 
     /// The certificate that the token is bound to: the API wants to see it.
     pub fn certificate(&self) -> Option<&ClientCertificate> {
-        self.held().certificate.as_ref()
+        self.held().bound.as_ref()?.certificate.as_ref()
+    }
+
+    /// The key that the token is bound to: each call of the API proves it.
+    pub fn dpop(&self) -> Option<&DpopKey> {
+        self.held().bound.as_ref()?.dpop.as_ref()
     }
 
     /// The token's end.
@@ -370,13 +383,13 @@ impl Entry {
         let mut result: Option<FlightResult> = None;
         match fetched.result {
             Ok(Minted { token, requested, lifetime, lead }) => {
-                let FetchedToken { token, scopes, fingerprint, certificate } = token;
+                let FetchedToken { token, scopes, fingerprint, certificate, dpop } = token;
                 let scopes = (!scopes.iter().eq(self.key().scopes.iter())).then(|| scopes.into_iter().collect());
                 let held = Arc::new(Held {
                     token,
                     scopes,
                     fingerprint,
-                    certificate,
+                    bound: (certificate.is_some() || dpop.is_some()).then(|| Box::new(Bound { certificate, dpop })),
                     steps,
                     expires: requested + lifetime,
                     lead,

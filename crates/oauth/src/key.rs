@@ -20,8 +20,8 @@ pub struct TokenKey {
     /// In no order (RFC 8707 2).
     pub resource: BTreeSet<String>,
     pub extra_parameters: BTreeMap<String, String>,
-    /// The key or certificate that the token is bound to (RFC 8705, RFC 9449).
-    pub binding: Option<String>,
+    /// Whether the token is bound to a key that this process makes for it (RFC 9449).
+    pub dpop: bool,
 }
 
 /// One credential at one authorization server: what shares a circuit.
@@ -75,7 +75,7 @@ impl TokenKey {
             audience: spec.audience.clone(),
             resource: spec.resource.iter().cloned().collect(),
             extra_parameters: spec.extra_parameters.clone(),
-            binding: None,
+            dpop: spec.dpop,
         }
     }
 

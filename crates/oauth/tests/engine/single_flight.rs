@@ -142,7 +142,7 @@ async fn whatever_shapes_the_token_keeps_tokens_apart() {
             4 => key.audience = Some("a".into()),
             5 => drop(key.resource.insert("r".into())),
             6 => drop(key.extra_parameters.insert("k".into(), "v".into())),
-            _ => key.binding = Some("thumbprint".into()),
+            _ => key.dpop = true,
         }
         keys.push(key);
     }
