@@ -41,7 +41,7 @@ pub(crate) struct Shared {
 pub(crate) struct Held {
     pub(crate) token: AccessToken,
     /// Absent: as they were asked for.
-    scopes: Option<Box<[String]>>,
+    scopes: Option<Box<[Box<str>]>>,
     /// The version of the secret that it was minted with.
     pub(crate) fingerprint: Option<Fingerprint>,
     /// Of a bound token.
@@ -61,7 +61,7 @@ struct Bound {
 impl Held {
     /// What was granted to the key that it is held for.
     pub(crate) fn scopes(&self, key: &TokenKey) -> BTreeSet<String> {
-        self.scopes.as_deref().unwrap_or(&key.scopes).iter().cloned().collect()
+        self.scopes.as_deref().unwrap_or(&key.scopes).iter().map(ToString::to_string).collect()
     }
 }
 
@@ -384,7 +384,8 @@ impl Entry {
         match fetched.result {
             Ok(Minted { token, requested, lifetime, lead }) => {
                 let FetchedToken { token, scopes, fingerprint, certificate, dpop } = token;
-                let scopes = (!scopes.iter().eq(self.key().scopes.iter())).then(|| scopes.into_iter().collect());
+                let as_asked = scopes.iter().map(String::as_str).eq(self.key().scopes.iter().map(AsRef::as_ref));
+                let scopes = (!as_asked).then(|| scopes.into_iter().map(String::into_boxed_str).collect());
                 let held = Arc::new(Held {
                     token,
                     scopes,
@@ -413,8 +414,8 @@ impl Entry {
         if let Some(FetchFailure { failure, retry }) = failure {
             counters.failed(&failure.code);
             tracing::warn!(
-                credential_id = self.key().client.credential_id,
-                token_url = self.key().client.token_url,
+                credential_id = &*self.key().client.credential_id,
+                token_url = &*self.key().client.token_url,
                 code = failure.code,
                 hop = failure.hop.name(),
                 transient = failures::is_transient(&failure),

@@ -92,7 +92,7 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Figure>> {
                 caller.abort();
             }
             // What the bad ones began goes on: drop it from the next round without them.
-            cache.flush(|key| key.client.credential_id != "good");
+            cache.flush(|key| *key.client.credential_id != *"good");
         }
         let usual = percentile(alone.clone(), 50);
         let (alone, beside) = (percentile(alone, 99), percentile(beside, 99));

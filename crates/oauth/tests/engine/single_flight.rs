@@ -198,7 +198,7 @@ async fn a_million_random_interleavings_mix_nothing_up() {
         });
         match random.next_u64() % 100 {
             0..50 => tokio::time::sleep(Duration::from_millis(random.next_u64() % 40)).await,
-            50 => drop(cache.flush(|key| key.client.instance == "i1")),
+            50 => drop(cache.flush(|key| *key.client.instance == *"i1")),
             _ => {}
         }
         while running.len() > 500 {
