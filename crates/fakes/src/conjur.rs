@@ -82,6 +82,11 @@ impl Conjur {
         self.state.forbid(id);
     }
 
+    /// From now on everybody may.
+    pub fn permit(&self, id: &str) {
+        self.state.permit(id);
+    }
+
     /// A new API key; the old one stops working at once. `false`: there is no such identity.
     pub fn set_api_key(&self, login: &str, api_key: &str) -> bool {
         self.state.set_api_key(login, api_key)

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 use crate::serve::{Listening, lock};
 
@@ -24,7 +23,6 @@ pub struct Tap {
     sent: Arc<Mutex<Vec<u8>>>,
     received: Arc<Mutex<Vec<u8>>>,
     target: Arc<Mutex<Option<SocketAddr>>>,
-    cuts: watch::Sender<()>,
     listening: Listening,
 }
 
@@ -43,11 +41,8 @@ impl Tap {
         let (sent, received) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::<Mutex<Vec<u8>>>::default());
         let (up, down) = (Arc::clone(&sent), Arc::clone(&received));
         let current = Arc::clone(&target);
-        let cuts = watch::Sender::new(());
-        let cutting = cuts.clone();
         let listening = Listening::start(0, move |client: TcpStream| {
             let (up, down) = (Arc::clone(&up), Arc::clone(&down));
-            let mut cut = cutting.subscribe();
             let target = *lock(&current);
             async move {
                 let Some(target) = target else { return };
@@ -55,22 +50,12 @@ impl Tap {
                 if let Ok(server) = TcpStream::connect(target).await {
                     let (from_client, to_client) = client.into_split();
                     let (from_server, to_server) = server.into_split();
-                    let both =
-                        async { tokio::join!(copy(from_client, to_server, &up), copy(from_server, to_client, &down)) };
-                    tokio::select! {
-                        ended = both => drop(ended),
-                        _ = cut.changed() => {}
-                    }
+                    let ended = tokio::join!(copy(from_client, to_server, &up), copy(from_server, to_client, &down));
+                    drop(ended);
                 }
             }
         })?;
-        Ok(Self { sent, received, target, cuts, listening })
-    }
-
-    /// Ends all connections; new ones are closed until [`Self::set_target`].
-    pub fn cut(&self) {
-        *lock(&self.target) = None;
-        self.cuts.send_replace(());
+        Ok(Self { sent, received, target, listening })
     }
 
     /// Where connections go from now on.

@@ -53,6 +53,10 @@ impl State {
         lock(&self.forbidden).insert(id.to_owned());
     }
 
+    pub(super) fn permit(&self, id: &str) {
+        lock(&self.forbidden).remove(id);
+    }
+
     pub(super) fn set_api_key(&self, login: &str, api_key: &str) -> bool {
         let mut identities = lock(&self.identities);
         let Some(identity) = identities.iter_mut().find(|identity| identity.login == login) else { return false };
