@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::jar::{CyberArkSdkConfig, JarConfig, JarResolver};
 use crate::unusable::Unusable;
-use crate::{AwsConfig, AzureConfig, Resolver, RouteConfig};
+use crate::{AwsConfig, AzureConfig, ConjurConfig, HashiCorpVaultConfig, Resolver, RouteConfig};
 
 /// One resolver's configuration, told apart by `kind`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -26,6 +26,11 @@ pub enum ResolverConfig {
     AwsSecretsManager(AwsConfig),
     /// Azure Key Vault (cargo feature `azure`).
     AzureKeyVault(AzureConfig),
+    /// HashiCorp Vault or OpenBao.
+    #[serde(rename = "hashicorp_vault", alias = "openbao")]
+    HashiCorpVault(HashiCorpVaultConfig),
+    /// CyberArk Conjur (Secrets Manager).
+    Conjur(ConjurConfig),
     /// Other resolvers, by rules over credential identifiers.
     Route(RouteConfig),
 }
@@ -61,6 +66,8 @@ pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> 
     match config {
         ResolverConfig::AwsSecretsManager(aws) => crate::aws::build(name, aws, context),
         ResolverConfig::AzureKeyVault(azure) => crate::azure::build(name, azure, context),
+        ResolverConfig::HashiCorpVault(vault) => crate::hashicorp_vault::build(name, vault, context),
+        ResolverConfig::Conjur(conjur) => crate::conjur::build(name, conjur, context),
         ResolverConfig::Jar(jar) => Arc::new(JarResolver::jar(name, jar, context)),
         ResolverConfig::CyberArkSdk(sdk) => Arc::new(JarResolver::sdk(name, sdk, context)),
         ResolverConfig::Route(_) => Arc::new(Unusable::new("route", without_others())),
