@@ -10,7 +10,9 @@ use midward_net::WayOut;
 use serde::Deserialize;
 
 use crate::jar::{CyberArkSdkConfig, JarConfig, JarResolver};
-use crate::{AwsConfig, AzureConfig, Resolver};
+use crate::cyberark::{CcpResolver, CliResolver};
+use crate::unusable::Unusable;
+use crate::{AwsConfig, AzureConfig, CyberArkCcpConfig, CyberArkCliConfig, Resolver};
 
 /// One resolver's configuration, told apart by `kind`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -21,6 +23,12 @@ pub enum ResolverConfig {
     /// CyberArk's `JavaPasswordSDK.jar`, from the AIM client's installation folder.
     #[serde(rename = "cyberark_sdk")]
     CyberArkSdk(CyberArkSdkConfig),
+    /// The AIM client's command line, without a JAR.
+    #[serde(rename = "cyberark_cli")]
+    CyberArkCli(CyberArkCliConfig),
+    /// CyberArk's Central Credential Provider, over HTTPS.
+    #[serde(rename = "cyberark_ccp")]
+    CyberArkCcp(CyberArkCcpConfig),
     /// AWS Secrets Manager (cargo feature `aws`).
     AwsSecretsManager(AwsConfig),
     /// Azure Key Vault (cargo feature `azure`).
@@ -60,6 +68,14 @@ pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> 
         ResolverConfig::AzureKeyVault(azure) => crate::azure::build(name, azure, context),
         ResolverConfig::Jar(jar) => Arc::new(JarResolver::jar(name, jar, context)),
         ResolverConfig::CyberArkSdk(sdk) => Arc::new(JarResolver::sdk(name, sdk, context)),
+        ResolverConfig::CyberArkCli(cli) => match CliResolver::new(name, cli, context) {
+            Ok(resolver) => Arc::new(resolver),
+            Err(failure) => Arc::new(Unusable::new("cyberark_cli", failure)),
+        },
+        ResolverConfig::CyberArkCcp(ccp) => match CcpResolver::new(name, ccp, context) {
+            Ok(resolver) => Arc::new(resolver),
+            Err(failure) => Arc::new(Unusable::new("cyberark_ccp", failure)),
+        },
     }
 }
 

@@ -6,11 +6,13 @@ use midward_core::{Failure, Hop};
 use midward_net::{SendError, SendErrorKind};
 
 /// A [`Failure`] on its way through an SDK's errors.
+#[cfg(any(feature = "aws", feature = "azure"))]
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Why(pub(crate) Failure);
 
 /// What an error code or a status means, whatever the vault calls it.
+#[cfg(any(feature = "aws", feature = "azure"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
     NotFound,
@@ -27,6 +29,7 @@ pub(crate) enum Meaning {
     NotUnderstood,
 }
 
+#[cfg(any(feature = "aws", feature = "azure"))]
 impl Meaning {
     /// `who` is the vault's name, `code` one of the codes that we know, or a status.
     pub(crate) fn failure(self, who: &str, code: &str) -> Failure {

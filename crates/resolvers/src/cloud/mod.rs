@@ -1,8 +1,7 @@
-//! What the resolvers for the clouds' own vaults share: settings, the meaning of a secret's value, failures.
+//! What the resolvers that ask a vault over HTTPS share: settings, the way, failures; and, for the clouds' own vaults, the
+//! meaning of a secret's value.
 
-#[cfg(any(feature = "aws", feature = "azure"))]
 mod failures;
-#[cfg(any(feature = "aws", feature = "azure"))]
 mod network;
 #[cfg(any(feature = "aws", feature = "azure"))]
 mod payload;
@@ -11,9 +10,9 @@ mod settings;
 mod unbuilt;
 
 #[cfg(any(feature = "aws", feature = "azure"))]
-pub(crate) use failures::{Meaning, Why, misconfigured, send_failure, timeout_failure};
-#[cfg(any(feature = "aws", feature = "azure"))]
-pub(crate) use network::{Network, check_endpoint, read_private};
+pub(crate) use failures::{Meaning, Why};
+pub(crate) use failures::{misconfigured, send_failure, timeout_failure};
+pub(crate) use network::{Network, check_endpoint, read_private, read_private_bytes};
 #[cfg(any(feature = "aws", feature = "azure"))]
 pub(crate) use payload::{material, version};
 pub use settings::SecretFields;

@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use midward_core::Failure;
-use midward_net::{AddressGuard, IpNet, SendError, SendErrorKind, SendOptions, WayConfig, WayOut};
+#[cfg(any(feature = "aws", feature = "azure"))]
+use midward_net::WayConfig;
+use midward_net::{AddressGuard, IpNet, SendError, SendErrorKind, SendOptions, WayOut};
 use url::Url;
 
 use super::misconfigured;
@@ -28,6 +30,7 @@ impl Network {
         Self { way: way.clone(), guard: endpoint.map_or_else(AddressGuard::default, |_| anywhere()) }
     }
 
+    #[cfg(any(feature = "aws", feature = "azure"))]
     /// To the service on a link-local address that gives a machine its identity. Never through a proxy.
     pub(crate) fn to_metadata() -> Result<Self, Failure> {
         let config = WayConfig { system_roots: Some(true), connect_timeout_ms: Some(2_000), ..WayConfig::default() };
@@ -76,6 +79,15 @@ pub(crate) fn check_endpoint(name: &str, url: &Url) -> Result<(), Failure> {
 
 /// A file with something secret in it: an absolute path, readable by its owner only, at most 64 KiB of text.
 pub(crate) fn read_private(name: &str, path: &Path) -> Result<midward_core::Secret, Failure> {
+    let secret = read_private_bytes(name, path)?;
+    if secret.expose_str().is_none() {
+        return Err(too_large_or_no_text(name, path));
+    }
+    Ok(secret)
+}
+
+/// The same for a file that is not text.
+pub(crate) fn read_private_bytes(name: &str, path: &Path) -> Result<midward_core::Secret, Failure> {
     use std::io::Read as _;
     use std::os::unix::fs::MetadataExt as _;
     const LIMIT: u64 = 64 * 1024;
@@ -92,10 +104,15 @@ pub(crate) fn read_private(name: &str, path: &Path) -> Result<midward_core::Secr
     // Enough room from the start, so that no unwiped copy is left behind by growing.
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(LIMIT)).unwrap_or(0) + 2);
     file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(unread)?;
-    if bytes.len() as u64 > LIMIT || std::str::from_utf8(&bytes).is_err() {
-        return Err(misconfigured(format!("{name}: {} is no text of at most 64 KiB", path.display())));
+    let secret = midward_core::Secret::new(bytes);
+    if secret.len() as u64 > LIMIT {
+        return Err(too_large_or_no_text(name, path));
     }
-    Ok(midward_core::Secret::new(bytes))
+    Ok(secret)
+}
+
+fn too_large_or_no_text(name: &str, path: &Path) -> Failure {
+    misconfigured(format!("{name}: {} is larger than 64 KiB, or is not the text that it should be", path.display()))
 }
 
 #[cfg(test)]

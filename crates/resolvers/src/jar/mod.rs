@@ -13,6 +13,7 @@ mod store;
 mod supervisor;
 pub mod trampoline;
 
+pub(crate) use host::watch_exit;
 pub use config::{CyberArkSdkConfig, CyberArkSdkSettings, JarConfig, JarSettings, ProcessConfig};
 pub use forward::{InvalidTarget, Target};
 pub use resolver::JarResolver;
