@@ -12,7 +12,9 @@ use serde::Deserialize;
 use crate::jar::{CyberArkSdkConfig, JarConfig, JarResolver};
 use crate::cyberark::{CcpResolver, CliResolver};
 use crate::unusable::Unusable;
-use crate::{AwsConfig, AzureConfig, CyberArkCcpConfig, CyberArkCliConfig, Resolver};
+use crate::{
+    AwsConfig, AzureConfig, ConjurConfig, CyberArkCcpConfig, CyberArkCliConfig, HashiCorpVaultConfig, Resolver,
+};
 
 /// One resolver's configuration, told apart by `kind`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -33,6 +35,11 @@ pub enum ResolverConfig {
     AwsSecretsManager(AwsConfig),
     /// Azure Key Vault (cargo feature `azure`).
     AzureKeyVault(AzureConfig),
+    /// HashiCorp Vault or OpenBao.
+    #[serde(rename = "hashicorp_vault", alias = "openbao")]
+    HashiCorpVault(HashiCorpVaultConfig),
+    /// CyberArk Conjur (Secrets Manager).
+    Conjur(ConjurConfig),
 }
 
 /// What a resolver needs of the MID around it.
@@ -66,6 +73,8 @@ pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> 
     match config {
         ResolverConfig::AwsSecretsManager(aws) => crate::aws::build(name, aws, context),
         ResolverConfig::AzureKeyVault(azure) => crate::azure::build(name, azure, context),
+        ResolverConfig::HashiCorpVault(vault) => crate::hashicorp_vault::build(name, vault, context),
+        ResolverConfig::Conjur(conjur) => crate::conjur::build(name, conjur, context),
         ResolverConfig::Jar(jar) => Arc::new(JarResolver::jar(name, jar, context)),
         ResolverConfig::CyberArkSdk(sdk) => Arc::new(JarResolver::sdk(name, sdk, context)),
         ResolverConfig::CyberArkCli(cli) => match CliResolver::new(name, cli, context) {

@@ -3,6 +3,7 @@
 mod client_auth;
 mod cyberark;
 mod discovery;
+mod dpop;
 mod failures;
 mod grants;
 mod kill;

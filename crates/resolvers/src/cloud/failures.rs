@@ -1,4 +1,4 @@
-//! What a cloud's vault answered, as a failure. Texts are ours; a remote party's appear nowhere.
+//! What a vault answered, as a failure. Texts are ours; a remote party's appear nowhere.
 
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use midward_net::{SendError, SendErrorKind};
 pub(crate) struct Why(pub(crate) Failure);
 
 /// What an error code or a status means, whatever the vault calls it.
-#[cfg(any(feature = "aws", feature = "azure"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
     NotFound,
@@ -29,7 +28,6 @@ pub(crate) enum Meaning {
     NotUnderstood,
 }
 
-#[cfg(any(feature = "aws", feature = "azure"))]
 impl Meaning {
     /// `who` is the vault's name, `code` one of the codes that we know, or a status.
     pub(crate) fn failure(self, who: &str, code: &str) -> Failure {
@@ -53,7 +51,7 @@ impl Meaning {
                 hop,
                 "vault_login_refused",
                 format!("{said}: the MID's own credentials were refused"),
-                "Check the resolver's `credentials`, that they are not revoked or expired, and this machine's clock.",
+                "Check what the resolver signs in with, that it is not revoked or expired, and this machine's clock.",
             ),
             Self::Disabled => Failure::permanent(
                 hop,
