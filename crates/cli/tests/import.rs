@@ -44,15 +44,18 @@ fn import(xml: &str, more: &[&str]) -> Output {
 #[test]
 fn the_result_is_a_part_of_mid_toml_without_a_password() {
     let folder = tempfile::tempdir().expect("a folder");
-    for (ccp, aim, kind) in
-        [(CCP, "sdk", "cyberark_ccp"), ("", "sdk", "cyberark_sdk"), ("", "cli", "cyberark_cli")]
-    {
+    for (ccp, aim, kind) in [(CCP, "sdk", "cyberark_ccp"), ("", "sdk", "cyberark_sdk"), ("", "cli", "cyberark_cli")] {
         let output = import(&CONFIG.replace("CCP", ccp), &["--aim", aim, "--name", "vault"]);
         let text = String::from_utf8(output.stdout).expect("text");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(text.contains(&format!("[resolvers.vault]\nkind = \"{kind}\"")), "{text}");
-        assert!(!text.contains("hunter2") && text.contains("ext.tss.password") && text.contains("proxy.example:3128"), "{text}");
-        let whole = format!("[mid]\nname = \"edge\"\nstate_dir = \"state\"\n[policy]\nfile = \"policy.toml\"\n[jar_host]\ndir = \"jars\"\n{text}");
+        assert!(
+            !text.contains("hunter2") && text.contains("ext.tss.password") && text.contains("proxy.example:3128"),
+            "{text}"
+        );
+        let whole = format!(
+            "[mid]\nname = \"edge\"\nstate_dir = \"state\"\n[policy]\nfile = \"policy.toml\"\n[jar_host]\ndir = \"jars\"\n{text}"
+        );
         let read = MidConfig::parse(&whole, folder.path()).map(|config| config.resolvers.len());
         assert_eq!(read.map_err(|failure| failure.to_string()), Ok(1), "{text}");
     }

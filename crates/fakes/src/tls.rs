@@ -130,7 +130,8 @@ impl Tls {
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?;
-        let verifier = || Ok::<_, io::Error>(WebPkiClientVerifier::builder_with_provider(Arc::new(ca.roots()?), provider()));
+        let verifier =
+            || Ok::<_, io::Error>(WebPkiClientVerifier::builder_with_provider(Arc::new(ca.roots()?), provider()));
         let builder = match self {
             Self::Plain | Self::Server(_) => builder.with_no_client_auth(),
             Self::Mutual(_) => builder.with_client_cert_verifier(verifier()?.build().map_err(io::Error::other)?),

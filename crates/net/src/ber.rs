@@ -61,7 +61,8 @@ fn element(bytes: &[u8], depth: usize) -> Option<(Element<'_>, &[u8])> {
     if first == 0x80 {
         return until_end(tag, rest, depth.checked_sub(1)?);
     }
-    let (len, rest) = if first < 0x80 { (usize::from(first), rest) } else { long_length(usize::from(first & 0x7f), rest)? };
+    let (len, rest) =
+        if first < 0x80 { (usize::from(first), rest) } else { long_length(usize::from(first & 0x7f), rest)? };
     let (content, rest) = rest.split_at_checked(len)?;
     Some((Element { tag, content }, rest))
 }

@@ -179,9 +179,8 @@ fn decrypt(algorithm: Element<'_>, bytes: &[u8], password: &Password<'_>) -> Res
     let mut parameters = parameters.reader();
     let salt = parameters.next_octets(0x04).ok_or(IdentityError::Pfx)?;
     let iterations = parameters.next_of(0x02).and_then(count).ok_or(IdentityError::Pfx)?;
-    let part = |purpose, len| {
-        derive(&digest::SHA1_FOR_LEGACY_USE_ONLY, &password.wide, &salt, iterations, purpose, len)
-    };
+    let part =
+        |purpose, len| derive(&digest::SHA1_FOR_LEGACY_USE_ONLY, &password.wide, &salt, iterations, purpose, len);
     let iv = part(Purpose::Iv, 8);
     let wrong = |_| IdentityError::Pfx;
     match kind.content {
@@ -263,9 +262,8 @@ fn derive(
     len: usize,
 ) -> Bytes {
     let block = hash.block_len();
-    let filled = |bytes: &[u8]| -> Vec<u8> {
-        bytes.iter().copied().cycle().take(bytes.len().div_ceil(block) * block).collect()
-    };
+    let filled =
+        |bytes: &[u8]| -> Vec<u8> { bytes.iter().copied().cycle().take(bytes.len().div_ceil(block) * block).collect() };
     let mut state = Zeroizing::new(filled(salt));
     state.extend_from_slice(&Zeroizing::new(filled(password)));
     let mut derived = Zeroizing::new(Vec::with_capacity(len + hash.output_len()));
@@ -315,7 +313,14 @@ mod tests {
     #[test]
     fn files_of_every_kind_of_writer_hold_the_same_key_and_certificates() {
         let (key, leaf) = (file("key.der"), file("leaf.der"));
-        for name in ["openssl3.pfx", "legacy.pfx", "rc2-128.pfx", "triple-des.pfx", "sha512.pfx", "unencrypted-certificates.pfx"] {
+        for name in [
+            "openssl3.pfx",
+            "legacy.pfx",
+            "rc2-128.pfx",
+            "triple-des.pfx",
+            "sha512.pfx",
+            "unencrypted-certificates.pfx",
+        ] {
             let found = read(&file(name), "p\u{e4}ss \u{20ac}").unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(*found.key, key, "{name}");
             assert!(found.certificates.contains(&leaf) && found.certificates.len() == 2, "{name}");

@@ -9,8 +9,8 @@ use midward_core::{Clock, Random};
 use midward_net::WayOut;
 use serde::Deserialize;
 
-use crate::jar::{CyberArkSdkConfig, JarConfig, JarResolver};
 use crate::cyberark::{CcpResolver, CliResolver};
+use crate::jar::{CyberArkSdkConfig, JarConfig, JarResolver};
 use crate::unusable::Unusable;
 use crate::{
     AwsConfig, AzureConfig, ConjurConfig, CyberArkCcpConfig, CyberArkCliConfig, HashiCorpVaultConfig, Resolver,

@@ -157,7 +157,8 @@ async fn a_program_that_misbehaves_gives_no_secret_and_is_ended() {
 async fn nothing_of_a_program_outlives_its_deadline_or_its_caller() {
     let folder = tempfile::tempdir().expect("folder");
     let pids = folder.path().join("pids");
-    let path = script(folder.path(), &format!("sleep 600 & echo $! $$ > {0}.new; mv {0}.new {0}; wait", pids.display()));
+    let path =
+        script(folder.path(), &format!("sleep 600 & echo $! $$ > {0}.new; mv {0}.new {0}; wait", pids.display()));
     let slow = resolver(&format!("path = '{}'\ntimeout_ms = 2000", path.display()));
     let started = async || {
         while !pids.exists() {
@@ -169,9 +170,8 @@ async fn nothing_of_a_program_outlives_its_deadline_or_its_caller() {
     };
     let gone = async |processes: Vec<PathBuf>| {
         let all = async {
-            let runs = |path: &PathBuf| {
-                std::fs::read_to_string(path.join("stat")).is_ok_and(|stat| !stat.contains(") Z "))
-            };
+            let runs =
+                |path: &PathBuf| std::fs::read_to_string(path.join("stat")).is_ok_and(|stat| !stat.contains(") Z "));
             while processes.iter().any(runs) {
                 tokio::task::yield_now().await;
             }

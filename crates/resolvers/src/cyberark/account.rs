@@ -63,7 +63,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        for (id, content, named) in [("", "b", "UserName"), ("<na>", "b", "UserName"), ("a", "", "Password"), ("a", "<na>", "Password")] {
+        for (id, content, named) in
+            [("", "b", "UserName"), ("<na>", "b", "UserName"), ("a", "", "Password"), ("a", "<na>", "Password")]
+        {
             let failure = account(id, content).material("UserName", Content::ClientSecret).expect_err("incomplete");
             assert_eq!(failure.code, "empty_secret");
             assert!(failure.detail.ends_with(named), "{failure}");

@@ -22,8 +22,10 @@ pub(crate) fn arguments(config: &CyberArkCliConfig, criteria: &Criteria, separat
     if config.query_format == QueryFormat::Regexp {
         parameter("QueryFormat", "regexp");
     }
-    let required: Vec<&str> =
-        [config.client_id_property.as_str()].into_iter().chain(config.required_properties.iter().map(String::as_str)).collect();
+    let required: Vec<&str> = [config.client_id_property.as_str()]
+        .into_iter()
+        .chain(config.required_properties.iter().map(String::as_str))
+        .collect();
     parameter("RequiredProps", &required.join(","));
     if config.fail_on_password_change {
         parameter("FailRequestOnPasswordChange", "true");
@@ -122,9 +124,13 @@ mod tests {
 
     #[test]
     fn exactly_one_line_end_is_taken_off() {
-        for (output, password) in
-            [("u|x|false|x|p", "p"), ("u|x|false|x|p\n", "p"), ("u|x|false|x|p\r\n", "p"), ("u|x|false|x|p\n\n", "p\n"), ("u|x|false|x|a|x|b,c\n", "a|x|b,c")]
-        {
+        for (output, password) in [
+            ("u|x|false|x|p", "p"),
+            ("u|x|false|x|p\n", "p"),
+            ("u|x|false|x|p\r\n", "p"),
+            ("u|x|false|x|p\n\n", "p\n"),
+            ("u|x|false|x|a|x|b,c\n", "a|x|b,c"),
+        ] {
             let account = account(output.as_bytes(), "|x|").expect("readable");
             assert_eq!((text(account.client_id.as_ref()), text(account.content.as_ref())), ("u", password));
             assert!(!account.changing);

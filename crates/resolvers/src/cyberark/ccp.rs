@@ -49,7 +49,9 @@ impl CcpResolver {
         if config.app_id.is_empty() || fixed.into_iter().any(char::is_control) {
             return Err(misconfigured("app_id is empty, or app_id or reason holds a control character"));
         }
-        if config.service.split('/').any(|part| part == "." || part == "..") || config.service.chars().any(char::is_control) {
+        if config.service.split('/').any(|part| part == "." || part == "..")
+            || config.service.chars().any(char::is_control)
+        {
             return Err(misconfigured("service is not the name of a web service"));
         }
         let door = Door::new(&context.vaults, config)?;
@@ -70,12 +72,15 @@ impl CcpResolver {
             CcpApi::Soap => soap::request(&self.config, &criteria)?,
         };
         let begin = self.clock.boot();
-        let Ok(Ok(_permit)) = tokio::time::timeout(limit, self.permits.acquire()).await else { return Err(busy(limit)) };
+        let Ok(Ok(_permit)) = tokio::time::timeout(limit, self.permits.acquire()).await else {
+            return Err(busy(limit));
+        };
         let ready = self.clock.boot();
         let left = limit.saturating_sub(ready.saturating_since(begin));
         let network = self.door.network()?;
         let sent = tokio::time::timeout(left, network.send(request, left)).await;
-        let response = sent.map_err(|_| timeout_failure(WHO, Some(limit)))?.map_err(|error| send_failure(WHO, error))?;
+        let response =
+            sent.map_err(|_| timeout_failure(WHO, Some(limit)))?.map_err(|error| send_failure(WHO, error))?;
         let mut trace = Trace::default();
         trace.push(Hop::Vault, format!("{WHO} answered"), self.clock.boot().saturating_since(ready));
         let status = response.status();
@@ -88,7 +93,11 @@ impl CcpResolver {
             // An account in anything but a 200 is somebody else's answer.
             Ok(Answer::Account(account)) if status == StatusCode::OK => account,
             Ok(Answer::Refused(code)) => return Err(cyberark_failure(&code)),
-            Ok(Answer::Account(_)) => return Err(self.by_status(status).unwrap_or_else(|| not_understood("an account with an error's status"))),
+            Ok(Answer::Account(_)) => {
+                return Err(self
+                    .by_status(status)
+                    .unwrap_or_else(|| not_understood("an account with an error's status")));
+            }
             Err(failure) => return Err(self.by_status(status).unwrap_or(failure)),
         };
         let changing = account.changing;

@@ -255,10 +255,17 @@ mod tests {
         let cli: CyberArkCliConfig = toml::from_str("").expect("complete");
         assert_eq!(cli.path, PathBuf::from("/opt/CARKaim/sdk/clipasswordsdk"));
         let ccp: CyberArkCcpConfig = toml::from_str("url = 'https://ccp.example'").expect("complete");
-        assert_eq!((ccp.service.as_str(), ccp.api, ccp.app_id.as_str()), ("AIMWebService", CcpApi::Rest, "ServiceNow_MID_Server"));
-        let soap = "url = 'https://ccp.example'\napi = 'soap'\nlookup_by = 'virtual_user_name'\ncontent = 'private_key'";
+        assert_eq!(
+            (ccp.service.as_str(), ccp.api, ccp.app_id.as_str()),
+            ("AIMWebService", CcpApi::Rest, "ServiceNow_MID_Server")
+        );
+        let soap =
+            "url = 'https://ccp.example'\napi = 'soap'\nlookup_by = 'virtual_user_name'\ncontent = 'private_key'";
         let soap: CyberArkCcpConfig = toml::from_str(soap).expect("complete");
-        assert_eq!((soap.api, soap.lookup_by, soap.content), (CcpApi::Soap, LookupBy::VirtualUserName, Content::PrivateKey));
+        assert_eq!(
+            (soap.api, soap.lookup_by, soap.content),
+            (CcpApi::Soap, LookupBy::VirtualUserName, Content::PrivateKey)
+        );
         for bad in ["", "url = 'https://ccp'\npfx_password = 'x'", "url = 'https://ccp'\nlookup_by = 'x'"] {
             assert!(toml::from_str::<CyberArkCcpConfig>(bad).is_err(), "{bad}");
         }

@@ -214,7 +214,8 @@ mod tests {
 
     #[test]
     fn what_could_change_the_question_is_refused() {
-        for (id, address) in [("", None), ("a;Safe=b", None), ("-a", None), ("", Some("a;Safe=b")), ("", Some("a\nb"))] {
+        for (id, address) in [("", None), ("a;Safe=b", None), ("-a", None), ("", Some("a;Safe=b")), ("", Some("a\nb"))]
+        {
             let refused = query(&search(LookupBy::CredentialId), id, address);
             assert_eq!(refused, Err("invalid_credential_id".to_owned()), "{id:?} {address:?}");
         }

@@ -82,16 +82,23 @@ impl Source {
     }
 
     fn identity(&self) -> Result<Option<ClientIdentity>, Failure> {
-        let unusable =
-            |name: &str, error: midward_net::IdentityError| misconfigured(format!("the client certificate of {name} cannot be used: {error}"));
+        let unusable = |name: &str, error: midward_net::IdentityError| {
+            misconfigured(format!("the client certificate of {name} cannot be used: {error}"))
+        };
         match self {
             Self::None => Ok(None),
             Self::Pem { certificate, key } => {
                 let chain = std::fs::read(certificate).map_err(|error| {
-                    misconfigured(format!("certificate_file: {} cannot be read: {}", certificate.display(), error.kind()))
+                    misconfigured(format!(
+                        "certificate_file: {} cannot be read: {}",
+                        certificate.display(),
+                        error.kind()
+                    ))
                 })?;
                 let key = read_private("key_file", key)?;
-                ClientIdentity::from_pem(&chain, key.expose()).map(Some).map_err(|error| unusable("certificate_file", error))
+                ClientIdentity::from_pem(&chain, key.expose())
+                    .map(Some)
+                    .map_err(|error| unusable("certificate_file", error))
             }
             Self::Pfx { file, password } => {
                 let pfx = read_private_bytes("pfx_file", file)?;

@@ -15,6 +15,6 @@ mod version;
 pub(crate) use ccp::CcpResolver;
 pub(crate) use cli::CliResolver;
 pub use config::{AimVersion, CcpApi, CyberArkCcpConfig, CyberArkCliConfig};
-pub use criteria::{Content, LookupBy, QueryFormat};
 pub(crate) use criteria::Search;
+pub use criteria::{Content, LookupBy, QueryFormat};
 pub(crate) use version::{Verdict, VersionCheck};

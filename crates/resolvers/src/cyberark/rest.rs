@@ -53,7 +53,10 @@ pub(super) fn parameters(config: &CyberArkCcpConfig, criteria: &Criteria) -> Vec
     let mut all = vec![("AppID", config.app_id.clone())];
     if criteria.virtual_user_name.is_some() || config.query_format == QueryFormat::Regexp {
         all.push(("Query", criteria.query()));
-        all.push(("QueryFormat", if config.query_format == QueryFormat::Regexp { "Regexp" } else { "Exact" }.to_owned()));
+        all.push((
+            "QueryFormat",
+            if config.query_format == QueryFormat::Regexp { "Regexp" } else { "Exact" }.to_owned(),
+        ));
     } else {
         all.extend(criteria.parts().map(|(name, value)| (name, value.to_owned())));
     }
@@ -154,7 +157,9 @@ mod tests {
 
     #[test]
     fn everything_is_encoded() {
-        let url = request(&config("reason = 'r'\nconnection_timeout_s = 5\nfail_on_password_change = true"), &criteria()).expect("legal");
+        let url =
+            request(&config("reason = 'r'\nconnection_timeout_s = 5\nfail_on_password_change = true"), &criteria())
+                .expect("legal");
         let expected = "https://ccp.example:8443/AIMWebService/api/Accounts?AppID=App%201&Safe=A%2BB&Object=c%26d%20%C3%A9\
                         &Reason=r&ConnectionTimeout=5&FailRequestOnPasswordChange=true";
         assert_eq!(url.uri().to_string(), expected);
@@ -166,7 +171,10 @@ mod tests {
     fn a_dual_account_and_a_pattern_need_a_query() {
         let dual = Criteria { virtual_user_name: Some("crm".into()), safe: Some("S".into()), ..Criteria::default() };
         let asked = parameters(&config(""), &dual);
-        assert_eq!(asked[1..], [("Query", "Safe=S;VirtualUserName=crm".to_owned()), ("QueryFormat", "Exact".to_owned())]);
+        assert_eq!(
+            asked[1..],
+            [("Query", "Safe=S;VirtualUserName=crm".to_owned()), ("QueryFormat", "Exact".to_owned())]
+        );
         let pattern = parameters(&config("query_format = 'regexp'"), &criteria());
         assert_eq!(pattern[2], ("QueryFormat", "Regexp".to_owned()));
     }
@@ -175,20 +183,29 @@ mod tests {
     fn answers_are_read_without_case() {
         let account = |body: &str| match read(body.as_bytes(), "UserName") {
             Ok(Answer::Account(account)) => {
-                let text = |secret: Option<Secret>| secret.and_then(|s| s.expose_str().map(str::to_owned)).unwrap_or_default();
+                let text =
+                    |secret: Option<Secret>| secret.and_then(|s| s.expose_str().map(str::to_owned)).unwrap_or_default();
                 Ok((text(account.client_id), text(account.content), account.changing))
             }
             Ok(Answer::Refused(code)) => Err(code),
             Err(failure) => Err(failure.code),
         };
         let found = |changing| Ok(("u".to_owned(), "p".to_owned(), changing));
-        assert_eq!(account(r#"{"Content":"p","UserName":"u","PasswordChangeInProcess":"False","Port":22}"#), found(false));
+        assert_eq!(
+            account(r#"{"Content":"p","UserName":"u","PasswordChangeInProcess":"False","Port":22}"#),
+            found(false)
+        );
         assert_eq!(account(r#"{"content":"p","USERNAME":"u","PasswordChangeInProcess":"True"}"#), found(true));
-        assert_eq!(account("\u{feff}{\"Content\":\"p\",\"UserName\":\"u\",\"PasswordChangeInProcess\":true}"), found(true));
+        assert_eq!(
+            account("\u{feff}{\"Content\":\"p\",\"UserName\":\"u\",\"PasswordChangeInProcess\":true}"),
+            found(true)
+        );
         assert_eq!(account(r#"{"ErrorCode":"APPAP004E","ErrorMsg":"x"}"#), Err("APPAP004E".to_owned()));
         for bad in ["", "<html>", "[]", "{}", r#"{"Content":"p","content":"q"}"#, r#"{"Content":null}"#] {
             assert_eq!(account(bad), Err("vault_answer_invalid".to_owned()), "{bad}");
         }
-        assert!(matches!(read(br#"{"Content":"p","ClientID":"c","UserName":"u"}"#, "ClientID"), Ok(Answer::Account(account)) if account.client_id == Some(Secret::from("c"))));
+        assert!(
+            matches!(read(br#"{"Content":"p","ClientID":"c","UserName":"u"}"#, "ClientID"), Ok(Answer::Account(account)) if account.client_id == Some(Secret::from("c")))
+        );
     }
 }

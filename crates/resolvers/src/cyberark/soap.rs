@@ -114,7 +114,12 @@ mod tests {
         let request = request(&config, &criteria).expect("legal");
         assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/AIMWebService/v1.1/AIM.asmx"));
         let body = std::str::from_utf8(request.body()).expect("text");
-        assert!(body.contains("<passwordWSRequest><AppID>A&amp;B</AppID><Safe>S&lt;</Safe><Object>crm</Object></passwordWSRequest>"), "{body}");
+        assert!(
+            body.contains(
+                "<passwordWSRequest><AppID>A&amp;B</AppID><Safe>S&lt;</Safe><Object>crm</Object></passwordWSRequest>"
+            ),
+            "{body}"
+        );
         assert!(Document::parse(body).is_ok());
     }
 
@@ -134,7 +139,9 @@ mod tests {
 
     #[test]
     fn a_fault_gives_its_code_and_nothing_else() {
-        let fault = |text: &str| envelope(&format!("<s:Fault><faultcode>s:Server</faultcode><faultstring>{text}</faultstring></s:Fault>"));
+        let fault = |text: &str| {
+            envelope(&format!("<s:Fault><faultcode>s:Server</faultcode><faultstring>{text}</faultstring></s:Fault>"))
+        };
         let code = |text: &str| match read(fault(text).as_bytes(), "UserName") {
             Ok(Answer::Refused(code)) => code,
             _ => panic!("not refused"),
@@ -145,7 +152,10 @@ mod tests {
 
     #[test]
     fn what_is_no_envelope_or_could_expand_is_refused() {
-        let bomb = format!("<!DOCTYPE e [<!ENTITY a \"aaaa\">]>{}", account("<Content>&a;</Content>").trim_start_matches("<?xml version=\"1.0\"?>"));
+        let bomb = format!(
+            "<!DOCTYPE e [<!ENTITY a \"aaaa\">]>{}",
+            account("<Content>&a;</Content>").trim_start_matches("<?xml version=\"1.0\"?>")
+        );
         let outside = "<!DOCTYPE e SYSTEM \"file:///etc/passwd\"><Envelope/>".to_owned();
         let entity = account("<Content>&other;</Content>");
         let long = account(&"<a/>".repeat(5000));

@@ -53,7 +53,10 @@ impl VersionCheck {
     }
 
     fn installed(&self) -> Option<String> {
-        self.dpkg_version().or_else(|| self.rpm_version()).filter(|version| !numbers(version).is_empty()).map(|v| shown(&v))
+        self.dpkg_version()
+            .or_else(|| self.rpm_version())
+            .filter(|version| !numbers(version).is_empty())
+            .map(|v| shown(&v))
     }
 
     fn dpkg_version(&self) -> Option<String> {
@@ -126,11 +129,18 @@ mod tests {
         for jar in ["14.2", "14.02.4.3", "14.2.9.1", "v14.2 build 7"] {
             assert_eq!(deb.judge(Some(jar)), Verdict::Fits, "{jar}");
         }
-        assert!(matches!(deb.judge(Some("12.1.0.5")), Verdict::Doubtful(why) if why.contains("12.1.0.5") && why.contains("14.02.4.3")));
+        assert!(
+            matches!(deb.judge(Some("12.1.0.5")), Verdict::Doubtful(why) if why.contains("12.1.0.5") && why.contains("14.02.4.3"))
+        );
         for unknown in [None, Some(""), Some("SNAPSHOT")] {
             assert_eq!(deb.judge(unknown), Verdict::Fits);
         }
-        let removed = check(folder.path(), "installed", &STATUS.replace("install ok installed\nVersion: 14", "deinstall ok config-files\nVersion: 14"), None);
+        let removed = check(
+            folder.path(),
+            "installed",
+            &STATUS.replace("install ok installed\nVersion: 14", "deinstall ok config-files\nVersion: 14"),
+            None,
+        );
         assert_eq!(removed.judge(Some("12.1")), Verdict::Fits, "nothing is installed");
     }
 
@@ -147,7 +157,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let fixed = check(folder.path(), "14.2", STATUS, None);
         assert_eq!(fixed.judge(Some("14.02.4.3")), Verdict::Fits);
-        assert!(matches!(fixed.judge(Some("14.1")), Verdict::Refused(why) if why.contains("14.1") && why.contains("14.2")));
+        assert!(
+            matches!(fixed.judge(Some("14.1")), Verdict::Refused(why) if why.contains("14.1") && why.contains("14.2"))
+        );
         assert_eq!(check(folder.path(), "any", STATUS, None).judge(Some("1.0")), Verdict::Fits);
     }
 }

@@ -39,7 +39,8 @@ enum Aim {
 }
 
 pub(crate) fn import(args: &ImportArgs, as_json: bool) -> Result<(), CliError> {
-    midward_core::check_name(&args.name).map_err(|error| CliError::usage(error.to_string(), "Choose another --name."))?;
+    midward_core::check_name(&args.name)
+        .map_err(|error| CliError::usage(error.to_string(), "Choose another --name."))?;
     let text = read(&args.file)?;
     let result = convert(&text, &args.name, args.aim).map_err(|why| {
         let detail = format!("{} is not a MID Server's config.xml: {why}", args.file.display());
@@ -86,7 +87,9 @@ impl Parameters {
             return Err("its root is not <parameters>");
         }
         let parameters = document.descendants().filter(|node| node.tag_name().name() == "parameter");
-        let pair = |node: roxmltree::Node<'_, '_>| Some((node.attribute("name")?.trim().to_owned(), node.attribute("value")?.trim().to_owned()));
+        let pair = |node: roxmltree::Node<'_, '_>| {
+            Some((node.attribute("name")?.trim().to_owned(), node.attribute("value")?.trim().to_owned()))
+        };
         Ok(Self(parameters.filter_map(pair).collect()))
     }
 
@@ -217,7 +220,8 @@ fn proxy(from: &mut Parameters, to: &mut String, notes: &mut Vec<String>) {
     if let Some(user) = user {
         setting(to, "username", &user);
         setting(to, "password_file", "/etc/midward/proxy-password");
-        notes.push("The proxy's password is not copied: put it into /etc/midward/proxy-password, mode 0600.".to_owned());
+        notes
+            .push("The proxy's password is not copied: put it into /etc/midward/proxy-password, mode 0600.".to_owned());
     }
 }
 
@@ -235,9 +239,13 @@ fn rest(from: Parameters, name: &str, to: &mut String, notes: &[String]) {
          \"SAFE:ACCOUNT\"\n# resolver = \"{name}\"\n# token_urls = [\"https://LOGIN/oauth2/token\"]\n# scopes = [\"SCOPE\"]\n# api_origins = \
          [\"https://API\"]\n# methods = [\"GET\"]\n"
     );
-    let shown = |name: &String| name.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).take(100).collect::<String>();
+    let shown = |name: &String| {
+        name.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).take(100).collect::<String>()
+    };
     let is_links = |name: &str| {
-        ["url", "name", "mid_sys_id"].contains(&name) || name.starts_with("mid.instance.") || name.starts_with("threads.")
+        ["url", "name", "mid_sys_id"].contains(&name)
+            || name.starts_with("mid.instance.")
+            || name.starts_with("threads.")
     };
     let (link, unknown): (Vec<_>, Vec<_>) = from.0.keys().partition(|name| is_links(name));
     for (what, names) in [
@@ -259,8 +267,12 @@ mod tests {
     use super::*;
 
     fn xml(parameters: &[(&str, &str)]) -> String {
-        let lines = parameters.iter().map(|(name, value)| format!("  <parameter name=\"{name}\" value=\"{value}\"/>\n"));
-        format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<parameters>\n{}</parameters>\n", lines.collect::<String>())
+        let lines =
+            parameters.iter().map(|(name, value)| format!("  <parameter name=\"{name}\" value=\"{value}\"/>\n"));
+        format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<parameters>\n{}</parameters>\n",
+            lines.collect::<String>()
+        )
     }
 
     fn resolver(text: &str) -> toml::Table {
@@ -300,15 +312,28 @@ mod tests {
             assert_eq!(section[key].as_str(), Some(value), "{key}");
         }
         assert_eq!((section["timeout_ms"].as_integer(), section.len()), (Some(20_000), expected.len() + 1));
-        assert!(result.contains("always verified") && result.contains("some.secret.thing") && result.contains("mid.instance.password"));
+        assert!(
+            result.contains("always verified")
+                && result.contains("some.secret.thing")
+                && result.contains("mid.instance.password")
+        );
     }
 
     #[test]
     fn an_aim_client_is_asked_by_the_sdk_or_the_command_line() {
-        let text = xml(&[("ext.cred.use_cyberark", "true"), ("ext.cred.app_id", "App"), ("ext.cred.safe_timeout", "x"), ("ext.cred.type_specifier", "true")]);
+        let text = xml(&[
+            ("ext.cred.use_cyberark", "true"),
+            ("ext.cred.app_id", "App"),
+            ("ext.cred.safe_timeout", "x"),
+            ("ext.cred.type_specifier", "true"),
+        ]);
         let sdk = convert(&text, "cyberark", Aim::Sdk).expect("converted");
         assert_eq!(resolver(&sdk)["kind"].as_str(), Some("cyberark_sdk"));
-        assert!(!resolver(&sdk).contains_key("timeout_ms") && sdk.contains("no number of seconds") && sdk.contains("safe:id:platform"));
+        assert!(
+            !resolver(&sdk).contains_key("timeout_ms")
+                && sdk.contains("no number of seconds")
+                && sdk.contains("safe:id:platform")
+        );
         let cli = convert(&text, "cyberark", Aim::Cli).expect("converted");
         assert_eq!(resolver(&cli)["path"].as_str(), Some("/opt/CARKaim/sdk/clipasswordsdk"));
     }

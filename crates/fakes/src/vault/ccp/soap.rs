@@ -29,10 +29,14 @@ pub(super) fn question(body: &[u8], action: Option<&str>, shown: Option<&str>) -
 
 pub(super) fn response(answer: &Answer) -> Response<Body> {
     match answer {
-        Answer::Account(account) | Answer::Fault { account, .. } => typed(StatusCode::OK, TYPE, envelope(&result(account))),
+        Answer::Account(account) | Answer::Fault { account, .. } => {
+            typed(StatusCode::OK, TYPE, envelope(&result(account)))
+        }
         Answer::Refused { code, text } => {
             let text = escape(&format!("System.Web.Services.Protocols.SoapException: {code} {text}"));
-            let fault = format!("<soap:Fault><faultcode>soap:Server</faultcode><faultstring>{text}</faultstring><detail /></soap:Fault>");
+            let fault = format!(
+                "<soap:Fault><faultcode>soap:Server</faultcode><faultstring>{text}</faultstring><detail /></soap:Fault>"
+            );
             typed(StatusCode::INTERNAL_SERVER_ERROR, TYPE, envelope(&fault))
         }
     }
