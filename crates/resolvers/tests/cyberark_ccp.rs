@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use midward_core::{Clock as _, Failure, Persistence, SystemClock, SystemRandom};
 use midward_fakes::HttpFault;
+use midward_fakes::proxy::{Proxy, ProxyConfig};
 use midward_fakes::tap::Tap;
 use midward_fakes::tls::{Ca, Identity, Tls};
 use midward_fakes::vault::ccp::{Ccp, CcpConfig, certificate_thumbprint};
@@ -75,6 +76,10 @@ impl Bench {
 
     fn of(&self, app_id: &str, url: &str, more: &str) -> Arc<dyn Resolver> {
         let config = WayConfig { ca_file: Some("ca.pem".into()), ..WayConfig::default() };
+        self.through(&config, app_id, url, more)
+    }
+
+    fn through(&self, way: &WayConfig, app_id: &str, url: &str, more: &str) -> Arc<dyn Resolver> {
         let text = format!("kind = 'cyberark_ccp'\nurl = '{url}'\napp_id = '{app_id}'\nsafe = 'Apps'\n{more}");
         let context = ResolverContext {
             mid_name: "mid-1".to_owned(),
@@ -82,7 +87,7 @@ impl Bench {
             state_dir: self.folder.path().to_owned(),
             trampoline: Vec::new(),
             java: "/nowhere".into(),
-            vaults: WayOut::new(&config, self.folder.path()).expect("a way out"),
+            vaults: WayOut::new(way, self.folder.path()).expect("a way out"),
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
         };
@@ -302,6 +307,21 @@ async fn a_connection_is_kept_and_its_end_while_idle_costs_one_more_try() {
     assert_eq!(found(&*plain, "crm").await.1, SECRET, "asked once more");
     bench.ccp.set_fault(HttpFault::DropBeforeRead, Some(2));
     assert_eq!(refused(&*plain, "crm").await.code, "vault_unreachable", "and not more often");
+}
+
+#[tokio::test]
+async fn the_way_out_s_proxy_is_passed_with_its_password() {
+    let bench = Bench::new(Tls::Server);
+    let credentials = Some(("user".to_owned(), "hunter2".to_owned()));
+    let proxy = Proxy::start(ProxyConfig { credentials, ..ProxyConfig::default() }).expect("proxy");
+    bench.write("proxy-password", b"hunter2\n");
+    let config = format!(
+        "ca_file = 'ca.pem'\n[proxy]\nurl = '{}'\nusername = 'user'\npassword_file = 'proxy-password'",
+        proxy.url()
+    );
+    let way = toml::from_str(&config).expect("configuration");
+    assert_eq!(found(&*bench.through(&way, "App", &bench.ccp.url(), ""), "crm").await.1, SECRET);
+    assert!(proxy.requests().iter().any(|seen| seen.method == "CONNECT" && seen.authorized));
 }
 
 #[tokio::test]

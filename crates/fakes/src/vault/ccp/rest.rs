@@ -17,9 +17,7 @@ pub(super) fn response(answer: &Answer, change_flag_is_boolean: bool) -> Respons
         Answer::Account(account) | Answer::Fault { account, .. } => {
             (StatusCode::OK, Value::Object(properties(account, change_flag_is_boolean)))
         }
-        Answer::Refused { code, text } => {
-            (status(code), json!({ "ErrorCode": code, "ErrorMsg": format!("{code} {text}") }))
-        }
+        Answer::Refused { code, text } => (status(code), json!({ "ErrorCode": code, "ErrorMsg": text })),
     };
     typed(status, "application/json; charset=utf-8", body.to_string())
 }
