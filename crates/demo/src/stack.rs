@@ -124,7 +124,7 @@ impl Stack {
     pub async fn prepare(programs: Programs, setup: Setup, api: TargetApi, folder: &Path) -> anyhow::Result<Self> {
         let vault = Vault::start(VaultConfig {
             port: 0,
-            applications: vec![Application { app_id: APP_ID.to_owned(), safes: vec![SAFE.to_owned()], clients: None }],
+            applications: vec![Application::new(APP_ID, &[SAFE])],
             accounts: vec![Account::new(SAFE, OBJECT, &setup.client_id, &setup.client_secret)],
         })?;
         std::fs::create_dir_all(folder.join("logs"))?;

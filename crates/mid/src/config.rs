@@ -254,10 +254,13 @@ fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
     let process = match resolver {
         ResolverConfig::Jar(jar) => &mut jar.process,
         ResolverConfig::CyberArkSdk(sdk) => &mut sdk.process,
+        ResolverConfig::CyberArkCli(cli) => return below(base_dir, [&mut cli.path]),
+        ResolverConfig::CyberArkCcp(ccp) => return below(base_dir, ccp.files_mut()),
         ResolverConfig::AwsSecretsManager(aws) => return below(base_dir, aws.credentials.files_mut()),
         ResolverConfig::AzureKeyVault(azure) => return below(base_dir, azure.credentials.files_mut()),
         ResolverConfig::HashiCorpVault(vault) => return below(base_dir, vault.auth.files_mut()),
         ResolverConfig::Conjur(conjur) => return below(base_dir, conjur.auth.files_mut()),
+        ResolverConfig::Route(_) => return,
     };
     process.jar = base_dir.join(&process.jar);
     for path in [&mut process.lib_dir, &mut process.java] {

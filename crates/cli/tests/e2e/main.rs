@@ -1,6 +1,7 @@
 //! End-to-end tests: the real programs, the real authorization server, JARs compiled from source.
 
 mod client_auth;
+mod cyberark;
 mod discovery;
 mod dpop;
 mod failures;

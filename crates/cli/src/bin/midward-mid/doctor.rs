@@ -60,10 +60,13 @@ fn jar(resolver: &ResolverConfig) -> Option<&Path> {
     match resolver {
         ResolverConfig::Jar(jar) => Some(&jar.process.jar),
         ResolverConfig::CyberArkSdk(sdk) => Some(&sdk.process.jar),
-        ResolverConfig::AwsSecretsManager(_)
+        ResolverConfig::CyberArkCli(_)
+        | ResolverConfig::CyberArkCcp(_)
+        | ResolverConfig::AwsSecretsManager(_)
         | ResolverConfig::AzureKeyVault(_)
         | ResolverConfig::HashiCorpVault(_)
-        | ResolverConfig::Conjur(_) => None,
+        | ResolverConfig::Conjur(_)
+        | ResolverConfig::Route(_) => None,
     }
 }
 

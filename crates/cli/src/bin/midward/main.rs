@@ -3,6 +3,7 @@
 mod client;
 mod commands;
 mod exit;
+mod import;
 mod instance;
 mod jars;
 mod output;
@@ -58,6 +59,8 @@ enum Command {
     /// Keys for this API
     #[command(subcommand)]
     ApiKey(commands::ApiKeyCommand),
+    /// Turns a MID Server's config.xml into a part of mid.toml; no password is copied
+    Import(import::ImportArgs),
     /// Finds the first problem
     Doctor,
     /// Prints a completion script
@@ -89,6 +92,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Call(args) => commands::call(&client()?, args, as_json).await,
         Command::Mid(command) => commands::mid(&client()?, command, as_json).await,
         Command::ApiKey(command) => commands::api_key(&client()?, command, as_json).await,
+        Command::Import(args) => import::import(&args, as_json),
         Command::Doctor => commands::doctor(&client()?, as_json).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
