@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use midward_core::{Clock, Random};
+use midward_core::{Clock, Failure, Hop, Random};
 use midward_net::WayOut;
 use serde::Deserialize;
 
@@ -14,6 +14,7 @@ use crate::jar::{CyberArkSdkConfig, JarConfig, JarResolver};
 use crate::unusable::Unusable;
 use crate::{
     AwsConfig, AzureConfig, ConjurConfig, CyberArkCcpConfig, CyberArkCliConfig, HashiCorpVaultConfig, Resolver,
+    RouteConfig,
 };
 
 /// One resolver's configuration, told apart by `kind`.
@@ -40,6 +41,8 @@ pub enum ResolverConfig {
     HashiCorpVault(HashiCorpVaultConfig),
     /// CyberArk Conjur (Secrets Manager).
     Conjur(ConjurConfig),
+    /// Other resolvers, by rules over credential identifiers.
+    Route(RouteConfig),
 }
 
 /// What a resolver needs of the MID around it.
@@ -67,7 +70,7 @@ impl fmt::Debug for ResolverContext {
     }
 }
 
-/// Makes the resolver. Starts nothing: [`Resolver::warm_up`] or the first call does, and [`Resolver::report`] tells
+/// Makes the adapter alone, without limits and cache. Starts nothing: [`Resolver::warm_up`] or the first call does, and [`Resolver::report`] tells
 /// what is wrong.
 pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> Arc<dyn Resolver> {
     match config {
@@ -85,7 +88,18 @@ pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> 
             Ok(resolver) => Arc::new(resolver),
             Err(failure) => Arc::new(Unusable::new("cyberark_ccp", failure)),
         },
+        ResolverConfig::Route(_) => Arc::new(Unusable::new("route", without_others())),
     }
+}
+
+/// Only [`crate::ResolverSet`] knows them.
+fn without_others() -> Failure {
+    Failure::permanent(
+        Hop::Resolver,
+        "resolver_misconfigured",
+        "a route was made without the resolvers that it leads to",
+        "Put it into mid.toml beside them.",
+    )
 }
 
 #[cfg(test)]

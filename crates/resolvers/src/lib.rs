@@ -2,6 +2,7 @@
 
 mod aws;
 mod azure;
+mod cache;
 mod cloud;
 mod config;
 mod conjur;
@@ -11,8 +12,14 @@ mod cyberark_codes;
 pub mod frame;
 mod hashicorp_vault;
 pub mod jar;
+mod limits;
 mod resolver;
+mod route;
+mod section;
 mod session;
+mod set;
+#[cfg(test)]
+mod testing;
 mod unusable;
 
 pub use aws::{AwsConfig, AwsCredentials};
@@ -26,3 +33,6 @@ pub use cyberark_codes::{aim_client_failure, cyberark_failure, is_cyberark_code,
 pub use hashicorp_vault::{HashiCorpAuth, HashiCorpVaultConfig};
 pub use jar::{CyberArkSdkConfig, JarConfig, JarDigest, ProcessConfig};
 pub use resolver::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverReport};
+pub use route::{RouteConfig, RouteRule};
+pub use section::{CacheConfig, LimitsConfig, ResolverSection};
+pub use set::{ResolverSet, SetChanges, check_routes};
