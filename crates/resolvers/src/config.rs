@@ -80,7 +80,6 @@ pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> 
         ResolverConfig::Conjur(conjur) => crate::conjur::build(name, conjur, context),
         ResolverConfig::Jar(jar) => Arc::new(JarResolver::jar(name, jar, context)),
         ResolverConfig::CyberArkSdk(sdk) => Arc::new(JarResolver::sdk(name, sdk, context)),
-        ResolverConfig::Route(_) => Arc::new(Unusable::new("route", without_others())),
         ResolverConfig::CyberArkCli(cli) => match CliResolver::new(name, cli, context) {
             Ok(resolver) => Arc::new(resolver),
             Err(failure) => Arc::new(Unusable::new("cyberark_cli", failure)),
@@ -89,6 +88,7 @@ pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> 
             Ok(resolver) => Arc::new(resolver),
             Err(failure) => Arc::new(Unusable::new("cyberark_ccp", failure)),
         },
+        ResolverConfig::Route(_) => Arc::new(Unusable::new("route", without_others())),
     }
 }
 

@@ -231,7 +231,10 @@ async fn the_client_certificate_is_shown_from_pem_and_pfx_and_renewed_without_a_
     assert_eq!(found(&*bound, "crm").await.1, SECRET);
 
     let none = bench.resolver("");
-    assert_eq!(refused(&*none, "crm").await.code, "vault_tls");
+    // The server's alert may be lost with the connection that it ends.
+    let failure = refused(&*none, "crm").await;
+    assert!(["vault_tls", "vault_unreachable"].contains(&&*failure.code), "{failure}");
+    assert!(failure.action.contains("certificate_file"), "{failure}");
     std::fs::remove_file(bench.folder.path().join("client.key")).expect("removed");
     assert!(matches!(bound.report(), ResolverReport::Unusable(why) if why.contains("key_file")));
     assert_eq!(refused(&*bound, "crm").await.code, "resolver_misconfigured");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use midward_core::{Clock, Failure, Hop, Trace};
+use midward_net::{SendError, SendErrorKind, TlsFault};
 use tokio::sync::Semaphore;
 
 use super::account::Account;
@@ -19,6 +20,8 @@ use crate::cyberark_codes::cyberark_failure;
 use crate::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverContext, ResolverReport};
 
 const WHO: &str = "the Central Credential Provider";
+
+const WANTS_CERTIFICATE: &str = "If the web service wants a client certificate, set `certificate_file` and `key_file`, or `pfx_file`; else see its log.";
 
 /// What either interface answered.
 pub(super) enum Answer {
@@ -79,8 +82,7 @@ impl CcpResolver {
         let left = limit.saturating_sub(ready.saturating_since(begin));
         let network = self.door.network()?;
         let sent = tokio::time::timeout(left, network.send(request, left)).await;
-        let response =
-            sent.map_err(|_| timeout_failure(WHO, Some(limit)))?.map_err(|error| send_failure(WHO, error))?;
+        let response = sent.map_err(|_| timeout_failure(WHO, Some(limit)))?.map_err(|error| self.not_sent(error))?;
         let mut trace = Trace::default();
         trace.push(Hop::Vault, format!("{WHO} answered"), self.clock.boot().saturating_since(ready));
         let status = response.status();
@@ -105,6 +107,16 @@ impl CcpResolver {
         Ok(Resolution { material, changing, trace })
     }
 
+    fn not_sent(&self, error: SendError) -> Failure {
+        let mut failure = send_failure(WHO, error);
+        // A web server that misses a certificate ends the connection, with an alert that may get lost.
+        let ended = matches!(error.kind, SendErrorKind::Closed | SendErrorKind::Tls(TlsFault::Alert));
+        if ended && !self.door.is_identified() {
+            failure.action = WANTS_CERTIFICATE.to_owned();
+        }
+        failure
+    }
+
     /// Answers without CyberArk's code come from the web server, or from what stands before it.
     fn by_status(&self, status: StatusCode) -> Option<Failure> {
         let said = format!("{WHO}'s web server answered {}", status.as_u16());
@@ -116,7 +128,7 @@ impl CcpResolver {
                 if self.door.is_identified() {
                     "Check that the client certificate is valid, and that the web server trusts its issuer."
                 } else {
-                    "The web service wants a client certificate: set `certificate_file` and `key_file`, or `pfx_file`."
+                    WANTS_CERTIFICATE
                 },
             )),
             404 => Some(Failure::transient(
