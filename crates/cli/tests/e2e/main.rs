@@ -11,4 +11,5 @@ mod leak_material;
 mod mutual_tls;
 mod revocation;
 mod support;
+mod vaults;
 mod whole_chain;
