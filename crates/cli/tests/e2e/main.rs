@@ -8,6 +8,7 @@ mod failures;
 mod grants;
 mod kill;
 mod leak;
+mod leak_material;
 mod mutual_tls;
 mod revocation;
 mod support;
