@@ -8,6 +8,7 @@ mod grants;
 mod kill;
 mod leak;
 mod mutual_tls;
+mod resolvers;
 mod revocation;
 mod support;
 mod whole_chain;
