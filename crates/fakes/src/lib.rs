@@ -7,6 +7,7 @@
 pub mod any_http;
 pub mod authorization_server;
 pub mod azure_key_vault;
+pub mod balancer;
 pub mod client;
 pub mod conjur;
 mod fault;

@@ -123,6 +123,17 @@ impl OpenBao {
         self.api(Method::PUT, &format!("sys/policies/acl/{policy}"), json!({ "policy": rule })).await.map(drop)
     }
 
+    /// An AppRole whose ids are chosen, with the policy `midward`: to read `secret/`. `role` has its other settings.
+    pub async fn app_role(&self, role_id: &str, secret_id: &str, mut role: Value) -> io::Result<()> {
+        self.allow("midward", "secret/data/*").await?;
+        self.api(Method::POST, "sys/auth/approle", json!({ "type": "approle" })).await?;
+        role["token_policies"] = json!("midward");
+        self.api(Method::POST, "auth/approle/role/mid", role).await?;
+        self.api(Method::POST, "auth/approle/role/mid/role-id", json!({ "role_id": role_id })).await?;
+        let secret_id = json!({ "secret_id": secret_id });
+        self.api(Method::POST, "auth/approle/role/mid/custom-secret-id", secret_id).await.map(drop)
+    }
+
     /// Nothing is served from now on; tokens and secrets stay.
     pub async fn seal(&self) -> io::Result<()> {
         self.api(Method::PUT, "sys/seal", Value::Null).await.map(drop)

@@ -7,11 +7,11 @@ use midward_core::{Clock, Random, new_id};
 
 use crate::auth::{ApiKeys, MidTokens};
 use crate::config::LimitsConfig;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, MidView};
 use crate::keys::SigningKey;
 use crate::queue::{Queue, Waiters};
 use crate::routes::Routes;
-use crate::store::Store;
+use crate::store::{Store, StoreError, mids};
 
 /// Shared state of the handlers.
 pub(crate) struct App {
@@ -45,5 +45,21 @@ impl App {
     /// Unix milliseconds.
     pub(crate) fn now(&self) -> i64 {
         self.clock.wall().unix_millis()
+    }
+
+    /// The database's time, in unix milliseconds: what all replicas agree on.
+    pub(crate) async fn store_now(&self) -> Result<i64, StoreError> {
+        let mut tx = self.store.readers().begin().await?;
+        self.store.now(&mut tx, self.now()).await
+    }
+
+    /// A MID as the database knows it now, whichever replica changed it last.
+    pub(crate) async fn fresh_mid(&self, id: &str) -> Result<Option<MidView>, StoreError> {
+        if self.store.is_shared()
+            && let Some(row) = mids::by_id(self.store.readers(), id).await?
+        {
+            self.fleet.add(row, self.clock.boot(), self.store_now().await?);
+        }
+        Ok(self.fleet.by_id(id))
     }
 }

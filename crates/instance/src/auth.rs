@@ -79,7 +79,8 @@ pub(crate) async fn client(app: &App, headers: &HeaderMap) -> Result<Arc<ApiKey>
         Ok(known) => return Ok(known),
         Err(generation) => generation,
     };
-    let found = api_keys::by_hash(app.store.readers(), &hash_text(&hash)).await?;
+    let text = hash_text(&hash);
+    let found = app.store.patiently(|| api_keys::by_hash(app.store.readers(), &text)).await?;
     let key = found.ok_or_else(|| unauthorized("the API key is not known"))?;
     if key.first_admin {
         let mut tx = app.store.begin().await?;
@@ -119,7 +120,8 @@ pub(crate) async fn mid(app: &App, headers: &HeaderMap) -> Result<(Arc<(String, 
     let holder = match app.mid_tokens.0.recall(&hash, now) {
         Ok(holder) => holder,
         Err(generation) => {
-            let found = mids::token(app.store.readers(), &hash_text(&hash)).await?;
+            let text = hash_text(&hash);
+            let found = app.store.patiently(|| mids::token(app.store.readers(), &text)).await?;
             let holder = Arc::new(found.ok_or_else(refused)?);
             app.mid_tokens.0.remember(generation, hash, &holder, now);
             holder

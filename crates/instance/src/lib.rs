@@ -12,6 +12,7 @@ mod mid;
 mod model;
 mod problem;
 mod queue;
+mod replica;
 mod retention;
 mod routes;
 mod server;

@@ -11,4 +11,5 @@ mod mutual_tls;
 mod resolvers;
 mod revocation;
 mod support;
+mod vaults;
 mod whole_chain;

@@ -71,7 +71,7 @@ pub(super) async fn delete(
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
     auth::administrator(&app, &headers).await?;
-    let mut tx = app.store.begin().await?;
+    let mut tx = app.store.begin_change().await?;
     if !api_keys::delete(&mut *tx, &name).await? {
         return Err(Problem::not_found("API key", &name));
     }

@@ -173,7 +173,7 @@ async fn put<R: Record>(
     }
     let record: R = parse(&value.to_string().into())?;
     record.check()?;
-    let mut tx = app.store.begin().await?;
+    let mut tx = app.store.begin_change().await?;
     record.put(&mut tx).await?;
     check_references(&mut tx, &record).await?;
     tx.commit().await?;
@@ -187,7 +187,7 @@ async fn delete<R: Record>(
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
     auth::administrator(&app, &headers).await?;
-    let mut tx = app.store.begin().await?;
+    let mut tx = app.store.begin_change().await?;
     if let Some((table, column)) = R::referred_by()
         && exists(&mut tx, table, column, &name).await?
     {

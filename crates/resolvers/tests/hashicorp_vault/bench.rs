@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
 use midward_core::{Failure, MaterialField, SystemClock, SystemRandom};
 use midward_fakes::openbao::OpenBao;
 use midward_fakes::tap::Tap;
@@ -99,15 +98,8 @@ impl Bench {
     }
 }
 
-/// The AppRole `mid` and the policy that lets it read.
-pub(crate) async fn set_up(bao: &OpenBao, mut role: Value) {
-    bao.allow("midward", "secret/data/*").await.expect("policy");
-    bao.api(Method::POST, "sys/auth/approle", json!({ "type": "approle" })).await.expect("auth method");
-    role["token_policies"] = json!("midward");
-    bao.api(Method::POST, "auth/approle/role/mid", role).await.expect("role");
-    bao.api(Method::POST, "auth/approle/role/mid/role-id", json!({ "role_id": ROLE_ID })).await.expect("role id");
-    let secret_id = json!({ "secret_id": SECRET_ID });
-    bao.api(Method::POST, "auth/approle/role/mid/custom-secret-id", secret_id).await.expect("secret id");
+pub(crate) async fn set_up(bao: &OpenBao, role: Value) {
+    bao.app_role(ROLE_ID, SECRET_ID, role).await.expect("a role");
 }
 
 pub(crate) fn secret(id: &str, secret: &str) -> Value {
