@@ -7,6 +7,7 @@ mod grants;
 mod kill;
 mod leak;
 mod mutual_tls;
+mod replicas;
 mod revocation;
 mod support;
 mod whole_chain;
