@@ -117,3 +117,63 @@ async fn the_authorization_server_and_the_api_work_together_and_take_orders() {
     let stats = client::get(&format!("{url}/_stats"), None).await.expect("an answer");
     assert_eq!(serde_json::from_slice::<Value>(stats.body()).expect("JSON")["token_requests"], 5);
 }
+
+#[tokio::test]
+async fn conjur_signs_in_gives_variables_and_takes_orders() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("conjur.toml");
+    let contents = r#"
+        account = "acme"
+
+        [[identities]]
+        login = "host/mid"
+        api_key = "old"
+
+        [[variables]]
+        id = "crm/client_id"
+        value = "client-1"
+    "#;
+    std::fs::write(&file, contents).expect("written");
+    let conjur = Program::start(env!("CARGO_BIN_EXE_fake-conjur"), &["--file", file.to_str().expect("UTF-8")]);
+    let url = conjur.text("url");
+    let sign_in = |key: &str| {
+        let request = Request::post(format!("{url}/authn/acme/host%2Fmid/authenticate"));
+        let request = request.body(Bytes::from(key.to_owned())).expect("a request");
+        async move { client::send(request, None).await.expect("an answer") }
+    };
+    let token = sign_in("old").await.into_body();
+    let token = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, token);
+    let read = |target: &str, encoding: &str| {
+        let request = Request::get(format!("{url}/secrets{target}"))
+            .header("authorization", format!("Token token=\"{token}\""))
+            .header("accept-encoding", encoding)
+            .body(Bytes::new())
+            .expect("a request");
+        async move { client::send(request, None).await.expect("an answer") }
+    };
+    assert_eq!(read("/acme/variable/crm%2Fclient_id", "identity").await.into_body(), "client-1");
+    let encoded = read("/acme/variable/crm%2Fclient_id", "base64").await;
+    assert_eq!(
+        (encoded.headers()["content-encoding"].as_bytes(), &encoded.body()[..]),
+        (&b"base64"[..], &b"Y2xpZW50LTE="[..])
+    );
+    assert_eq!(post(format!("{url}/_variables/crm/client_secret"), r#"{"value":"s"}"#).await, StatusCode::OK);
+    let both = "?variable_ids=acme:variable:crm%2Fclient_id,acme:variable:crm%2Fclient_secret";
+    let batch: Value = serde_json::from_slice(read(both, "identity").await.body()).expect("JSON");
+    let expected =
+        serde_json::json!({ "acme:variable:crm/client_id": "client-1", "acme:variable:crm/client_secret": "s" });
+    assert_eq!(batch, expected);
+    let one_missing = "?variable_ids=acme:variable:crm%2Fclient_id,acme:variable:none";
+    assert_eq!(read(one_missing, "identity").await.status(), StatusCode::NOT_FOUND);
+
+    assert_eq!(post(format!("{url}/_identities/host/mid/api_key"), r#"{"api_key":"new"}"#).await, StatusCode::OK);
+    assert_eq!(sign_in("old").await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(sign_in("new").await.status(), StatusCode::OK);
+    let fault = r#"{"fault":{"kind":"error500"},"requests":1}"#;
+    assert_eq!(post(format!("{url}/_faults"), fault).await, StatusCode::OK);
+    assert_eq!(read(both, "identity").await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let expire = Request::delete(format!("{url}/_tokens")).body(Bytes::new()).expect("a request");
+    assert_eq!(client::send(expire, None).await.expect("an answer").status(), StatusCode::OK);
+    assert_eq!(read(both, "identity").await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(post(format!("{url}/_nothing"), "{}").await, StatusCode::BAD_REQUEST);
+}

@@ -201,6 +201,7 @@ fn compile(
             assertion_audience: entity.assertion_audience,
             assertion_algorithm: entity.assertion_algorithm,
             certificate_bound_tokens: entity.certificate_bound_tokens,
+            dpop_bound_tokens: entity.dpop_bound_tokens,
         },
     })?;
     Ok(Route {

@@ -58,9 +58,10 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
         resolvers: Arc::clone(&resolvers),
         discoveries: Discoveries::new(token_way.clone(), Arc::clone(&clock), Arc::clone(&random)),
         token_way,
-        apis: ApiCaller::new(api_way, Arc::clone(&clock), config.mid.max_reply_bytes),
+        apis: ApiCaller::new(api_way, Arc::clone(&clock), Arc::clone(&random), config.mid.max_reply_bytes),
         audit: Arc::new(Audit::open(state.path())?),
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
+        nonces: Arc::default(),
         clock: Arc::clone(&clock),
         random: Arc::clone(&random),
     });

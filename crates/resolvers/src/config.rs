@@ -5,12 +5,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use midward_core::{Clock, Random};
+use midward_core::{Clock, Failure, Hop, Random};
 use midward_net::WayOut;
 use serde::Deserialize;
 
 use crate::jar::{CyberArkSdkConfig, JarConfig, JarResolver};
-use crate::{AwsConfig, AzureConfig, Resolver};
+use crate::unusable::Unusable;
+use crate::{AwsConfig, AzureConfig, ConjurConfig, HashiCorpVaultConfig, Resolver, RouteConfig};
 
 /// One resolver's configuration, told apart by `kind`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -25,6 +26,13 @@ pub enum ResolverConfig {
     AwsSecretsManager(AwsConfig),
     /// Azure Key Vault (cargo feature `azure`).
     AzureKeyVault(AzureConfig),
+    /// HashiCorp Vault or OpenBao.
+    #[serde(rename = "hashicorp_vault", alias = "openbao")]
+    HashiCorpVault(HashiCorpVaultConfig),
+    /// CyberArk Conjur (Secrets Manager).
+    Conjur(ConjurConfig),
+    /// Other resolvers, by rules over credential identifiers.
+    Route(RouteConfig),
 }
 
 /// What a resolver needs of the MID around it.
@@ -52,15 +60,28 @@ impl fmt::Debug for ResolverContext {
     }
 }
 
-/// Makes the resolver. Starts nothing: [`Resolver::warm_up`] or the first call does, and [`Resolver::report`] tells
+/// Makes the adapter alone, without limits and cache. Starts nothing: [`Resolver::warm_up`] or the first call does, and [`Resolver::report`] tells
 /// what is wrong.
 pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> Arc<dyn Resolver> {
     match config {
         ResolverConfig::AwsSecretsManager(aws) => crate::aws::build(name, aws, context),
         ResolverConfig::AzureKeyVault(azure) => crate::azure::build(name, azure, context),
+        ResolverConfig::HashiCorpVault(vault) => crate::hashicorp_vault::build(name, vault, context),
+        ResolverConfig::Conjur(conjur) => crate::conjur::build(name, conjur, context),
         ResolverConfig::Jar(jar) => Arc::new(JarResolver::jar(name, jar, context)),
         ResolverConfig::CyberArkSdk(sdk) => Arc::new(JarResolver::sdk(name, sdk, context)),
+        ResolverConfig::Route(_) => Arc::new(Unusable::new("route", without_others())),
     }
+}
+
+/// Only [`crate::ResolverSet`] knows them.
+fn without_others() -> Failure {
+    Failure::permanent(
+        Hop::Resolver,
+        "resolver_misconfigured",
+        "a route was made without the resolvers that it leads to",
+        "Put it into mid.toml beside them.",
+    )
 }
 
 #[cfg(test)]

@@ -2,20 +2,35 @@
 
 mod aws;
 mod azure;
+mod cache;
 mod cloud;
 mod config;
+mod conjur;
 mod credential_id;
 mod cyberark_codes;
 pub mod frame;
+mod hashicorp_vault;
 pub mod jar;
+mod limits;
 mod resolver;
+mod route;
+mod section;
+mod session;
+mod set;
+#[cfg(test)]
+mod testing;
 mod unusable;
 
 pub use aws::{AwsConfig, AwsCredentials};
 pub use azure::{AzureConfig, AzureCredentials};
 pub use cloud::SecretFields;
 pub use config::{ResolverConfig, ResolverContext, build};
+pub use conjur::{ConjurAuth, ConjurConfig, ConjurVariables};
 pub use credential_id::{CredentialId, InvalidCredentialId, MAX_CREDENTIAL_ID_LEN};
 pub use cyberark_codes::{aim_client_failure, cyberark_failure, is_cyberark_code, is_known_cyberark_code};
+pub use hashicorp_vault::{HashiCorpAuth, HashiCorpVaultConfig};
 pub use jar::{CyberArkSdkConfig, JarConfig, JarDigest, ProcessConfig};
 pub use resolver::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverReport};
+pub use route::{RouteConfig, RouteRule};
+pub use section::{CacheConfig, LimitsConfig, ResolverSection};
+pub use set::{ResolverSet, SetChanges, check_routes};

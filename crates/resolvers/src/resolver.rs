@@ -62,6 +62,9 @@ pub trait Resolver: Debug + Send + Sync + 'static {
     /// Starts what can be started ahead (a JVM) and checks what can be checked; the result shows in [`Self::report`].
     fn warm_up(&self) -> BoxFuture<'_, ()>;
 
+    /// Drops secrets that are kept, if any are.
+    fn forget(&self) {}
+
     /// Ends child processes.
     fn shut_down(&self) -> BoxFuture<'_, ()>;
 }

@@ -189,6 +189,7 @@ fn configuration() {
                 assertion_audience: None,
                 assertion_algorithm: None,
                 certificate_bound_tokens: false,
+                dpop_bound_tokens: false,
             },
         },
     );

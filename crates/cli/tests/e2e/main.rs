@@ -2,6 +2,7 @@
 
 mod client_auth;
 mod discovery;
+mod dpop;
 mod failures;
 mod grants;
 mod kill;
@@ -10,4 +11,5 @@ mod mutual_tls;
 mod replicas;
 mod revocation;
 mod support;
+mod vaults;
 mod whole_chain;

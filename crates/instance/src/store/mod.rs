@@ -89,6 +89,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (6, "retention", include_str!("../../migrations/0006_retention.sql")),
     (7, "priorities", include_str!("../../migrations/0007_priorities.sql")),
     (8, "certificate-bound tokens", include_str!("../../migrations/0008_certificate_bound_tokens.sql")),
+    (9, "DPoP-bound tokens", include_str!("../../migrations/0009_dpop_bound_tokens.sql")),
     (10, "replicas", include_str!("../../migrations/0010_replicas.sql")),
     (11, "clusters and retries", include_str!("../../migrations/0011_clusters_and_retries.sql")),
 ];
