@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what a make target needs and is not there yet, and says what and why. A second run installs nothing.
 #
-#   scripts/setup.sh NEED...      needs: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto
+#   scripts/setup.sh NEED...      needs: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto schemathesis
 #
 # Debian packages come through apt-get (as root, or through sudo), Rust tools through cargo, Node.js packages through
 # npm from the committed lock file. Tools that Debian has too old a version of go below build/tools.
@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 NEXTEST_VERSION=0.9.143
 DENY_VERSION=0.20.2
 MDBOOK_VERSION=0.5.4
+SCHEMATHESIS="schemathesis==4.32.5"
 MOTO="moto==5.2.5 flask==3.1.3 flask-cors==6.0.5"
 NODE_VERSION=22.23.3 # used only where the system's Node.js is older than 20
 OIDC=tests/oidc-provider
@@ -117,6 +118,15 @@ need_moto() {
     printf '%s' "$MOTO" >build/tools/moto/midward-version
 }
 
+need_schemathesis() {
+    [ "$(cat build/tools/schemathesis/midward-version 2>/dev/null)" != "$SCHEMATHESIS" ] || return 0
+    python3 -c 'import ensurepip, venv' 2>/dev/null || debian "runs schemathesis, which checks the API" python3 python3-venv
+    say "installing schemathesis below build/tools: compares the API's answers with its OpenAPI document"
+    python3 -m venv --clear build/tools/schemathesis
+    build/tools/schemathesis/bin/pip install --quiet --disable-pip-version-check "$SCHEMATHESIS"
+    printf '%s' "$SCHEMATHESIS" >build/tools/schemathesis/midward-version
+}
+
 # cargo_tool COMMAND VERSION REASON
 cargo_tool() {
     has "$1" && return 0
@@ -140,10 +150,10 @@ need_rustfmt() { rust_component rustfmt rustfmt "checks the formatting"; }
 need_clippy() { rust_component cargo-clippy clippy "lints the code"; }
 
 has cargo || die "needs Rust: see https://rustup.rs"
-[ $# -gt 0 ] || die "say what is needed: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto"
+[ $# -gt 0 ] || die "say what is needed: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto schemathesis"
 for need in "$@"; do
     case $need in
-        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto) "need_$need" ;;
+        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto | schemathesis) "need_$need" ;;
         *) die "unknown need: $need" ;;
     esac
 done

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use midward_core::{Clock, Random, new_id};
 
-use crate::auth::{ApiKeys, MidTokens};
+use crate::auth::{Clients, MidTokens};
 use crate::config::LimitsConfig;
 use crate::fleet::Fleet;
 use crate::keys::SigningKey;
 use crate::queue::{Queue, Waiters};
+use crate::rates::Rates;
 use crate::routes::Routes;
 use crate::store::Store;
 
@@ -22,7 +23,8 @@ pub(crate) struct App {
     pub(crate) routes: Routes,
     pub(crate) queue: Queue,
     pub(crate) waiters: Arc<Waiters>,
-    pub(crate) api_keys: ApiKeys,
+    pub(crate) clients: Clients,
+    pub(crate) rates: Rates,
     pub(crate) mid_tokens: MidTokens,
     pub(crate) signing_key: SigningKey,
     pub(crate) instance_id: String,

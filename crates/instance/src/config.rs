@@ -138,11 +138,19 @@ pub struct LimitsConfig {
     pub expires_in_ms: u64,
     /// Longest wait of a synchronous caller, in milliseconds.
     pub call_wait_ms: u64,
+    /// Most requests a second of each client without a limit of its own, per instance; 0: no limit.
+    pub requests_per_second: u32,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { body_bytes: 4 * 1024 * 1024, connections: 10_000, expires_in_ms: 15 * 60 * 1000, call_wait_ms: 30_000 }
+        Self {
+            body_bytes: 4 * 1024 * 1024,
+            connections: 10_000,
+            expires_in_ms: 15 * 60 * 1000,
+            call_wait_ms: 30_000,
+            requests_per_second: 0,
+        }
     }
 }
 

@@ -1,17 +1,21 @@
 //! The instance: Midward's control plane. It keeps connections, credential identifiers and requests, and hands
 //! requests to MID Servers that connect to it. It never sees a third party's client secret or access token.
 
+mod access_token;
 mod api;
 mod app;
 mod auth;
 mod check;
+mod client;
 mod config;
+mod extract;
 mod fleet;
 mod keys;
 mod mid;
 mod model;
 mod problem;
 mod queue;
+mod rates;
 mod retention;
 mod routes;
 mod server;

@@ -18,14 +18,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::auth::{ApiKeys, MidTokens};
+use crate::auth::{Clients, MidTokens};
+use crate::client::{ApiClient, ClientKind, Role};
 use crate::config::{InstanceConfig, TlsConfig, TlsMode};
 use crate::fleet::Fleet;
 use crate::keys::{self, KeyError, SigningKey};
-use crate::model::{ApiKey, Role};
 use crate::queue::{Job, Queue, Waiters};
+use crate::rates::Rates;
 use crate::routes::Routes;
-use crate::store::{Store, StoreError, api_keys, mids, settings};
+use crate::store::{Store, StoreError, api_clients, instance_keys, mids, settings};
 use crate::tls::{self, Tls, TlsError};
 
 /// How long running requests may take to end after a stop was asked for.
@@ -104,6 +105,7 @@ pub async fn run(
     let store = Store::open(&config.store).await?;
     let mut tx = store.begin().await?;
     let instance_id = settings::find_or_insert(&mut tx, "instance_id", &new_id(clock.wall(), &*random)).await?;
+    instance_keys::publish(&mut *tx, &signing_key.id(), &signing_key.public(), clock.wall().unix_millis()).await?;
     tx.commit().await?;
     let first_admin_file = folder.join("first-admin-key");
     let waiting_key = first_admin(&store, &first_admin_file, &*clock, &*random).await?;
@@ -119,7 +121,8 @@ pub async fn run(
         routes: Routes::default(),
         queue: queue.clone(),
         waiters,
-        api_keys: ApiKeys::default(),
+        clients: Clients::default(),
+        rates: Rates::new(config.limits.requests_per_second),
         mid_tokens: MidTokens::default(),
         signing_key,
         instance_id,
@@ -226,28 +229,32 @@ async fn first_admin(
     clock: &dyn Clock,
     random: &dyn Random,
 ) -> Result<bool, InstanceError> {
-    let all = api_keys::all(store.readers()).await?;
+    let all = api_clients::all(store.readers()).await?;
     let unused = all.iter().find(|key| key.first_admin);
     if !all.is_empty() && (unused.is_none() || file.exists()) {
         return Ok(unused.is_some());
     }
-    let secret = keys::new_secret("mwk_", random);
+    let secret = keys::new_secret(ClientKind::ApiKey.secret_prefix(), random);
     let mut tx = store.begin().await?;
     // Its file got lost before it was used.
     if let Some(lost) = unused {
-        api_keys::delete(&mut *tx, &lost.name).await?;
+        api_clients::delete(&mut *tx, lost.kind, &lost.name).await?;
     }
-    let key = ApiKey {
+    let key = ApiClient {
         id: new_id(clock.wall(), random),
+        kind: ClientKind::ApiKey,
         name: "first-admin".to_owned(),
         role: Role::Administrator,
         connections: Vec::new(),
         prefix: secret.chars().take(10).collect(),
         first_admin: true,
         created_at: clock.wall().unix_millis(),
+        expires_at: None,
+        previous_expires_at: None,
+        requests_per_second: None,
     };
     keys::write_private(file, secret.as_bytes())?;
-    api_keys::insert(&mut *tx, &key, &keys::hash_text(&keys::hash(&secret))).await?;
+    api_clients::insert(&mut *tx, &key, &keys::hash_text(&keys::hash(&secret))).await?;
     tx.commit().await?;
     Ok(true)
 }

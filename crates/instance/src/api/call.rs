@@ -76,7 +76,7 @@ async fn execute(
 ) -> Result<(ApiReply, Trace), (Problem, Option<Trace>)> {
     let early = |problem: Problem| (problem, None);
     // Nothing of a stranger's body is read.
-    let client = auth::client(app, request.headers()).await.map_err(early)?;
+    let client = auth::admit(app, request.headers()).await.map_err(early)?;
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let headers = std::mem::take(request.headers_mut());
     let content = Bytes::from_request(request, &()).await;

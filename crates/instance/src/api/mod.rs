@@ -3,27 +3,31 @@
 mod apply;
 pub(crate) mod call;
 mod clients;
+mod etag;
 mod jars;
 mod mids;
 mod openapi;
+mod page;
 mod records;
 mod requests;
 mod submit;
+mod token;
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use bytes::Bytes;
 use midward_core::{Failure, Hop};
 use serde::de::DeserializeOwned;
 
 use crate::app::Shared;
 use crate::auth;
+use crate::client::ClientKind;
 use crate::problem::Problem;
 
 /// Everything on the first listener: API, health, and the MIDs' side.
@@ -44,8 +48,8 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/v1/mids/enroll-tokens", post(mids::enroll_token))
         .route("/api/v1/mids/{name}", get(mids::one))
         .route("/api/v1/mids/{name}/{action}", post(mids::act))
-        .route("/api/v1/api-keys", get(clients::list).post(clients::create))
-        .route("/api/v1/api-keys/{name}", axum::routing::delete(clients::delete))
+        .merge(clients::routes("/api/v1/api-keys", ClientKind::ApiKey))
+        .merge(clients::routes("/api/v1/oauth-clients", ClientKind::OauthClient))
         .route("/api/v1/jars", get(jars::list))
         .route(
             "/api/v1/jars/{name}",
@@ -55,6 +59,7 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/v1/requests/{id}", get(requests::one))
         .route("/api/v1/requests/{id}/cancel", post(requests::cancel))
         .route_layer(from_fn_with_state(Arc::clone(&app), auth::clients_only))
+        .route("/api/v1/oauth/token", post(token::token).layer(DefaultBodyLimit::max(token::LARGEST)))
         .route("/api/v1/openapi.json", get(openapi::document))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -134,8 +139,4 @@ pub(crate) fn body(body: Body, limit: usize) -> Result<Bytes, Problem> {
             Problem::bad_request("body_unreadable", "the body ended early or could not be read", "Send it again.")
         }
     })
-}
-
-fn page<T: serde::Serialize>(items: Vec<T>) -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "items": items }))
 }

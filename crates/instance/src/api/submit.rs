@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::app::App;
 use crate::auth;
-use crate::model::ApiKey;
+use crate::client::ApiClient;
 use crate::problem::Problem;
 use crate::queue::{Ended, Submitted, Waiting};
 use crate::routes::Route;
@@ -23,7 +23,7 @@ const LEASE_MARGIN: Duration = Duration::from_secs(15);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// The route of a connection that this client may use.
-pub(super) async fn route(app: &App, client: &ApiKey, alias: &str) -> Result<Arc<Route>, Problem> {
+pub(super) async fn route(app: &App, client: &ApiClient, alias: &str) -> Result<Arc<Route>, Problem> {
     if !client.may_call(alias) {
         return Err(auth::forbidden("this API key may not call this connection"));
     }
@@ -41,7 +41,7 @@ pub(super) struct Terms {
 /// Commits a request under `id`.
 pub(super) async fn submit(
     app: &App,
-    client: &ApiKey,
+    client: &ApiClient,
     route: &Arc<Route>,
     id: String,
     call: ApiCall,

@@ -1,12 +1,14 @@
 //! SQL, written once in a portable subset, one file per aggregate. What differs between databases is in [`dialect`].
 
-pub(crate) mod api_keys;
+pub(crate) mod api_clients;
 pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod dialect;
+pub(crate) mod instance_keys;
 pub(crate) mod jars;
 pub(crate) mod mids;
 pub(crate) mod oauth;
+pub(crate) mod request_list;
 pub(crate) mod requests;
 pub(crate) mod rows;
 pub(crate) mod settings;
@@ -64,6 +66,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (6, "retention", include_str!("../../migrations/0006_retention.sql")),
     (7, "priorities", include_str!("../../migrations/0007_priorities.sql")),
     (8, "certificate-bound tokens", include_str!("../../migrations/0008_certificate_bound_tokens.sql")),
+    (20, "API clients", include_str!("../../migrations/0020_api_clients.sql")),
 ];
 
 impl Store {

@@ -1,5 +1,6 @@
 //! The real server on loopback with a scripted MID: what must hold whatever the database is.
 
+mod clients;
 mod grants;
 pub(crate) mod support;
 
@@ -7,6 +8,12 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
+pub(crate) use clients::{
+    a_change_that_depends_on_what_was_seen_is_refused_after_another_one,
+    a_client_beyond_its_rate_is_told_when_to_come_back, a_rotated_key_overlaps_and_an_expired_one_is_refused,
+    an_oauth_client_gets_short_lived_tokens_at_the_instances_own_endpoint, each_role_may_do_its_own_and_nothing_else,
+    lists_come_in_pages_and_by_filters,
+};
 pub(crate) use grants::{
     grants_issuers_and_replay_methods_are_kept, the_connection_says_what_is_given_out_again_after_a_mid_was_lost,
 };
@@ -23,6 +30,12 @@ macro_rules! for_each_scenario {
             documents_that_do_not_hold_together_change_nothing,
             grants_issuers_and_replay_methods_are_kept,
             the_connection_says_what_is_given_out_again_after_a_mid_was_lost,
+            each_role_may_do_its_own_and_nothing_else,
+            a_rotated_key_overlaps_and_an_expired_one_is_refused,
+            an_oauth_client_gets_short_lived_tokens_at_the_instances_own_endpoint,
+            a_client_beyond_its_rate_is_told_when_to_come_back,
+            a_change_that_depends_on_what_was_seen_is_refused_after_another_one,
+            lists_come_in_pages_and_by_filters,
             a_callers_key_makes_calls_through_its_connections_and_nothing_else,
             a_synchronous_call_gets_the_apis_own_answer,
             a_lost_batch_is_delivered_again_and_executed_once,

@@ -19,14 +19,19 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// The machine's clocks, but for a suspend that the test makes.
+/// The machine's clocks, but for a suspend that the test makes, and a wall clock that it moves.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ShiftedClock(Arc<std::sync::atomic::AtomicU64>);
+pub(crate) struct ShiftedClock(Arc<std::sync::atomic::AtomicU64>, Arc<std::sync::atomic::AtomicU64>);
 
 impl ShiftedClock {
     /// As if the instance had not run for some seconds.
     pub(crate) fn skip(&self, seconds: u64) {
         self.0.fetch_add(seconds, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// From now on the wall clock is so many seconds ahead of the machine's.
+    pub(crate) fn set_wall_ahead(&self, seconds: u64) {
+        self.1.store(seconds, std::sync::atomic::Ordering::SeqCst);
     }
 }
 
@@ -36,7 +41,7 @@ impl Clock for ShiftedClock {
     }
 
     fn wall(&self) -> WallTime {
-        SystemClock.wall()
+        SystemClock.wall() + Duration::from_secs(self.1.load(std::sync::atomic::Ordering::SeqCst))
     }
 }
 
