@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use midward_core::{Clock, Random, new_id};
 
+use crate::audit::Audit;
 use crate::auth::{Clients, MidTokens};
 use crate::config::LimitsConfig;
 use crate::fleet::Fleet;
@@ -23,6 +24,7 @@ pub(crate) struct App {
     pub(crate) routes: Routes,
     pub(crate) queue: Queue,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) audit: Audit,
     pub(crate) clients: Clients,
     pub(crate) rates: Rates,
     pub(crate) mid_tokens: MidTokens,

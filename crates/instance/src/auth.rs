@@ -16,7 +16,7 @@ use crate::access_token;
 use crate::app::{App, Shared};
 use crate::client::{ApiClient, ClientKind, Right};
 use crate::keys::{hash, hash_text};
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemCode};
 use crate::store::{StoreError, api_clients, mids};
 
 /// How long a check is believed without asking the database.
@@ -65,10 +65,17 @@ impl MidTokens {
 
 /// Lets only clients through that are within their rate, before anything of their body is read.
 pub(crate) async fn clients_only(State(app): State<Shared>, request: Request, next: Next) -> Response {
-    match admit(&app, request.headers()).await {
-        Ok(_) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+    let asked = format!("{} {}", request.method(), request.uri().path());
+    let (client, response) = match admit(&app, request.headers()).await {
+        Ok(client) => (Some(client), next.run(request).await),
+        Err(problem) => (None, problem.into_response()),
+    };
+    let refused =
+        matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
+    if let Some(ProblemCode(code)) = response.extensions().get().filter(|_| refused) {
+        app.audit.refused(code, client.as_ref().map_or("", |client| &client.id), &asked);
     }
+    response
 }
 
 /// The client of a request, which is counted.

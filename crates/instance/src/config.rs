@@ -18,6 +18,8 @@ use serde::Deserialize;
 ///     body_bytes = 4194304
 ///     [retention]
 ///     finished_hours = 24
+///     [audit]
+///     keep_days = 3650
 ///     "#,
 /// )?;
 /// assert_eq!(config.server.listen.port(), 8440);
@@ -30,6 +32,7 @@ pub struct InstanceConfig {
     pub store: StoreConfig,
     pub limits: LimitsConfig,
     pub retention: RetentionConfig,
+    pub audit: AuditConfig,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -165,6 +168,22 @@ pub struct RetentionConfig {
 impl Default for RetentionConfig {
     fn default() -> Self {
         Self { finished_hours: 7 * 24 }
+    }
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditConfig {
+    /// How long entries are kept, in days.
+    pub keep_days: u32,
+    /// How often a checkpoint is signed, in seconds.
+    pub checkpoint_seconds: u32,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self { keep_days: 400, checkpoint_seconds: 60 }
     }
 }
 

@@ -4,6 +4,7 @@
 mod access_token;
 mod api;
 mod app;
+mod audit;
 mod auth;
 mod check;
 mod client;
@@ -22,9 +23,10 @@ mod server;
 mod store;
 mod tls;
 
+pub use audit::{AuditFault, AuditLine, AuditReport, verify_audit};
 pub use config::{
-    ConfigError, InstanceConfig, LimitsConfig, PostgresConfig, RetentionConfig, ServerConfig, StoreConfig, TlsConfig,
-    TlsFiles, TlsMode,
+    AuditConfig, ConfigError, InstanceConfig, LimitsConfig, PostgresConfig, RetentionConfig, ServerConfig, StoreConfig,
+    TlsConfig, TlsFiles, TlsMode,
 };
 pub use keys::KeyError;
 pub use server::{InstanceError, Started, run};

@@ -19,6 +19,10 @@ pub(crate) struct Problem {
     pub(crate) retry_after: Option<Duration>,
 }
 
+/// The code of the problem that a response carries, for the audit.
+#[derive(Clone, Debug)]
+pub(crate) struct ProblemCode(pub(crate) String);
+
 impl Problem {
     pub(crate) fn new(status: StatusCode, failure: Failure) -> Self {
         Self { status, failure: Box::new(failure), request_id: None, retry_after: None }
@@ -114,6 +118,7 @@ impl IntoResponse for Problem {
             body["reference"] = reference.into();
         }
         let mut response = (self.status, body.to_string()).into_response();
+        response.extensions_mut().insert(ProblemCode(failure.code));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

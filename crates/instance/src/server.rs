@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::audit::Audit;
 use crate::auth::{Clients, MidTokens};
 use crate::client::{ApiClient, ClientKind, Role};
 use crate::config::{InstanceConfig, TlsConfig, TlsMode};
@@ -112,7 +113,9 @@ pub async fn run(
     let fleet = Arc::new(Fleet::default());
     fleet.load(mids::all(store.readers()).await?);
     let waiters = Arc::new(Waiters::default());
-    let (queue, writer) = Queue::start(store.clone(), Arc::clone(&fleet), Arc::clone(&waiters), Arc::clone(&clock));
+    let (audit, journal) = Audit::begin(&store, &signing_key, &*clock, &*random).await?;
+    let (queue, writer) =
+        Queue::start(store.clone(), Arc::clone(&fleet), Arc::clone(&waiters), Arc::clone(&clock), journal);
     let app = Arc::new(App {
         clock,
         random,
@@ -121,6 +124,7 @@ pub async fn run(
         routes: Routes::default(),
         queue: queue.clone(),
         waiters,
+        audit,
         clients: Clients::default(),
         rates: Rates::new(config.limits.requests_per_second),
         mid_tokens: MidTokens::default(),
@@ -165,6 +169,12 @@ pub async fn run(
     tracker.spawn(sweep(queue.clone(), shutdown.clone()));
     let keep = Duration::from_hours(config.retention.finished_hours.into());
     tracker.spawn(crate::retention::run(Arc::clone(&app), keep, shutdown.clone()));
+    tracker.spawn(crate::audit::run(
+        Arc::clone(&app),
+        Duration::from_secs(config.audit.checkpoint_seconds.max(1).into()),
+        Duration::from_hours(24 * u64::from(config.audit.keep_days)),
+        shutdown.clone(),
+    ));
     tracing::info!(api = %api_addr, calls = %call_addr, "the instance is ready");
     // The one who started it may not want to know.
     let _ = started.send(notice);

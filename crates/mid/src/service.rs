@@ -26,6 +26,7 @@ use crate::http::InstanceWay;
 use crate::jar_fetch::{JarFetch, wanted};
 use crate::link::Link;
 use crate::metrics_listener::MetricsListener;
+use crate::mirror::{self, Mirror};
 use crate::operate::Operator;
 use crate::policy::{Policy, PolicyStore};
 use crate::runtime::{Mid, Parts, new_incarnation};
@@ -86,6 +87,7 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
     };
     let reload = Reload { file: config.policy.file.clone(), policy, engine: Arc::clone(&engine) };
     let executor: Arc<dyn Execute> = engine;
+    let mirror = Mirror::new(Arc::clone(&link), audit, Arc::clone(&clock), mirror::EVERY);
     let mid = Mid::join(Parts {
         link,
         heart,
@@ -98,6 +100,7 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
         revoke: Duration::from_secs(config.mid.revoke_seconds),
         admin: Some((socket, operator)),
         metrics,
+        mirror: Some(mirror),
         clock,
         random,
     });

@@ -59,7 +59,10 @@ pub(super) async fn apply(
     if options.dry_run {
         tx.rollback().await?;
     } else {
+        let details = json!({ "changes": changes });
+        let pending = app.audit.change(&mut tx, app.now(), &client, "applied", details).await?;
         tx.commit().await?;
+        pending.settle();
         app.routes.forget();
         tracing::info!(client = client.name, changes = changes.len(), "a document was applied");
     }

@@ -120,7 +120,10 @@ async fn create(
         );
         return Err(Problem::new(StatusCode::CONFLICT, failure));
     }
+    let details = json!({ "of": client });
+    let pending = app.audit.change(&mut tx, app.now(), &by, "client_made", details).await?;
     tx.commit().await?;
+    pending.settle();
     tracing::info!(client = by.name, made = client.name, role = client.role.name(), "a client of the API was made");
     Ok(handed_out(StatusCode::CREATED, &client, &secret))
 }
@@ -165,7 +168,10 @@ async fn rotate(
     if !api_clients::rotate(&mut *tx, &client, &hash_text(&hash(&secret))).await? {
         return Err(Problem::not_found(kind.noun(), &name));
     }
+    let details = json!({ "of": client });
+    let pending = app.audit.change(&mut tx, app.now(), &by, "client_rotated", details).await?;
     tx.commit().await?;
+    pending.settle();
     app.clients.forget();
     tracing::info!(client = by.name, rotated = name, "a client of the API got another secret");
     Ok(handed_out(StatusCode::OK, &client, &secret))
@@ -182,7 +188,10 @@ async fn delete(
     if !api_clients::delete(&mut *tx, kind, &name).await? {
         return Err(Problem::not_found(kind.noun(), &name));
     }
+    let details = json!({ "kind": kind.name(), "name": name });
+    let pending = app.audit.change(&mut tx, app.now(), &by, "client_deleted", details).await?;
     tx.commit().await?;
+    pending.settle();
     app.clients.forget();
     tracing::info!(client = by.name, deleted = name, "a client of the API was deleted");
     Ok(StatusCode::NO_CONTENT)

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use midward_wire::{JarDocument, MAX_JAR_LEN, VERSION, jar_digest};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::page::{Page, PageQuery};
 use super::{Body, body, parse};
@@ -55,7 +55,10 @@ pub(super) async fn put(
     let jar = Jar { name, sha256: jar_digest(&content), size, updated_at: app.now() };
     let mut tx = app.store.begin().await?;
     jars::put(&mut *tx, &jar, &content).await?;
+    let details = json!({ "name": jar.name, "sha256": jar.sha256 });
+    let pending = app.audit.change(&mut tx, app.now(), &client, "jar_put", details).await?;
     tx.commit().await?;
+    pending.settle();
     tracing::info!(client = client.name, jar = jar.name, sha256 = jar.sha256, "a JAR was stored");
     Ok(Json(jar))
 }
@@ -65,11 +68,14 @@ pub(super) async fn delete(
     headers: HeaderMap,
     Segments(name): Segments<String>,
 ) -> Result<StatusCode, Problem> {
-    auth::allowed(&app, &headers, Right::ChangeRecords).await?;
+    let client = auth::allowed(&app, &headers, Right::ChangeRecords).await?;
     let mut tx = app.store.begin().await?;
     if !jars::delete(&mut *tx, &name).await? {
         return Err(Problem::not_found("JAR", &name));
     }
+    let details = json!({ "name": name });
+    let pending = app.audit.change(&mut tx, app.now(), &client, "jar_deleted", details).await?;
     tx.commit().await?;
+    pending.settle();
     Ok(StatusCode::NO_CONTENT)
 }

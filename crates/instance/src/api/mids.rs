@@ -75,7 +75,10 @@ pub(super) async fn act(
     if state == MidState::Invalidated {
         mids::delete_tokens(&mut *tx, &mid.id).await?;
     }
+    let details = json!({ "mid": mid.id, "name": name, "action": action });
+    let pending = app.audit.change(&mut tx, app.now(), &client, "mid_changed", details).await?;
     tx.commit().await?;
+    pending.settle();
     app.fleet.set_state(&mid.id, state);
     if state == MidState::Invalidated {
         app.mid_tokens.forget();
@@ -109,7 +112,7 @@ pub(super) async fn enroll_token(
     headers: HeaderMap,
     content: Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    auth::allowed(&app, &headers, Right::AdmitMids).await?;
+    let client = auth::allowed(&app, &headers, Right::AdmitMids).await?;
     let request: EnrollTokenRequest = parse(&body(content, app.limits.body_bytes)?)?;
     if let Some(name) = &request.name {
         check::name("MID", name)?;
@@ -127,7 +130,10 @@ pub(super) async fn enroll_token(
     let hash = hash_text(&hash(&secret));
     let name = request.name.as_deref();
     mids::insert_enroll_token(&mut *tx, &app.new_id(), &hash, name, request.prevalidated, expires_at).await?;
+    let details = json!({ "name": name, "prevalidated": request.prevalidated, "expires_at": expires_at });
+    let pending = app.audit.change(&mut tx, app.now(), &client, "enroll_token_made", details).await?;
     tx.commit().await?;
+    pending.settle();
     let token = EnrollToken {
         instance_url: app.public_url.clone(),
         instance_id: app.instance_id.clone(),

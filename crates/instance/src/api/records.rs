@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, get};
 use midward_core::{Failure, Hop};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{Any, Row as _, Transaction};
 
 use super::page::{Page, PageQuery};
@@ -194,7 +194,7 @@ async fn put<R: Record>(
     Segments(name): Segments<String>,
     content: Body,
 ) -> Result<Response, Problem> {
-    auth::allowed(&app, &headers, Right::ChangeRecords).await?;
+    let client = auth::allowed(&app, &headers, Right::ChangeRecords).await?;
     let mut value: Value = parse(&body(content, app.limits.body_bytes)?)?;
     if let Some(fields) = value.as_object_mut() {
         let given = fields.entry(R::NAME).or_insert_with(|| Value::String(name.clone()));
@@ -212,7 +212,10 @@ async fn put<R: Record>(
     precondition::<R>(&mut tx, &headers, &name).await?;
     record.put(&mut tx).await?;
     check_references(&mut tx, &record).await?;
+    let details = json!({ "kind": R::KIND, "name": name, "record": record });
+    let pending = app.audit.change(&mut tx, app.now(), &client, "record_put", details).await?;
     tx.commit().await?;
+    pending.settle();
     app.routes.forget();
     etag::answer(&HeaderMap::new(), &record)
 }
@@ -222,7 +225,7 @@ async fn delete<R: Record>(
     headers: HeaderMap,
     Segments(name): Segments<String>,
 ) -> Result<StatusCode, Problem> {
-    auth::allowed(&app, &headers, Right::ChangeRecords).await?;
+    let client = auth::allowed(&app, &headers, Right::ChangeRecords).await?;
     let mut tx = app.store.begin().await?;
     precondition::<R>(&mut tx, &headers, &name).await?;
     if let Some((table, column)) = R::referred_by()
@@ -241,7 +244,10 @@ async fn delete<R: Record>(
     if done.rows_affected() == 0 {
         return Err(Problem::not_found(R::KIND, &name));
     }
+    let details = json!({ "kind": R::KIND, "name": name });
+    let pending = app.audit.change(&mut tx, app.now(), &client, "record_deleted", details).await?;
     tx.commit().await?;
+    pending.settle();
     app.routes.forget();
     Ok(StatusCode::NO_CONTENT)
 }

@@ -138,7 +138,7 @@ pub(super) async fn cancel(
         "the request was cancelled before a MID Server took it; it was never sent",
         "Submit it again if it is wanted after all.",
     );
-    if submit::withdraw(&app, &id, failure).await?.is_none() {
+    if submit::withdraw(&app, Some(&client), &id, failure).await?.is_none() {
         let failure = Failure::permanent(
             Hop::Instance,
             "too_late_to_cancel",

@@ -49,6 +49,7 @@ pub(super) async fn token(State(app): State<Shared>, headers: HeaderMap, body: B
         ));
     };
     let Some(client) = authenticate(&app, &id, &secret).await? else {
+        app.audit.refused("invalid_client", "", "token");
         return Ok(refuse(StatusCode::UNAUTHORIZED, "invalid_client", "client_id or client_secret is not valid"));
     };
     app.rates.take(&client, app.clock.boot())?;

@@ -12,6 +12,7 @@ use sqlx::{Any, Transaction};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Batch, Ended, Job, Poll, Report, Submission, Submitted, Waiters};
+use crate::audit::Journal;
 use crate::fleet::Fleet;
 use crate::store::requests::{self, Claim, Leased, NewLease};
 use crate::store::{Store, StoreError, mids, to_json};
@@ -30,6 +31,7 @@ pub(super) struct Writer {
     fleet: Arc<Fleet>,
     waiters: Arc<Waiters>,
     clock: Arc<dyn Clock>,
+    journal: Journal,
     sessions: HashMap<String, Session>,
     /// MIDs whose leases ended because they died; they get none until they are heard of again.
     dead: HashSet<String>,
@@ -71,8 +73,15 @@ struct Effects {
 }
 
 impl Writer {
-    pub(super) fn new(store: Store, fleet: Arc<Fleet>, waiters: Arc<Waiters>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, fleet, waiters, clock, sessions: HashMap::new(), dead: HashSet::new(), backlog: true, ahead: 0 }
+    pub(super) fn new(
+        store: Store,
+        fleet: Arc<Fleet>,
+        waiters: Arc<Waiters>,
+        clock: Arc<dyn Clock>,
+        journal: Journal,
+    ) -> Self {
+        let (sessions, dead) = (HashMap::new(), HashSet::new());
+        Self { store, fleet, waiters, clock, journal, sessions, dead, backlog: true, ahead: 0 }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
@@ -116,6 +125,7 @@ impl Writer {
             Err(error) => {
                 tracing::error!(%error, "a batch was not committed; nothing of it is acknowledged");
                 self.backlog = true;
+                self.journal.lost();
                 // The leases of earlier incarnations did not end, so these MIDs count as new again.
                 for mid_id in fresh {
                     self.sessions.remove(&mid_id);
@@ -165,7 +175,17 @@ impl Writer {
         self.ahead = now.saturating_sub(wall);
         for (mid_id, reports, reply) in sorted.outcomes.drain(..) {
             // Answered in any case: a dropped sender is an error to its receiver.
+            let earlier = effects.ended.len();
+            let asked: Vec<_> = reports.iter().map(|report| (report.finish.id.clone(), report.finish.epoch)).collect();
             let verdicts = record(&mut tx, &mid_id, now, reports, effects).await?;
+            for (id, ended) in &effects.ended[earlier..] {
+                self.journal.ended(id, Some(&mid_id), &ended.outcome);
+            }
+            for (verdict, (id, epoch)) in verdicts.iter().zip(&asked) {
+                if *verdict == OutcomeVerdict::Refused {
+                    self.journal.refused(id, &mid_id, *epoch);
+                }
+            }
             effects.verdicts.push((reply, verdicts));
         }
         let ended = std::mem::take(&mut effects.ended).into_iter();
@@ -192,7 +212,9 @@ impl Writer {
             self.backlog = requests::any_queued(&mut tx).await?;
         }
         self.submit(&mut tx, std::mem::take(&mut sorted.submissions), now, effects).await?;
+        self.journal.write(&mut tx, now).await?;
         tx.commit().await?;
+        self.journal.committed();
         Ok(())
     }
 
@@ -216,7 +238,9 @@ impl Writer {
                 limit: poll.capacity.min(MOST_LEASES),
                 now,
             };
-            requests::claim(tx, &claim).await?
+            let leases = requests::claim(tx, &claim).await?;
+            self.journal.leased(&poll.mid_id, &leases);
+            leases
         } else {
             Vec::new()
         };
@@ -275,6 +299,7 @@ impl Writer {
             effects.submitted.push((reply, Submitted::New(request.id.clone())));
             rows.push(request);
         }
+        self.journal.accepted(&rows);
         requests::insert(tx, &rows).await
     }
 
@@ -331,6 +356,7 @@ impl Writer {
             let text = to_json(&outcome)?;
             let outcome = Arc::new(outcome);
             for id in requests::expire(tx, now, &text, was_given_out).await? {
+                self.journal.ended(&id, None, &outcome);
                 effects.ended.push((id, Ended { outcome: Arc::clone(&outcome), trace: "[]".into() }));
             }
         }
@@ -359,6 +385,7 @@ impl Writer {
         let text = to_json(&outcome)?;
         let outcome = Arc::new(outcome);
         for id in requests::end_leases(tx, which, now, &text).await? {
+            self.journal.ended(&id, None, &outcome);
             effects.ended.push((id, Ended { outcome: Arc::clone(&outcome), trace: "[]".into() }));
         }
         self.backlog = true;

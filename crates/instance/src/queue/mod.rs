@@ -11,6 +11,7 @@ use midward_wire::{Outcome, OutcomeVerdict};
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::audit::Journal;
 use crate::fleet::Fleet;
 use crate::routes::Route;
 use crate::store::requests::{Finish, NewRequest};
@@ -99,9 +100,10 @@ impl Queue {
         fleet: Arc<Fleet>,
         waiters: Arc<Waiters>,
         clock: Arc<dyn Clock>,
+        journal: Journal,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (jobs, inbox) = mpsc::channel(WAITING);
-        let writer = batch::Writer::new(store, fleet, waiters, clock);
+        let writer = batch::Writer::new(store, fleet, waiters, clock, journal);
         (Self { jobs }, tokio::spawn(writer.run(inbox)))
     }
 

@@ -1,6 +1,7 @@
 //! SQL, written once in a portable subset, one file per aggregate. What differs between databases is in [`dialect`].
 
 pub(crate) mod api_clients;
+pub(crate) mod audit;
 pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod dialect;
@@ -67,6 +68,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (7, "priorities", include_str!("../../migrations/0007_priorities.sql")),
     (8, "certificate-bound tokens", include_str!("../../migrations/0008_certificate_bound_tokens.sql")),
     (20, "API clients", include_str!("../../migrations/0020_api_clients.sql")),
+    (21, "audit", include_str!("../../migrations/0021_audit.sql")),
 ];
 
 impl Store {

@@ -6,6 +6,7 @@ mod jars;
 mod leases;
 mod link;
 mod metrics;
+mod mirror;
 mod raw_replies;
 mod replay;
 mod tls_zoo;

@@ -301,6 +301,32 @@ const REQUESTS: [Operation; 4] = [
     ),
 ];
 
+const AUDIT: [Operation; 3] = [
+    operation(
+        "get",
+        "/api/v1/audit/blocks",
+        "listAuditBlocks",
+        "List blocks of the audit, by chain and number",
+        &[answer("200", "A page.", Content::Page("AuditBlock"))],
+    )
+    .query(PAGED),
+    operation(
+        "get",
+        "/api/v1/audit/checkpoints",
+        "listAuditCheckpoints",
+        "List signed checkpoints of the audit",
+        &[answer("200", "A page.", Content::Page("AuditCheckpoint"))],
+    )
+    .query(PAGED),
+    operation(
+        "get",
+        "/api/v1/audit/keys",
+        "listAuditKeys",
+        "List the public keys that checkpoints are signed with",
+        &[answer("200", "All of them.", Content::Page("AuditKey"))],
+    ),
+];
+
 const OTHERS: [Operation; 3] = [
     operation(
         "post",
@@ -338,5 +364,16 @@ const OTHERS: [Operation; 3] = [
     },
 ];
 
-pub(super) const GROUPS: &[&[Operation]] =
-    &[&CONNECTIONS, &CREDENTIALS, &ENTITIES, &PROFILES, &API_KEYS, &OAUTH_CLIENTS, &MIDS, &JARS, &REQUESTS, &OTHERS];
+pub(super) const GROUPS: &[&[Operation]] = &[
+    &CONNECTIONS,
+    &CREDENTIALS,
+    &ENTITIES,
+    &PROFILES,
+    &API_KEYS,
+    &OAUTH_CLIENTS,
+    &MIDS,
+    &JARS,
+    &REQUESTS,
+    &AUDIT,
+    &OTHERS,
+];
