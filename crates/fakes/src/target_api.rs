@@ -1,6 +1,8 @@
-//! A protected API: verifies bearer tokens (JWT, by the issuer's JWKS), with the certificate that they are bound to, and shows what it executed.
+//! A protected API: verifies tokens (JWT, by the issuer's JWKS), with the certificate or key that they are bound to, and
+//! shows what it executed.
 
 mod endpoints;
+mod proof;
 mod verify;
 
 use std::io;
@@ -10,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use midward_core::{Clock, SystemClock, WallTime};
 use rustls::ClientConfig;
@@ -19,6 +22,7 @@ use crate::fault::{Before, FaultOrder, Faults, HttpFault, after, before};
 use crate::http::{App, Body, Dropped, Wire, base_url, json, read_body, serve, text};
 use crate::serve::{Listening, lock};
 use crate::tls::Tls;
+use proof::ProofChecker;
 use verify::{Refused, Verifier};
 
 /// How the API is set up.
@@ -75,6 +79,7 @@ pub struct TargetApi {
 
 struct State {
     verifier: Verifier,
+    proofs: ProofChecker,
     tls: Tls,
     faults: Faults<HttpFault>,
     executed: Mutex<Vec<Executed>>,
@@ -95,7 +100,9 @@ impl TargetApi {
 
     fn launch(config: TargetApiConfig, with_admin: bool) -> io::Result<Self> {
         let (tls, port) = (config.tls.clone(), config.port);
+        let scheme = if matches!(tls, Tls::Plain) { "http" } else { "https" };
         let state = Arc::new(State {
+            proofs: ProofChecker::new(Arc::clone(&config.clock), scheme),
             verifier: Verifier::new(config),
             tls,
             faults: Faults::default(),
@@ -128,6 +135,11 @@ impl TargetApi {
     /// Tokens issued at or before `time` get 401 from now on.
     pub fn revoke_all_before(&self, time: WallTime) {
         self.state.verifier.revoke_all_before(time);
+    }
+
+    /// DPoP proofs must hold this nonce from now on, and each answer names it.
+    pub fn want_dpop_nonce(&self, nonce: Option<&str>) {
+        self.state.proofs.want_nonce(nonce);
     }
 
     /// All requests that were carried out, in order.
@@ -175,22 +187,40 @@ impl State {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
         let (parts, body) = request.into_parts();
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = header.and_then(bearer);
-        let verified = match token {
+        let (token, is_proven) = header.and_then(token).unzip();
+        let verified = match token.zip(is_proven) {
             None => Err(Refused::NoToken),
-            Some(token) => self.verifier.verify(token, parts.extensions.get()).await,
+            Some((token, is_proven)) => self.verify(&parts, token, is_proven).await,
         };
         let body = read_body(body).await?;
         match (verified, token) {
             (Ok(jti), Some(token)) => {
-                let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-                let method = parts.method.to_string();
-                lock(&self.executed).push(Executed { method, path, body: body.to_vec(), jti });
-                endpoints::answer(&self.counter, &parts, &body, token).await
+                let mut answer = self.carry_out(&parts, &body, token, jti).await?;
+                self.proofs.tell_nonce(answer.headers_mut());
+                Ok(answer)
             }
             (Err(refused), _) => Ok(self.refuse(&refused)),
             (Ok(_), None) => Ok(self.refuse(&Refused::NoToken)),
         }
+    }
+
+    async fn verify(&self, parts: &Parts, token: &str, is_proven: bool) -> Result<String, Refused> {
+        let good = self.verifier.verify(token, parts.extensions.get()).await?;
+        match (&good.key, is_proven) {
+            (None, false) => {}
+            (Some(key), true) => self.proofs.check(parts, token, key)?,
+            // A bound token as bearer would be good for whoever saw it.
+            (Some(_), false) => return Err(Refused::Invalid("the token is bound to a key")),
+            (None, true) => return Err(Refused::Invalid("the token is bound to no key")),
+        }
+        Ok(good.jti)
+    }
+
+    async fn carry_out(&self, parts: &Parts, body: &[u8], token: &str, jti: String) -> Result<Response<Body>, Dropped> {
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let method = parts.method.to_string();
+        lock(&self.executed).push(Executed { method, path, body: body.to_vec(), jti });
+        endpoints::answer(&self.counter, parts, body, token).await
     }
 
     /// RFC 6750 3.
@@ -199,6 +229,8 @@ impl State {
         let (status, challenge) = match refused {
             Refused::NoToken => (StatusCode::UNAUTHORIZED, "Bearer"),
             Refused::Invalid(_) => (StatusCode::UNAUTHORIZED, "Bearer error=\"invalid_token\""),
+            Refused::Proof(_) => (StatusCode::UNAUTHORIZED, "DPoP error=\"invalid_dpop_proof\""),
+            Refused::Nonce => (StatusCode::UNAUTHORIZED, "DPoP error=\"use_dpop_nonce\""),
             Refused::Scope => (StatusCode::FORBIDDEN, "Bearer error=\"insufficient_scope\""),
             Refused::KeysUnavailable => {
                 return json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": "the issuer's keys cannot be had" }));
@@ -206,6 +238,7 @@ impl State {
         };
         let mut response = json(status, &json!({ "error": refused.reason() }));
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        self.proofs.tell_nonce(response.headers_mut());
         response
     }
 
@@ -238,7 +271,9 @@ impl State {
     }
 }
 
-fn bearer(header: &str) -> Option<&str> {
+/// The token, and whether it comes with a proof (RFC 9449 7.1).
+fn token(header: &str) -> Option<(&str, bool)> {
     let (scheme, token) = header.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    let is_proven = scheme.eq_ignore_ascii_case("dpop");
+    (is_proven || scheme.eq_ignore_ascii_case("bearer")).then_some((token.trim(), is_proven))
 }

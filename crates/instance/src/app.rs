@@ -8,12 +8,13 @@ use midward_core::{Clock, Random, new_id};
 use crate::audit::Audit;
 use crate::auth::{Clients, MidTokens};
 use crate::config::LimitsConfig;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, MidView};
 use crate::keys::SigningKey;
+use crate::metrics::Counters;
 use crate::queue::{Queue, Waiters};
 use crate::rates::Rates;
 use crate::routes::Routes;
-use crate::store::Store;
+use crate::store::{Store, StoreError, mids};
 
 /// Shared state of the handlers.
 pub(crate) struct App {
@@ -26,6 +27,7 @@ pub(crate) struct App {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) audit: Audit,
     pub(crate) clients: Clients,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) rates: Rates,
     pub(crate) mid_tokens: MidTokens,
     pub(crate) signing_key: SigningKey,
@@ -49,5 +51,21 @@ impl App {
     /// Unix milliseconds.
     pub(crate) fn now(&self) -> i64 {
         self.clock.wall().unix_millis()
+    }
+
+    /// The database's time, in unix milliseconds: what all replicas agree on.
+    pub(crate) async fn store_now(&self) -> Result<i64, StoreError> {
+        let mut tx = self.store.readers().begin().await?;
+        self.store.now(&mut tx, self.now()).await
+    }
+
+    /// A MID as the database knows it now, whichever replica changed it last.
+    pub(crate) async fn fresh_mid(&self, id: &str) -> Result<Option<MidView>, StoreError> {
+        if self.store.is_shared()
+            && let Some(row) = mids::by_id(self.store.readers(), id).await?
+        {
+            self.fleet.add(row, self.clock.boot(), self.store_now().await?);
+        }
+        Ok(self.fleet.by_id(id))
     }
 }

@@ -105,7 +105,8 @@ pub(crate) async fn client(app: &App, headers: &HeaderMap) -> Result<Arc<ApiClie
             let found = if access_token::is_one(token) {
                 access_token::holder(app, token).await?
             } else {
-                api_clients::by_hash(app.store.readers(), ClientKind::ApiKey, &hash_text(&hash)).await?
+                let text = hash_text(&hash);
+                app.store.patiently(|| api_clients::by_hash(app.store.readers(), ClientKind::ApiKey, &text)).await?
             };
             let (client, until) = found.ok_or_else(|| unauthorized("the API key or access token is not known"))?;
             if client.first_admin {
@@ -160,7 +161,8 @@ pub(crate) async fn mid(app: &App, headers: &HeaderMap) -> Result<(Arc<(String, 
     let holder = match app.mid_tokens.0.recall(&hash, now) {
         Ok(holder) => holder,
         Err(generation) => {
-            let found = mids::token(app.store.readers(), &hash_text(&hash)).await?;
+            let text = hash_text(&hash);
+            let found = app.store.patiently(|| mids::token(app.store.readers(), &text)).await?;
             let holder = Arc::new(found.ok_or_else(refused)?);
             app.mid_tokens.0.remember(generation, hash, &holder, now);
             holder

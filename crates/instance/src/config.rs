@@ -91,6 +91,8 @@ pub struct TlsFiles {
 pub struct StoreConfig {
     /// Data folder: keys, certificates, and the SQLite database unless `postgres` is given.
     pub path: PathBuf,
+    /// Folder of `instance.key`, `ca.key` and `ca.pem`. Default: the data folder. Replicas are given the same files.
+    pub keys: Option<PathBuf>,
     /// A PostgreSQL database in place of the embedded SQLite.
     pub postgres: Option<PostgresConfig>,
 }
@@ -124,9 +126,16 @@ fn ten() -> u32 {
     10
 }
 
+impl StoreConfig {
+    /// Where the instance's own keys are.
+    pub(crate) fn keys(&self) -> &Path {
+        self.keys.as_deref().unwrap_or(&self.path)
+    }
+}
+
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { path: PathBuf::from("midward-data"), postgres: None }
+        Self { path: PathBuf::from("midward-data"), keys: None, postgres: None }
     }
 }
 
@@ -196,6 +205,7 @@ impl InstanceConfig {
             .map_err(|error| ConfigError::Invalid { path: path.to_owned(), reason: error.to_string() })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.store.path = folder.join(&config.store.path);
+        config.store.keys = config.store.keys.map(|keys| folder.join(keys));
         if let Some(file) = config.store.postgres.as_mut().and_then(|postgres| postgres.password_file.as_mut()) {
             *file = folder.join(&*file);
         }

@@ -1,6 +1,6 @@
 //! Which MIDs there are, which are live, and what each can serve.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use midward_wire::{Heartbeat, MidState, ResolverHealth};
 use crate::routes::Route;
 use crate::store::mids::MidRow;
 
-/// A MID that was not heard of for longer than this gets no work.
-const LIVE_FOR: Duration = Duration::from_secs(10);
+/// A MID that was not heard of for longer than this gets no work, and what it has moves: three heartbeats are missing.
+pub(crate) const LIVE_FOR: Duration = Duration::from_secs(9);
 
 /// What is known of one MID.
 #[derive(Clone, Debug)]
@@ -24,6 +24,7 @@ pub(crate) struct MidView {
     pub(crate) last_seen_at: Option<i64>,
     pub(crate) heartbeat: Option<Heartbeat>,
     last_seen: Option<BootTime>,
+    version: i64,
     /// Set by an administrator, or by the MID when it shuts down; ends with the next incarnation.
     pub(crate) draining: bool,
 }
@@ -31,11 +32,6 @@ pub(crate) struct MidView {
 impl MidView {
     pub(crate) fn is_live(&self, now: BootTime) -> bool {
         self.last_seen.is_some_and(|seen| now.saturating_since(seen) <= LIVE_FOR)
-    }
-
-    /// It was heard of, and is no more. Nothing is known of a MID that has not come back since the instance started.
-    fn is_dead(&self, now: BootTime) -> bool {
-        self.last_seen.is_some() && !self.is_live(now)
     }
 
     fn takes_work(&self, now: BootTime) -> bool {
@@ -53,16 +49,30 @@ impl MidView {
 pub(crate) struct Fleet(Mutex<HashMap<String, MidView>>);
 
 impl Fleet {
-    pub(crate) fn load(&self, rows: Vec<MidRow>) {
-        let mut mids = self.lock();
-        mids.clear();
-        for row in rows {
-            mids.insert(row.id.clone(), view(row));
-        }
+    /// Takes over what the database says of a MID, at the database's time `wall`.
+    pub(crate) fn add(&self, row: MidRow, now: BootTime, wall: i64) {
+        self.lock().insert(row.id.clone(), view(row, now, wall));
     }
 
-    pub(crate) fn add(&self, row: MidRow) {
-        self.lock().insert(row.id.clone(), view(row));
+    /// Follows what other replicas heard: `pulses` are identifier, last seen, version. Returns the MIDs of which more
+    /// changed; those that are gone are forgotten.
+    pub(crate) fn follow(&self, pulses: &[(String, Option<i64>, i64)], now: BootTime, wall: i64) -> Vec<String> {
+        let mut mids = self.lock();
+        let mut changed = Vec::new();
+        for (id, seen, version) in pulses {
+            match mids.get_mut(id) {
+                Some(mid) if mid.version == *version => {
+                    mid.last_seen = mid.last_seen.max(seen.map(|seen| earlier(now, wall, seen)));
+                    mid.last_seen_at = mid.last_seen_at.max(*seen);
+                }
+                _ => changed.push(id.clone()),
+            }
+        }
+        if mids.len() > pulses.len() {
+            let there: HashSet<&String> = pulses.iter().map(|(id, ..)| id).collect();
+            mids.retain(|id, _| there.contains(id));
+        }
+        changed
     }
 
     pub(crate) fn all(&self) -> Vec<MidView> {
@@ -100,13 +110,6 @@ impl Fleet {
         }
     }
 
-    /// A poll or heartbeat arrived.
-    pub(crate) fn touch(&self, id: &str, now: BootTime) {
-        if let Some(mid) = self.lock().get_mut(id) {
-            mid.last_seen = Some(now);
-        }
-    }
-
     pub(crate) fn heartbeat(&self, id: &str, now: BootTime, wall: i64, heartbeat: Heartbeat) {
         if let Some(mid) = self.lock().get_mut(id) {
             let renewed = mid.heartbeat.as_ref().is_some_and(|old| old.incarnation != heartbeat.incarnation);
@@ -115,11 +118,6 @@ impl Fleet {
             mid.last_seen_at = Some(wall);
             mid.heartbeat = Some(heartbeat);
         }
-    }
-
-    /// The MIDs that were heard of and are no more.
-    pub(crate) fn dead(&self, now: BootTime) -> Vec<String> {
-        self.lock().values().filter(|mid| mid.is_dead(now)).map(|mid| mid.id.clone()).collect()
     }
 
     /// The resolvers for which a MID may claim requests now: those it has ready, and those it has degraded that no
@@ -250,8 +248,15 @@ fn resolver_reason(mid: &MidView, resolver: &str) -> (String, String) {
     )
 }
 
-fn view(row: MidRow) -> MidView {
+/// When it was that the wall clock showed `seen`, if it shows `wall` now.
+fn earlier(now: BootTime, wall: i64, seen: i64) -> BootTime {
+    let ago = Duration::from_millis(u64::try_from(wall.saturating_sub(seen)).unwrap_or(0));
+    now.saturating_sub(ago)
+}
+
+fn view(row: MidRow, now: BootTime, wall: i64) -> MidView {
     MidView {
+        last_seen: row.last_seen_at.map(|seen| earlier(now, wall, seen)),
         id: row.id,
         name: row.name,
         state: row.state,
@@ -259,7 +264,7 @@ fn view(row: MidRow) -> MidView {
         created_at: row.created_at,
         last_seen_at: row.last_seen_at,
         heartbeat: row.heartbeat,
-        last_seen: None,
-        draining: false,
+        draining: row.draining,
+        version: row.version,
     }
 }

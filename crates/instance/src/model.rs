@@ -27,6 +27,9 @@ pub(crate) struct OAuthEntity {
     /// Tokens are bound to the client's certificate (RFC 8705 3).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) certificate_bound_tokens: bool,
+    /// Tokens are bound to a key of the MID's (RFC 9449).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) dpop_bound_tokens: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

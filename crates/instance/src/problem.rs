@@ -80,6 +80,17 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed");
+        if matches!(error, StoreError::Uncertain(_)) {
+            return Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                Failure::transient(
+                    Hop::Instance,
+                    "acceptance_unknown",
+                    "the instance's database was lost in the commit; the request may have been accepted, and run",
+                    "Ask for it by its request_id, or submit it again with the same idempotency key.",
+                ),
+            );
+        }
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             Failure::transient(

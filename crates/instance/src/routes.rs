@@ -52,10 +52,7 @@ impl Routes {
             return Ok(Some(Arc::clone(route)));
         }
         let generation = self.generation.load(Ordering::Acquire);
-        let Some(route) = load(store, fleet, alias).await? else { return Ok(None) };
-        let mut tx = store.begin().await?;
-        connections::put_document(&mut *tx, &route.digest.0, &route.document).await?;
-        tx.commit().await?;
+        let Some(route) = store.patiently(|| load_and_keep(store, fleet, alias)).await? else { return Ok(None) };
         let route = Arc::new(route);
         let mut routes = self.by_alias.write().unwrap_or_else(PoisonError::into_inner);
         // Something changed while this was read: use it once, do not keep it.
@@ -77,6 +74,15 @@ impl Routes {
         self.generation.fetch_add(1, Ordering::AcqRel);
         routes.clear();
     }
+}
+
+/// The route, and its document in the database: a lease that names it may be given as soon as it is used.
+async fn load_and_keep(store: &Store, fleet: &Fleet, alias: &str) -> Result<Option<Route>, StoreError> {
+    let Some(route) = load(store, fleet, alias).await? else { return Ok(None) };
+    let mut tx = store.begin().await?;
+    connections::put_document(&mut *tx, &route.digest.0, &route.document).await?;
+    tx.commit().await?;
+    Ok(Some(route))
 }
 
 async fn load(store: &Store, fleet: &Fleet, alias: &str) -> Result<Option<Route>, StoreError> {
@@ -150,6 +156,7 @@ fn compile(
             assertion_audience: entity.assertion_audience,
             assertion_algorithm: entity.assertion_algorithm,
             certificate_bound_tokens: entity.certificate_bound_tokens,
+            dpop_bound_tokens: entity.dpop_bound_tokens,
         },
     })?;
     Ok(Route {

@@ -24,16 +24,19 @@ use crate::client::{ApiClient, ClientKind, Role};
 use crate::config::{InstanceConfig, TlsConfig, TlsMode};
 use crate::fleet::Fleet;
 use crate::keys::{self, KeyError, SigningKey};
-use crate::queue::{Job, Queue, Waiters};
+use crate::queue::{Job, Parts, Queue, Waiters};
 use crate::rates::Rates;
 use crate::routes::Routes;
-use crate::store::{Store, StoreError, api_clients, instance_keys, mids, settings};
+use crate::store::{Store, StoreError, api_clients, instance_keys, mids, replicas, settings};
 use crate::tls::{self, Tls, TlsError};
 
 /// How long running requests may take to end after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often the times of leases and requests are looked at.
 const SWEEP: Duration = Duration::from_millis(500);
+
+/// Leases were looked after less than this ago, in milliseconds: another replica runs.
+const OTHERS_RUN_MS: i64 = 5000;
 
 /// Where a started instance listens.
 #[derive(Clone, Debug)]
@@ -63,6 +66,8 @@ pub enum InstanceError {
     Key(#[from] KeyError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error("{0} is not the key of the other instances on this database: give this one the same files (store.keys)")]
+    OtherKey(PathBuf),
     #[error("{0}")]
     Store(String),
 }
@@ -93,6 +98,7 @@ pub async fn run(
 ) -> Result<(), InstanceError> {
     let folder = config.store.path.clone();
     make_folder(&folder)?;
+    make_folder(config.store.keys())?;
     let api = listen(config.server.listen, &config).await?;
     let call = listen(config.server.call_listen, &config).await?;
     let (api_addr, call_addr) = (address(&api, config.server.listen)?, address(&call, config.server.call_listen)?);
@@ -102,20 +108,32 @@ pub async fn run(
     let public_url =
         public_url.map_or_else(|| format!("{scheme}://{api_addr}"), |url| url.trim_end_matches('/').to_owned());
 
-    let signing_key = SigningKey::open(&folder.join("instance.key"), &*random)?;
+    let key_file = config.store.keys().join("instance.key");
+    let signing_key = SigningKey::open(&key_file, &*random)?;
     let store = Store::open(&config.store).await?;
-    let mut tx = store.begin().await?;
+    let mut tx = store.begin_change().await?;
     let instance_id = settings::find_or_insert(&mut tx, "instance_id", &new_id(clock.wall(), &*random)).await?;
+    // MIDs know the instance by it, whichever replica they speak to.
+    if settings::find_or_insert(&mut tx, "instance_key", &signing_key.public()).await? != signing_key.public() {
+        return Err(InstanceError::OtherKey(key_file));
+    }
     instance_keys::publish(&mut *tx, &signing_key.id(), &signing_key.public(), clock.wall().unix_millis()).await?;
     tx.commit().await?;
     let first_admin_file = folder.join("first-admin-key");
     let waiting_key = first_admin(&store, &first_admin_file, &*clock, &*random).await?;
-    let fleet = Arc::new(Fleet::default());
-    fleet.load(mids::all(store.readers()).await?);
+    let fleet = Arc::new(load_fleet(&store, &*clock).await?);
     let waiters = Arc::new(Waiters::default());
     let (audit, journal) = Audit::begin(&store, &signing_key, &*clock, &*random).await?;
-    let (queue, writer) =
-        Queue::start(store.clone(), Arc::clone(&fleet), Arc::clone(&waiters), Arc::clone(&clock), journal);
+    let counters = journal.counters();
+    let (queue, writer) = Queue::start(Parts {
+        store: store.clone(),
+        fleet: Arc::clone(&fleet),
+        waiters: Arc::clone(&waiters),
+        clock: Arc::clone(&clock),
+        random: Arc::clone(&random),
+        journal,
+        replica: new_id(clock.wall(), &*random),
+    });
     let app = Arc::new(App {
         clock,
         random,
@@ -126,6 +144,7 @@ pub async fn run(
         waiters,
         audit,
         clients: Clients::default(),
+        counters,
         rates: Rates::new(config.limits.requests_per_second),
         mid_tokens: MidTokens::default(),
         signing_key,
@@ -168,6 +187,7 @@ pub async fn run(
     ));
     tracker.spawn(sweep(queue.clone(), shutdown.clone()));
     let keep = Duration::from_hours(config.retention.finished_hours.into());
+    tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), shutdown.clone()));
     tracker.spawn(crate::retention::run(Arc::clone(&app), keep, shutdown.clone()));
     tracker.spawn(crate::audit::run(
         Arc::clone(&app),
@@ -226,10 +246,20 @@ fn open_tls(
         TlsConfig::Mode(TlsMode::SelfSigned) => {
             let ips: Vec<_> = addresses.iter().map(SocketAddr::ip).collect();
             let hosts = tls::hosts(&ips, config.server.public_url.as_deref());
-            Ok(Some(tls::self_signed(&config.store.path, &hosts, clock.wall())?))
+            Ok(Some(tls::self_signed(config.store.keys(), &hosts, clock.wall())?))
         }
         TlsConfig::Files(files) => Ok(Some(tls::from_files(files)?)),
     }
+}
+
+async fn load_fleet(store: &Store, clock: &dyn Clock) -> Result<Fleet, InstanceError> {
+    let fleet = Fleet::default();
+    let mut tx = store.readers().begin().await?;
+    let now = store.now(&mut tx, clock.wall().unix_millis()).await?;
+    for row in mids::all(&mut *tx).await? {
+        fleet.add(row, clock.boot(), now);
+    }
+    Ok(fleet)
 }
 
 /// Makes the first administrator's key when there is no key at all. True when its file waits to be used.
@@ -239,13 +269,19 @@ async fn first_admin(
     clock: &dyn Clock,
     random: &dyn Random,
 ) -> Result<bool, InstanceError> {
-    let all = api_clients::all(store.readers()).await?;
+    // Replicas that start at once take turns here.
+    let mut tx = store.begin_change().await?;
+    let all = api_clients::all(&mut *tx).await?;
     let unused = all.iter().find(|key| key.first_admin);
     if !all.is_empty() && (unused.is_none() || file.exists()) {
         return Ok(unused.is_some());
     }
+    let now = store.now(&mut tx, clock.wall().unix_millis()).await?;
+    if unused.is_some() && store.is_shared() && replicas::last_turn_ago(&mut tx, now).await? < OTHERS_RUN_MS {
+        // Another replica, which runs, keeps the file.
+        return Ok(false);
+    }
     let secret = keys::new_secret(ClientKind::ApiKey.secret_prefix(), random);
-    let mut tx = store.begin().await?;
     // Its file got lost before it was used.
     if let Some(lost) = unused {
         api_clients::delete(&mut *tx, lost.kind, &lost.name).await?;

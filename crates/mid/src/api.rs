@@ -1,5 +1,6 @@
 //! Makes the API call that a permit allows.
 
+mod challenge;
 mod scrub;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,12 +12,13 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use midward_core::{AccessToken, Clock, Failure, Hop};
+use midward_core::{AccessToken, Clock, Failure, Hop, Random, WallTime};
 use midward_net::{AddressGuard, ProxyFault, SendError, SendErrorKind, SendOptions, WayOut};
-use midward_oauth::{ClientCertificate, WeakCertificate};
+use midward_oauth::{ClientCertificate, DPOP, DpopKey, DpopNonces, Proven, WeakCertificate, clock_off};
 use midward_wire::{ApiReply, Bytes64};
 use zeroize::Zeroizing;
 
+pub use self::challenge::Challenge;
 use self::scrub::Scrubber;
 use crate::policy::PermittedCall;
 use crate::transport::identity;
@@ -28,17 +30,31 @@ const DEFAULT_USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("midwar
 pub struct ApiCaller {
     way: WayOut,
     clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
     /// Most bytes of a reply's body.
     max_body: usize,
     /// Ways with the certificates of bound tokens, for as long as such a token lives.
     identified: Arc<Mutex<Vec<(WeakCertificate, WayOut)>>>,
+    /// What APIs want in the next DPoP proof.
+    nonces: Arc<DpopNonces>,
 }
 
-/// The token of a call, with the certificate that it is bound to (RFC 8705 3).
+/// The token of a call, with what it is bound to: a certificate (RFC 8705 3), a key (RFC 9449).
 #[derive(Clone, Debug)]
 pub struct CallToken {
     pub token: AccessToken,
     pub certificate: Option<ClientCertificate>,
+    pub dpop: Option<DpopKey>,
+}
+
+/// What an API answered.
+#[derive(Debug)]
+pub struct Called {
+    pub reply: ApiReply,
+    /// The call was sent twice, because the first answer asked for a nonce.
+    pub nonce_sent: bool,
+    /// The answer says something against the proof, and so nothing against the token.
+    pub challenge: Option<Challenge>,
 }
 
 /// A call that brought no reply.
@@ -51,8 +67,8 @@ pub struct ApiCallError {
 
 impl ApiCaller {
     /// `max_body`: most bytes of a reply's body.
-    pub fn new(way: WayOut, clock: Arc<dyn Clock>, max_body: usize) -> Self {
-        Self { way, clock, max_body, identified: Arc::default() }
+    pub fn new(way: WayOut, clock: Arc<dyn Clock>, random: Arc<dyn Random>, max_body: usize) -> Self {
+        Self { way, clock, random, max_body, identified: Arc::default(), nonces: Arc::default() }
     }
 
     /// The proxy on the way, for [`crate::policy::Ways`].
@@ -62,6 +78,11 @@ impl ApiCaller {
 
     /// Makes the call with the token, and ends it after `timeout` (the connection's) or `remaining` (the lease's),
     /// whichever is less. A connection that turns out to be dead before anything was written is replaced once.
+    ///
+    /// A token that is bound to a key goes with a new proof each time. An API that wants a nonce in it says so once, and
+    /// is sent the same call with the nonce, whatever its method: it is the check of the proof that answers so (RFC 9449
+    /// 9), before anything is done with the call, and the body is at hand as a whole. A 401 about the token is another
+    /// matter, and left to the caller.
     ///
     /// The token is taken out of the reply, should the API echo it: verbatim, and as base64, percent or JSON text (see
     /// [`scrub`]). Compressed bodies are not looked into; identity is asked for, whatever the caller asks.
@@ -73,7 +94,7 @@ impl ApiCaller {
         with: &CallToken,
         timeout: Duration,
         remaining: Duration,
-    ) -> Result<ApiReply, ApiCallError> {
+    ) -> Result<Called, ApiCallError> {
         let start = self.clock.boot();
         let limit = timeout.min(remaining);
         if limit.is_zero() {
@@ -82,11 +103,26 @@ impl ApiCaller {
         let token = &with.token;
         let way = self.way_for(call, with.certificate.as_ref())?;
         let mut retried = false;
+        let mut nonce_sent = false;
+        let mut nonce = with.dpop.as_ref().and_then(|_| self.nonces.of(&call.target));
         loop {
             let deadline = limit.saturating_sub(self.clock.boot().saturating_since(start));
             let options = SendOptions { deadline, max_body: self.max_body, guard: guard.clone() };
-            match way.send(request(call, body.clone(), token)?, &options).await {
-                Ok(response) => return Ok(reply(response, &Scrubber::new(token))),
+            let request = self.request(call, body.clone(), with, nonce.as_deref())?;
+            match way.send(request, &options).await {
+                Ok(response) => {
+                    let mut challenge = None;
+                    if with.dpop.is_some() {
+                        let fresh = self.nonces.take(&call.target, response.headers());
+                        challenge = challenge::of(response.status().as_u16(), response.headers());
+                        let in_time = self.clock.boot().saturating_since(start) < limit;
+                        if challenge == Some(Challenge::UseNonce) && fresh.is_some() && !nonce_sent && in_time {
+                            (nonce, nonce_sent) = (fresh, true);
+                            continue;
+                        }
+                    }
+                    return Ok(Called { reply: reply(response, &Scrubber::new(token)), nonce_sent, challenge });
+                }
                 Err(lost) if !retried && !lost.maybe_sent && lost.kind == SendErrorKind::Closed => retried = true,
                 Err(failed) => return Err(error(failed)),
             }
@@ -121,13 +157,39 @@ impl ApiCaller {
     }
 }
 
+impl ApiCaller {
+    fn request(
+        &self,
+        call: &PermittedCall,
+        body: Bytes,
+        with: &CallToken,
+        nonce: Option<&str>,
+    ) -> Result<Request<Bytes>, ApiCallError> {
+        let mut request = request(call, body, with)?;
+        if let Some(key) = &with.dpop {
+            let of = Proven { method: call.method.as_str(), url: &call.target, nonce, token: Some(&with.token) };
+            let proof = key.proof(&of, self.clock.wall(), &*self.random).map_err(|failed| ApiCallError {
+                failure: Failure::permanent(
+                    Hop::Mid,
+                    "dpop_proof_failed",
+                    failed.to_string(),
+                    "Report this with the MID Server's log: the library that signs has failed.",
+                ),
+                maybe_sent: false,
+            })?;
+            request.headers_mut().insert(DPOP, proof);
+        }
+        Ok(request)
+    }
+}
+
 impl std::fmt::Debug for ApiCaller {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ApiCaller").field("way", &self.way).field("max_body", &self.max_body).finish_non_exhaustive()
     }
 }
 
-fn request(call: &PermittedCall, body: Bytes, token: &AccessToken) -> Result<Request<Bytes>, ApiCallError> {
+fn request(call: &PermittedCall, body: Bytes, with: &CallToken) -> Result<Request<Bytes>, ApiCallError> {
     let unsendable = || error(SendError { kind: SendErrorKind::BadRequest, maybe_sent: false });
     let mut request = Request::new(body);
     *request.method_mut() = call.method.clone();
@@ -137,19 +199,37 @@ fn request(call: &PermittedCall, body: Bytes, token: &AccessToken) -> Result<Req
     headers.entry(USER_AGENT).or_insert(DEFAULT_USER_AGENT);
     // Whatever the caller wished for: a compressed answer that echoes the token could not be scrubbed.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    headers.insert(AUTHORIZATION, bearer(token).ok_or_else(unsendable)?);
+    let scheme = if with.dpop.is_some() { "DPoP " } else { "Bearer " };
+    headers.insert(AUTHORIZATION, authorization(scheme, &with.token).ok_or_else(unsendable)?);
     Ok(request)
 }
 
 /// The header's buffer is wiped with the last copy of its value.
-fn bearer(token: &AccessToken) -> Option<HeaderValue> {
+fn authorization(scheme: &str, token: &AccessToken) -> Option<HeaderValue> {
     let token = token.expose();
-    let mut text = Zeroizing::new(Vec::with_capacity("Bearer ".len() + token.len()));
-    text.extend_from_slice(b"Bearer ");
+    let mut text = Zeroizing::new(Vec::with_capacity(scheme.len() + token.len()));
+    text.extend_from_slice(scheme.as_bytes());
     text.extend_from_slice(token.as_bytes());
     let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(text)).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+/// Why an API's answer is no reason to drop the token, for the trace. A proof counts from the wall clock, so a wrong one is
+/// told of where the API's `Date` gives it away.
+pub(crate) fn proof_refused(challenge: Challenge, reply: &ApiReply, now: WallTime) -> String {
+    let date = reply.headers.iter().find(|(name, _)| name == "date").map(|(_, value)| value.as_str());
+    let clock = date.and_then(|date| clock_off(date, now));
+    match (challenge, clock) {
+        (_, Some(off)) => format!(
+            "the API refuses the DPoP proof; the MID Server's clock and the API's differ by {} s: set it right",
+            off.as_secs()
+        ),
+        (Challenge::UseNonce, None) => "the API asks for a DPoP nonce other than the one it gave".to_owned(),
+        (Challenge::InvalidProof, None) => {
+            "the API refuses the DPoP proof: check what changes the URL on the way to it".to_owned()
+        }
+    }
 }
 
 fn reply(response: Response<Bytes>, scrubber: &Scrubber) -> ApiReply {

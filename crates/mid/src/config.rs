@@ -256,6 +256,8 @@ fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
         ResolverConfig::CyberArkSdk(sdk) => &mut sdk.process,
         ResolverConfig::AwsSecretsManager(aws) => return below(base_dir, aws.credentials.files_mut()),
         ResolverConfig::AzureKeyVault(azure) => return below(base_dir, azure.credentials.files_mut()),
+        ResolverConfig::HashiCorpVault(vault) => return below(base_dir, vault.auth.files_mut()),
+        ResolverConfig::Conjur(conjur) => return below(base_dir, conjur.auth.files_mut()),
     };
     process.jar = base_dir.join(&process.jar);
     for path in [&mut process.lib_dir, &mut process.java] {

@@ -8,14 +8,14 @@ use bytes::Bytes;
 use midward_core::{AccessToken, BootTime, CircuitRules, Clock, Failure, FingerprintKey, Hop, Random, Trace};
 use midward_net::WayOut;
 use midward_oauth::{
-    AssertionAlgorithm, AssertionRules, ClientAuth, ClientCredentialsFetcher, CredentialRef, EndpointSource, Expected,
-    FixedEndpoints, Revocation, RevocationEndpoint, TokenCache, TokenHandle, TokenKey, TokenRequestSpec,
+    AssertionAlgorithm, AssertionRules, ClientAuth, CredentialRef, DpopNonces, EndpointSource, Expected,
+    FixedEndpoints, GrantFetcher, Revocation, RevocationEndpoint, TokenCache, TokenHandle, TokenKey, TokenRequestSpec,
 };
 use midward_resolvers::{BoxFuture, Lookup};
 use midward_wire::{ApiCall, ApiReply, ConfigDocument, LeaseGrant, Outcome};
 use url::Url;
 
-use crate::api::{ApiCallError, ApiCaller, CallToken};
+use crate::api::{ApiCallError, ApiCaller, CallToken, Called, proof_refused};
 use crate::audit::{Audit, AuditEntry};
 use crate::config_cache::{ConfigCache, Configured};
 use crate::discovery::{Discoveries, PolicedEndpoints};
@@ -43,6 +43,8 @@ pub(crate) struct Engine {
     pub(crate) apis: ApiCaller,
     pub(crate) audit: Arc<Audit>,
     pub(crate) fingerprint_key: FingerprintKey,
+    /// What authorization servers want in the next DPoP proof.
+    pub(crate) nonces: Arc<DpopNonces>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
 }
@@ -204,6 +206,7 @@ impl Engine {
                 algorithm: profile.assertion_algorithm.map(assertion_algorithm),
             },
             certificate_bound: profile.certificate_bound_tokens,
+            dpop: profile.dpop_bound_tokens,
         };
         let lookup = Lookup { credential_id: credential.credential_id.clone(), address, fresh: false };
         let mut key = TokenKey::new(
@@ -218,7 +221,7 @@ impl Engine {
         if let Some(issuer) = discovered_at(document, permit) {
             key = key.discovered_at(issuer);
         }
-        let fetcher = ClientCredentialsFetcher {
+        let fetcher = GrantFetcher {
             endpoints: self.endpoints(document, permit, spec.client_auth),
             expected: Expected::of(&spec),
             spec,
@@ -233,6 +236,7 @@ impl Engine {
             random: Arc::clone(&self.random),
             fingerprint_key: self.fingerprint_key.clone(),
             circuit_rules: CircuitRules::default(),
+            nonces: Arc::clone(&self.nonces),
         };
         self.tokens.handle(key, Arc::new(fetcher))
     }
@@ -302,20 +306,30 @@ impl Engine {
             if now >= ends {
                 return Outcome::Failed { failure: too_late() };
             }
-            let with = CallToken { token: granted.token().clone(), certificate: granted.certificate().cloned() };
+            let with = CallToken {
+                token: granted.token().clone(),
+                certificate: granted.certificate().cloned(),
+                dpop: granted.dpop().cloned(),
+            };
             drop(granted);
             let timeout = Duration::from_millis(config.document.connection.timeout_ms);
             let remaining = ends.saturating_since(now);
             let result = self.apis.call(permitted, &permit.guard, body.clone(), &with, timeout, remaining).await;
             let took = self.clock.boot().saturating_since(now);
-            let reply = match result {
-                Ok(reply) => reply,
+            let Called { reply, nonce_sent, challenge } = match result {
+                Ok(called) => called,
                 Err(error) => {
                     trace.push(Hop::Api, format!("{} failed ({})", call.method, error.failure.code), took);
                     return outcome_of(error);
                 }
             };
-            trace.push(Hop::Api, format!("{} answered {}", call.method, reply.status), took);
+            let again = if nonce_sent { " (sent again with the DPoP nonce that it asked for)" } else { "" };
+            trace.push(Hop::Api, format!("{} answered {}{again}", call.method, reply.status), took);
+            if let Some(challenge) = challenge {
+                // Another token would be refused for the same reason, so this one stays.
+                trace.push(Hop::Mid, proof_refused(challenge, &reply, self.clock.wall()), Duration::ZERO);
+                return Outcome::Replied { reply };
+            }
             if reply.status != 401 || is_repeated {
                 return Outcome::Replied { reply };
             }

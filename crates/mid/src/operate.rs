@@ -113,11 +113,11 @@ impl Operator {
             .map(|status| TokenReport {
                 profile: status.key.short_name(),
                 connections: self.engine.connections_of(&status.key),
-                credential_id: status.key.client.credential_id.clone(),
-                resolver: status.key.client.resolver.clone(),
-                token_url: status.key.client.token_url.clone(),
-                grant: status.key.client.grant.name().to_owned(),
-                scopes: status.key.scopes.to_vec(),
+                credential_id: status.key.client.credential_id.to_string(),
+                resolver: status.key.client.resolver.to_string(),
+                token_url: status.key.client.token_url.to_string(),
+                grant: status.key.client.grant().name().to_owned(),
+                scopes: scopes(&status.key),
                 state: status.state.to_owned(),
                 explanation: status.sentence,
                 expires_in_ms: status.expires_in.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
@@ -130,9 +130,9 @@ impl Operator {
         let flushed = self.engine.flush(wanted, REVOCATIONS).await;
         let reports = flushed.into_iter().map(|(key, revocation)| FlushedToken {
             connections: self.engine.connections_of(&key),
-            credential_id: key.client.credential_id.clone(),
-            token_url: key.client.token_url.clone(),
-            scopes: key.scopes.to_vec(),
+            credential_id: key.client.credential_id.to_string(),
+            token_url: key.client.token_url.to_string(),
+            scopes: scopes(&key),
             revocation: revoke::state(revocation.as_ref()).to_owned(),
             explanation: revoke::words(revocation.as_ref()),
         });
@@ -149,6 +149,10 @@ impl Operator {
         })?;
         Ok(AdminReply::Refusal { refusal })
     }
+}
+
+fn scopes(key: &TokenKey) -> Vec<String> {
+    key.scopes.iter().map(ToString::to_string).collect()
 }
 
 fn only_name(resolvers: &Resolvers) -> Result<String, Failure> {

@@ -51,6 +51,7 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
     let capacity = Capacity::new(config.mid.max_concurrent);
     let incarnation = new_incarnation(clock.as_ref(), random.as_ref());
     let token_way = way(config, "authorization_servers", &config.ways_out.authorization_servers)?;
+    let audit = Arc::new(Audit::open(state.path())?);
     let engine = Arc::new(Engine {
         link: Arc::clone(&link),
         configs: ConfigCache::new(Arc::clone(&link)),
@@ -59,9 +60,10 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
         resolvers: Arc::clone(&resolvers),
         discoveries: Discoveries::new(token_way.clone(), Arc::clone(&clock), Arc::clone(&random)),
         token_way,
-        apis: ApiCaller::new(api_way, Arc::clone(&clock), config.mid.max_reply_bytes),
-        audit: Arc::new(Audit::open(state.path())?),
+        apis: ApiCaller::new(api_way, Arc::clone(&clock), Arc::clone(&random), config.mid.max_reply_bytes),
+        audit: Arc::clone(&audit),
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
+        nonces: Arc::default(),
         clock: Arc::clone(&clock),
         random: Arc::clone(&random),
     });

@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderValue, Method, Request};
 use midward_core::Secret;
 use midward_net::{AddressGuard, ClientIdentity, IdentityError, SendError, SendErrorKind, SendOptions, WayOut};
 use midward_oauth::{
-    BoxFuture, ClientCertificate, ClientCredentialsFetcher, MetadataTransport, TokenHttpReply, TokenHttpRequest,
-    TokenTransport, TransportFailure, TransportFailureKind,
+    BoxFuture, ClientCertificate, GrantFetcher, MetadataTransport, TokenHttpReply, TokenHttpRequest, TokenTransport,
+    TransportFailure, TransportFailureKind,
 };
 use url::Url;
 
@@ -27,7 +27,7 @@ impl NetTokenTransport {
     }
 
     async fn exchange(&self, request: Request<Bytes>, limit: Duration) -> Result<TokenHttpReply, TransportFailure> {
-        let limit = limit.min(ClientCredentialsFetcher::DEADLINE);
+        let limit = limit.min(GrantFetcher::DEADLINE);
         let options = SendOptions { deadline: limit, max_body: TokenHttpReply::MAX_BODY, guard: self.guard.clone() };
         let response = self.way.send(request, &options).await.map_err(failure)?;
         let (parts, body) = response.into_parts();
@@ -161,6 +161,7 @@ mod tests {
         });
         let request = TokenHttpRequest {
             certificate: None,
+            dpop: None,
             url: format!("http://{address}/token").parse().expect("a URL"),
             authorization: Some(Secret::from("Basic aTpz")),
             body: Secret::from("grant_type=x"),

@@ -185,6 +185,7 @@ mod tests {
             extra_parameters: BTreeMap::default(),
             assertion,
             certificate_bound: false,
+            dpop: false,
         }
     }
 

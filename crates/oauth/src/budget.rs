@@ -147,6 +147,10 @@ impl ServerBudget {
         Arc::new(Self { server, rules, clock, spawner, queue: Mutex::default() })
     }
 
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     pub(crate) fn status(&self) -> ServerStatus {
         let queue = self.lock();
         let clients: HashSet<_> = queue.urgent.order.iter().chain(&queue.background.order).collect();

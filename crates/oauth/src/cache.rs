@@ -194,7 +194,7 @@ impl TokenCache {
             index.budgets.insert(origin, Arc::downgrade(&budget));
             budget
         });
-        let client = Arc::new(Client::new(Arc::clone(&key.client), budget, Arc::clone(&shared.clock)));
+        let client = Arc::new(Client::new(Arc::clone(&key.client), budget));
         index.clients.insert(Arc::clone(&client.key), Arc::downgrade(&client));
         client
     }

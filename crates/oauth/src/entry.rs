@@ -13,6 +13,7 @@ use midward_core::{
 use tokio::sync::watch;
 
 use crate::counters::Counters;
+use crate::dpop::DpopKey;
 use crate::failures;
 use crate::fetch::{FetchContext, FetchFailure, Fetched, FetchedToken, Progress, TokenFetcher};
 use crate::hot::Hot;
@@ -40,20 +41,27 @@ pub(crate) struct Shared {
 pub(crate) struct Held {
     pub(crate) token: AccessToken,
     /// Absent: as they were asked for.
-    scopes: Option<Box<[String]>>,
+    scopes: Option<Box<[Box<str>]>>,
     /// The version of the secret that it was minted with.
     pub(crate) fingerprint: Option<Fingerprint>,
     /// Of a bound token.
-    certificate: Option<ClientCertificate>,
+    bound: Option<Box<Bound>>,
     pub(crate) steps: Steps,
     pub(crate) expires: BootTime,
     pub(crate) lead: WallLead,
 }
 
+/// What a token is bound to.
+#[derive(Debug)]
+struct Bound {
+    certificate: Option<ClientCertificate>,
+    dpop: Option<DpopKey>,
+}
+
 impl Held {
     /// What was granted to the key that it is held for.
     pub(crate) fn scopes(&self, key: &TokenKey) -> BTreeSet<String> {
-        self.scopes.as_deref().unwrap_or(&key.scopes).iter().cloned().collect()
+        self.scopes.as_deref().unwrap_or(&key.scopes).iter().map(ToString::to_string).collect()
     }
 }
 
@@ -126,7 +134,12 @@ impl Granted {
 
     /// The certificate that the token is bound to: the API wants to see it.
     pub fn certificate(&self) -> Option<&ClientCertificate> {
-        self.held().certificate.as_ref()
+        self.held().bound.as_ref()?.certificate.as_ref()
+    }
+
+    /// The key that the token is bound to: each call of the API proves it.
+    pub fn dpop(&self) -> Option<&DpopKey> {
+        self.held().bound.as_ref()?.dpop.as_ref()
     }
 
     /// The token's end.
@@ -370,13 +383,14 @@ impl Entry {
         let mut result: Option<FlightResult> = None;
         match fetched.result {
             Ok(Minted { token, requested, lifetime, lead }) => {
-                let FetchedToken { token, scopes, fingerprint, certificate } = token;
-                let scopes = (!scopes.iter().eq(self.key().scopes.iter())).then(|| scopes.into_iter().collect());
+                let FetchedToken { token, scopes, fingerprint, certificate, dpop } = token;
+                let as_asked = scopes.iter().map(String::as_str).eq(self.key().scopes.iter().map(AsRef::as_ref));
+                let scopes = (!as_asked).then(|| scopes.into_iter().map(String::into_boxed_str).collect());
                 let held = Arc::new(Held {
                     token,
                     scopes,
                     fingerprint,
-                    certificate,
+                    bound: (certificate.is_some() || dpop.is_some()).then(|| Box::new(Bound { certificate, dpop })),
                     steps,
                     expires: requested + lifetime,
                     lead,
@@ -400,8 +414,8 @@ impl Entry {
         if let Some(FetchFailure { failure, retry }) = failure {
             counters.failed(&failure.code);
             tracing::warn!(
-                credential_id = self.key().client.credential_id,
-                token_url = self.key().client.token_url,
+                credential_id = &*self.key().client.credential_id,
+                token_url = &*self.key().client.token_url,
                 code = failure.code,
                 hop = failure.hop.name(),
                 transient = failures::is_transient(&failure),

@@ -41,6 +41,9 @@ pub(crate) fn status(entry: &Entry, now: BootTime) -> TokenStatus {
             counted(before, "other credential")
         );
     }
+    if held.is_some() && entry.key().dpop {
+        sentence.push_str("; it is bound to a key of its own (DPoP), which ends with it");
+    }
     if let Some(trouble) = life.trouble() {
         let failure = &trouble.failure;
         sentence = format!(

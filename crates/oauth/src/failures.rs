@@ -1,5 +1,6 @@
 //! What users are told: one sentence why, one what to do. Stable codes, no secret, no text of the server's own.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -54,6 +55,9 @@ pub(crate) fn of_request(error: &RequestError) -> Failure {
             "client_id_not_sendable",
             "Set the entity's client authentication to client_secret_basic or client_secret_post.",
         ),
+        RequestError::Proof(_) => {
+            (Hop::Mid, "dpop_proof_failed", "Report this with the MID Server's log: the library that signs has failed.")
+        }
         RequestError::BadTokenUrl => (Hop::Mid, "token_url_invalid", "Correct the entity's token URL."),
     };
     Failure::permanent(hop, code, error.to_string(), action)
@@ -131,6 +135,13 @@ pub(crate) fn of_reply(error: &ReplyError) -> Failure {
         "issued_token_type_unexpected" => {
             "Set the profile's requested_token_type to what the authorization server issues, if an API takes that."
         }
+        "dpop_proof_refused" => {
+            "Check the MID Server's clock, and that nothing between it and the authorization server changes the URL; the server must know ES256."
+        }
+        "dpop_required" => "Set dpop_bound_tokens: true for the OAuth entity.",
+        "token_not_bound" => {
+            "Enable DPoP for the client at the authorization server, or take dpop_bound_tokens out of the OAuth entity."
+        }
         "rate_limited" => "Wait: it is tried again by itself; raise the client's limit if this happens often.",
         "token_endpoint_unavailable" => {
             "Wait: it is tried again by itself; look at the authorization server if it lasts."
@@ -157,6 +168,15 @@ pub(crate) fn of_reply(error: &ReplyError) -> Failure {
             Failure::permanent(Hop::AuthorizationServer, error.code, detail, action)
         }
     }
+}
+
+/// The refusal of something that was signed, which counts from the wall clock: says so if that is wrong.
+pub(crate) fn with_clock(mut failure: Failure, error: &ReplyError) -> Failure {
+    if let Some(off) = error.clock_off {
+        let _ = write!(failure.detail, "; the MID Server's clock and the server's differ by {} s", off.as_secs());
+        "Set the MID Server's clock right.".clone_into(&mut failure.action);
+    }
+    failure
 }
 
 pub(crate) fn metadata_unavailable(detail: &str) -> Failure {
@@ -211,7 +231,6 @@ pub(crate) fn of_metadata_transport(failure: &TransportFailure) -> Failure {
     }
 }
 
-/// The refusal of a client whose method the server's metadata does not list.
 /// What a refused client proved itself with, by its own name.
 pub(crate) fn with_proof(failure: Failure, method: ClientAuth) -> Failure {
     let (proof, action) = match method {
@@ -232,6 +251,7 @@ pub(crate) fn with_proof(failure: Failure, method: ClientAuth) -> Failure {
     Failure { detail: failure.detail.replace("client secret", proof), action: action.to_owned(), ..failure }
 }
 
+/// The refusal of a client whose method the server's metadata does not list.
 pub(crate) fn with_unlisted_method(failure: Failure, method: ClientAuth) -> Failure {
     let name = method.name();
     Failure {

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use midward_core::{
     AccessToken, Admission, Circuit, CircuitRules, ClientMaterial, Clock, Failure, Fingerprint, FingerprintKey, Hop,
-    Minted, Persistence, Random, Retry, Trace, WallLead,
+    Minted, Persistence, Random, Retry, Trace,
 };
 
 use tokio::sync::Notify;
 
 use crate::discovery::EndpointSource;
+use crate::dpop::{DpopKey, DpopNonces};
+use crate::exchange::{Exchanged, NotExchanged};
 use crate::failures;
 use crate::reply::{self, Expected, ReplyClass, ReplyError, TokenHttpReply, TokenReply};
-use crate::request::{self, ClientCertificate, TokenHttpRequest, TokenRequestSpec};
+use crate::request::{ClientCertificate, TokenHttpRequest, TokenRequestSpec};
 use crate::revoke::{self, Revocation};
 use crate::turn::{Refused, Turns};
 
@@ -83,6 +85,8 @@ pub struct FetchedToken {
     pub fingerprint: Option<Fingerprint>,
     /// Of a token that is bound to it (RFC 8705 3): presented to the API too.
     pub certificate: Option<ClientCertificate>,
+    /// Of a token that is bound to it (RFC 9449): each call of the API proves it.
+    pub dpop: Option<DpopKey>,
 }
 
 /// How a fetch ended.
@@ -200,7 +204,7 @@ pub trait TokenFetcher: Send + Sync + 'static {
 }
 
 /// One grant without a user: reads the secret, sends it, reads the reply.
-pub struct ClientCredentialsFetcher {
+pub struct GrantFetcher {
     /// Its token URL is what [`Self::endpoints`] says at each fetch.
     pub spec: TokenRequestSpec,
     pub endpoints: Arc<dyn EndpointSource>,
@@ -211,9 +215,11 @@ pub struct ClientCredentialsFetcher {
     pub random: Arc<dyn Random>,
     pub fingerprint_key: FingerprintKey,
     pub circuit_rules: CircuitRules,
+    /// Of all authorization servers.
+    pub nonces: Arc<DpopNonces>,
 }
 
-impl ClientCredentialsFetcher {
+impl GrantFetcher {
     /// The token request takes at most this long, all in all.
     pub const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -339,36 +345,22 @@ impl ClientCredentialsFetcher {
             trace.push(Hop::Mid, "refused to another profile of this credential: nothing was sent", Duration::ZERO);
             return Err(self.probe(failure, &context.circuit));
         }
-        let request = request::build(&located.spec, &material.material, self.clock.wall(), &*self.random)
-            .map_err(|error| FetchFailure::new(failures::of_request(&error)))?;
-        drop(material);
-        let certificate = request.certificate.clone().filter(|_| located.spec.certificate_bound);
-        let requested = self.clock.boot();
-        let lead = WallLead::of(requested, self.clock.wall());
-        let posted = crate::sync::timeout(Self::DEADLINE, self.transport.post(request, Self::DEADLINE)).await;
-        let took = self.clock.boot().saturating_since(requested);
-        let reply = match posted {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(failure)) => {
-                let failure = failures::of_transport(&failure);
-                trace.push(Hop::AuthorizationServer, failure.code.as_str(), took);
-                let failure = FetchFailure::new(failure);
-                turn.failed(&failure);
-                return Err(failure);
-            }
-            Err(_elapsed) => {
-                let failure = failures::token_endpoint_timed_out(Self::DEADLINE);
-                trace.push(Hop::AuthorizationServer, failure.code.as_str(), took);
+        let exchanged = match self.exchange(&located.spec, material.material, trace).await {
+            Ok(exchanged) => exchanged,
+            Err(NotExchanged::Unbuilt(error)) => return Err(FetchFailure::new(failures::of_request(&error))),
+            Err(NotExchanged::Failed(failure)) => {
                 let failure = FetchFailure::new(failure);
                 turn.failed(&failure);
                 return Err(failure);
             }
         };
+        let Exchanged { reply, requested, lead, took, certificate, dpop } = exchanged;
         let error = match reply::parse(&reply, &self.expected, self.clock.wall()) {
             Ok(TokenReply { token, lifetime, scopes }) => {
                 turn.proved();
                 trace.push(Hop::AuthorizationServer, "token granted", took);
-                let token = FetchedToken { token, scopes, fingerprint: Some(print), certificate };
+                let certificate = certificate.filter(|_| located.spec.certificate_bound);
+                let token = FetchedToken { token, scopes, fingerprint: Some(print), certificate, dpop };
                 return Ok(Ok(Minted { token, requested, lifetime, lead }));
             }
             Err(error) => error,
@@ -392,7 +384,11 @@ impl ClientCredentialsFetcher {
             (_, Some(wait)) => Retry::After(wait),
             (_, None) => Retry::Backoff,
         };
-        let failure = FetchFailure { failure: Arc::new(failures::of_reply(&error)), retry };
+        let mut failure = failures::of_reply(&error);
+        if error.code == "dpop_proof_refused" {
+            failure = failures::with_clock(failure, &error);
+        }
+        let failure = FetchFailure { failure: Arc::new(failure), retry };
         turn.failed(&failure);
         Err(failure)
     }
@@ -412,6 +408,9 @@ impl ClientCredentialsFetcher {
         let mut failure = failures::of_reply(error);
         if matches!(error.code, "invalid_client" | "unauthorized_client") && self.spec.grant.authenticates_client() {
             failure = failures::with_proof(failure, self.spec.client_auth);
+        }
+        if error.code == "assertion_refused" || self.spec.client_auth.is_signed() {
+            failure = failures::with_clock(failure, error);
         }
         if located.lacks_method && matches!(error.code, "invalid_client" | "unauthorized_client") {
             failure = failures::with_unlisted_method(failure, self.spec.client_auth);
@@ -439,7 +438,7 @@ struct Located {
     lacks_method: bool,
 }
 
-impl TokenFetcher for ClientCredentialsFetcher {
+impl TokenFetcher for GrantFetcher {
     fn fetch(&self, context: FetchContext) -> BoxFuture<'_, Fetched> {
         Box::pin(async move {
             let mut trace = Trace::default();

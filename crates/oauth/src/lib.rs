@@ -8,7 +8,9 @@ mod budget;
 mod cache;
 mod counters;
 mod discovery;
+mod dpop;
 mod entry;
+mod exchange;
 mod explain;
 mod failures;
 mod fetch;
@@ -33,11 +35,12 @@ pub use assertion::{AssertionAlgorithm, AssertionRules};
 pub use budget::{BudgetRules, ServerStatus};
 pub use cache::{Dropped, TokenCache, TokenCacheConfig, TokenCounts, TokenHandle};
 pub use discovery::{EndpointSource, Endpoints, FixedEndpoints, IssuerMetadata, MetadataTransport, RevocationEndpoint};
+pub use dpop::{DPOP, DpopKey, DpopNonces, ProofError, Proven};
 pub use entry::{Granted, Origin};
 pub use explain::TokenStatus;
 pub use fetch::{
-    BoxFuture, ClientCredentialsFetcher, FetchContext, FetchFailure, Fetched, FetchedToken, Material, MaterialSource,
-    Progress, SharedCircuit, TokenFetcher, TokenTransport, TransportFailure, TransportFailureKind,
+    BoxFuture, FetchContext, FetchFailure, Fetched, FetchedToken, GrantFetcher, Material, MaterialSource, Progress,
+    SharedCircuit, TokenFetcher, TokenTransport, TransportFailure, TransportFailureKind,
 };
 pub use grant::{BearerAssertion, GrantType, TokenExchange, is_own_claim};
 pub use key::{ClientKey, CredentialRef, TokenKey};
@@ -48,6 +51,7 @@ pub use request::{
     ClientAuth, ClientCertificate, RequestError, TokenHttpRequest, TokenRequestSpec, WeakCertificate,
     build as build_request, check as check_request,
 };
+pub use retry_after::clock_off;
 pub use revoke::Revocation;
 pub use signing_key::KeyError;
 pub use turn::Turns;

@@ -103,8 +103,8 @@ pub(crate) fn collect(
         .into_iter()
         .map(|(expires_in, in_use, entry)| ProfileMetrics {
             profile: entry.key().short_name(),
-            instance: entry.key().client.instance.clone(),
-            credential_id: entry.key().client.credential_id.clone(),
+            instance: entry.key().client.instance.to_string(),
+            credential_id: entry.key().client.credential_id.to_string(),
             server: entry.client().server().to_owned(),
             state: entry.look().life.name(),
             expires_in,

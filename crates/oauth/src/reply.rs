@@ -42,6 +42,8 @@ pub struct Expected {
     pub default_lifetime: Duration,
     /// What was asked by; tells what a refusal means.
     pub grant: GrantType,
+    /// The token must be bound to the key that the request proved (RFC 9449 5).
+    pub dpop: bool,
 }
 
 impl Expected {
@@ -56,12 +58,13 @@ impl Expected {
             accept_narrower_scope: false,
             default_lifetime: Self::DEFAULT_LIFETIME,
             grant: GrantType::ClientCredentials,
+            dpop: false,
         }
     }
 
     /// Of the reply to this request.
     pub fn of(spec: &TokenRequestSpec) -> Self {
-        Self { grant: spec.grant.clone(), ..Self::scopes(&spec.scopes) }
+        Self { grant: spec.grant.clone(), dpop: spec.dpop, ..Self::scopes(&spec.scopes) }
     }
 }
 
@@ -101,10 +104,29 @@ pub struct ReplyError {
     pub server_error: Option<&'static str>,
     /// How long the server asked to wait, clamped to 1 s .. 5 min.
     pub retry_after: Option<Duration>,
+    /// How far this machine's wall clock is off the server's, if that is much.
+    pub clock_off: Option<Duration>,
 }
 
-/// Reads a reply. `now` is only for a `Retry-After` that is a date.
+/// Reads a reply. `now` is for a `Retry-After` that is a date, and to tell a wrong clock; never for the token's life.
 pub fn parse(reply: &TokenHttpReply, expected: &Expected, now: WallTime) -> Result<TokenReply, ReplyError> {
+    read(reply, expected, now).map_err(|error| ReplyError { clock_off: clock_off(reply, now), ..error })
+}
+
+fn clock_off(reply: &TokenHttpReply, now: WallTime) -> Option<Duration> {
+    retry_after::clock_off(reply.headers.get(http::header::DATE)?.to_str().ok()?, now)
+}
+
+/// Whether the server wants the same request once more, with the nonce of this reply in its proof (RFC 9449 8).
+pub(crate) fn asks_for_nonce(reply: &TokenHttpReply) -> bool {
+    // 401 is what resource servers answer; some servers have one code for both.
+    matches!(reply.status, 400 | 401)
+        && reply.body.len() <= TokenHttpReply::MAX_BODY
+        && json::parse(reply.body.expose())
+            .is_ok_and(|members| members.error.and_then(registered) == Some("use_dpop_nonce"))
+}
+
+fn read(reply: &TokenHttpReply, expected: &Expected, now: WallTime) -> Result<TokenReply, ReplyError> {
     let error = |class, code, reason| ReplyError {
         class,
         code,
@@ -112,6 +134,7 @@ pub fn parse(reply: &TokenHttpReply, expected: &Expected, now: WallTime) -> Resu
         reason,
         server_error: None,
         retry_after: None,
+        clock_off: None,
     };
     let invalid = |reason| error(ReplyClass::Transient, "token_reply_invalid", reason);
 
@@ -131,10 +154,12 @@ pub fn parse(reply: &TokenHttpReply, expected: &Expected, now: WallTime) -> Resu
     match members {
         Ok(members) if members.error.is_some() || (members.error_code.is_some() && members.access_token.is_none()) => {
             let named = members.error.or(members.error_code).and_then(registered);
-            Err(by_error(reply.status, named, wait(), &expected.grant))
+            Err(by_error(reply.status, named, wait(), expected))
         }
         Ok(members) if reply.status == 200 => token(&members, expected).map_err(|(code, reason)| match code {
-            "scope_narrowed" | "issued_token_type_unexpected" => error(ReplyClass::Permanent, code, reason),
+            "scope_narrowed" | "issued_token_type_unexpected" | "token_not_bound" => {
+                error(ReplyClass::Permanent, code, reason)
+            }
             _ => error(ReplyClass::Transient, code, reason),
         }),
         Err(reason) if reply.status == 200 => Err(invalid(reason)),
@@ -142,7 +167,8 @@ pub fn parse(reply: &TokenHttpReply, expected: &Expected, now: WallTime) -> Resu
     }
 }
 
-fn by_error(status: u16, named: Option<&'static str>, wait: Option<Duration>, grant: &GrantType) -> ReplyError {
+fn by_error(status: u16, named: Option<&'static str>, wait: Option<Duration>, expected: &Expected) -> ReplyError {
+    let grant = &expected.grant;
     let Some(named) = named else {
         let mut error = by_status(status, wait);
         if status == 200 {
@@ -177,11 +203,21 @@ fn by_error(status: u16, named: Option<&'static str>, wait: Option<Duration>, gr
         "temporarily_unavailable" | "server_error" => {
             (ReplyClass::Transient, "token_endpoint_unavailable", "it reported a fault of its own")
         }
+        // The clock may be set right, or what rewrites the URL: it heals by itself.
+        "invalid_dpop_proof" if expected.dpop => {
+            (ReplyClass::Transient, "dpop_proof_refused", "it does not accept the DPoP proof")
+        }
+        "use_dpop_nonce" if expected.dpop => {
+            (ReplyClass::Transient, "dpop_proof_refused", "it asks for a DPoP nonce other than the one it gave")
+        }
+        "invalid_dpop_proof" | "use_dpop_nonce" => {
+            (ReplyClass::Permanent, "dpop_required", "it grants this client only tokens that are bound to a key (DPoP)")
+        }
         "slow_down" => (ReplyClass::RateLimited, "rate_limited", "it asked for fewer requests"),
         _ if status == 429 => return ReplyError { server_error: Some(named), ..by_status(status, wait) },
         _ => (ReplyClass::Permanent, "token_request_refused", "it refused the request"),
     };
-    ReplyError { class, code, status, reason, server_error: Some(named), retry_after: wait }
+    ReplyError { class, code, status, reason, server_error: Some(named), retry_after: wait, clock_off: None }
 }
 
 fn by_status(status: u16, wait: Option<Duration>) -> ReplyError {
@@ -202,7 +238,7 @@ fn by_status(status: u16, wait: Option<Duration>) -> ReplyError {
         400..=499 => (ReplyClass::Permanent, "token_request_refused", "it refused the request without a reason"),
         _ => (ReplyClass::Transient, "token_reply_invalid", "its status is not one of HTTP"),
     };
-    ReplyError { class, code, status, reason, server_error: None, retry_after: wait }
+    ReplyError { class, code, status, reason, server_error: None, retry_after: wait, clock_off: None }
 }
 
 /// The values of `error` that are registered for, or sent by, token endpoints (IANA OAuth Extensions Error registry).
@@ -239,8 +275,15 @@ fn token(members: &Members<'_>, expected: &Expected) -> Result<TokenReply, Refus
     let token = AccessToken::new(Secret::new(std::mem::take(&mut *text)))
         .ok_or((INVALID, "its access_token is empty, over 16 KiB, or not of visible characters"))?;
     let token_type = members.token_type.and_then(json::ascii_string).ok_or((INVALID, "it names no token_type"))?;
-    if !token_type.eq_ignore_ascii_case(b"bearer") {
-        return Err((INVALID, "its token_type is not Bearer"));
+    match (expected.dpop, token_type.as_slice()) {
+        (false, kind) if kind.eq_ignore_ascii_case(b"bearer") => {}
+        (true, kind) if kind.eq_ignore_ascii_case(b"dpop") => {}
+        // Whoever sees it can use it: never taken for what was asked for (RFC 9449 5).
+        (true, kind) if kind.eq_ignore_ascii_case(b"bearer") => {
+            return Err(("token_not_bound", "its token is not bound to the key (token_type is Bearer, not DPoP)"));
+        }
+        (true, _) => return Err((INVALID, "its token_type is not DPoP")),
+        (false, _) => return Err((INVALID, "its token_type is not Bearer")),
     }
     if let GrantType::TokenExchange(exchange) = &expected.grant {
         check_issued_type(members, exchange)?;

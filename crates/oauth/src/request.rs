@@ -13,6 +13,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::assertion::{self, AssertionRules};
+use crate::dpop::{DPOP, ProofError};
 use crate::form;
 use crate::grant::{GrantType, is_own_claim};
 use crate::signing_key::KeyError;
@@ -59,6 +60,11 @@ impl ClientAuth {
         }
     }
 
+    /// Whether something signed is the proof, which counts from the wall clock.
+    pub(crate) const fn is_signed(self) -> bool {
+        matches!(self, Self::ClientSecretJwt | Self::PrivateKeyJwt)
+    }
+
     /// Whether the connection's certificate is the proof.
     pub const fn is_by_certificate(self) -> bool {
         matches!(self, Self::TlsClientAuth | Self::SelfSignedTlsClientAuth)
@@ -80,6 +86,8 @@ pub struct TokenRequestSpec {
     pub assertion: AssertionRules,
     /// The token is bound to the client's certificate (RFC 8705 3), which is presented to the API too.
     pub certificate_bound: bool,
+    /// The token is bound to a key that is made for it (RFC 9449), and never taken without.
+    pub dpop: bool,
 }
 
 /// The request, ready to be sent by POST. Holds the secret: `Debug` is redacted, buffers are wiped when dropped.
@@ -90,6 +98,8 @@ pub struct TokenHttpRequest {
     pub body: Secret,
     /// Presented in the TLS handshake, for the methods that prove the client by it.
     pub certificate: Option<ClientCertificate>,
+    /// The value of `DPoP`.
+    pub dpop: Option<HeaderValue>,
 }
 
 /// A client certificate as the vault returned it. Clones share the buffers, which are wiped with the last of them.
@@ -151,7 +161,7 @@ impl TokenHttpRequest {
 
     /// All headers, `Authorization` marked as sensitive. Its buffer is shared with the map and wiped with it.
     pub fn header_map(&self) -> http::HeaderMap {
-        let mut headers = http::HeaderMap::with_capacity(4);
+        let mut headers = http::HeaderMap::with_capacity(5);
         for (name, value) in Self::HEADERS {
             headers.insert(name, HeaderValue::from_static(value));
         }
@@ -162,6 +172,9 @@ impl TokenHttpRequest {
                 value.set_sensitive(true);
                 headers.insert(http::header::AUTHORIZATION, value);
             }
+        }
+        if let Some(proof) = &self.dpop {
+            headers.insert(DPOP, proof.clone());
         }
         headers
     }
@@ -195,6 +208,8 @@ pub enum RequestError {
     NotText(MaterialField),
     #[error("the private key from the vault cannot be used: {0}")]
     Key(#[from] KeyError),
+    #[error(transparent)]
+    Proof(#[from] ProofError),
 }
 
 /// Builds the request. Exactly one authentication method; what it or the grant needs and did not come is an error. An
@@ -225,7 +240,7 @@ pub fn build(
     pairs.extend(spec.extra_parameters.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
     let body = Secret::new(form::body(&pairs));
     let ClientProof { authorization, certificate, .. } = client;
-    Ok(TokenHttpRequest { url: spec.token_url.clone(), authorization, body, certificate })
+    Ok(TokenHttpRequest { url: spec.token_url.clone(), authorization, body, certificate, dpop: None })
 }
 
 /// Builds the request that takes a token back (RFC 7009 2.1), with the client's proof as for the token request.
@@ -252,7 +267,7 @@ pub(crate) fn build_revocation(
     pairs.extend(client.fields.iter().map(|(name, value)| (name.as_bytes(), value.expose())));
     let body = Secret::new(form::body(&pairs));
     let ClientProof { authorization, certificate, .. } = client;
-    Ok(TokenHttpRequest { url: url.clone(), authorization, body, certificate })
+    Ok(TokenHttpRequest { url: url.clone(), authorization, body, certificate, dpop: None })
 }
 
 /// What a client shows of itself in one request.
@@ -428,6 +443,7 @@ mod tests {
             extra_parameters: BTreeMap::from([("tenant".into(), "t 1".into())]),
             assertion: AssertionRules::default(),
             certificate_bound: false,
+            dpop: false,
         }
     }
 

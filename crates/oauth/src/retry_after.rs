@@ -17,6 +17,14 @@ pub(crate) fn wait(headers: &HeaderMap, now: WallTime) -> Option<Duration> {
     asked.into_iter().chain(quota).max().map(|wait| wait.clamp(LEAST, MOST))
 }
 
+/// How far the wall clock is off a server's, which its `Date` tells (RFC 9110 6.6.1): `None` below half a minute, which
+/// the network and the servers' tolerance cover.
+pub fn clock_off(date: &str, now: WallTime) -> Option<Duration> {
+    let theirs = httpdate::parse_http_date(date).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let off = theirs.abs_diff(Duration::from_millis(u64::try_from(now.unix_millis()).ok()?));
+    (off >= Duration::from_secs(30)).then_some(off)
+}
+
 fn parse(value: &str, server_date: Option<SystemTime>, now: WallTime) -> Option<Duration> {
     let digits = value.strip_prefix('-').unwrap_or(value);
     if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {

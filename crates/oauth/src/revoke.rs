@@ -6,7 +6,7 @@ use midward_core::{AccessToken, Failure};
 
 use crate::discovery::RevocationEndpoint;
 use crate::failures;
-use crate::fetch::ClientCredentialsFetcher;
+use crate::fetch::GrantFetcher;
 use crate::request::{self, TokenHttpRequest};
 
 /// What became of a token that was to be revoked.
@@ -41,7 +41,7 @@ fn failed(failure: Failure) -> Revocation {
 }
 
 /// Tries once, within `limit`.
-pub(crate) async fn revoke(fetcher: &ClientCredentialsFetcher, token: &AccessToken, limit: Duration) -> Revocation {
+pub(crate) async fn revoke(fetcher: &GrantFetcher, token: &AccessToken, limit: Duration) -> Revocation {
     match tokio::time::timeout(limit, exchange(fetcher, token, limit)).await {
         Ok(Ok(revocation)) => revocation,
         Ok(Err(failure)) => failed(failure),
@@ -52,11 +52,7 @@ pub(crate) async fn revoke(fetcher: &ClientCredentialsFetcher, token: &AccessTok
     }
 }
 
-async fn exchange(
-    fetcher: &ClientCredentialsFetcher,
-    token: &AccessToken,
-    limit: Duration,
-) -> Result<Revocation, Failure> {
+async fn exchange(fetcher: &GrantFetcher, token: &AccessToken, limit: Duration) -> Result<Revocation, Failure> {
     let url = match fetcher.endpoints.endpoints().await?.revocation {
         RevocationEndpoint::None => return Ok(Revocation::NoEndpoint),
         RevocationEndpoint::NotAllowed => return Ok(Revocation::NotAllowed),
@@ -69,7 +65,7 @@ async fn exchange(
     };
     let reply = fetcher
         .transport
-        .post(request, limit.min(ClientCredentialsFetcher::DEADLINE))
+        .post(request, limit.min(GrantFetcher::DEADLINE))
         .await
         .map_err(|failure| failures::revocation_not_sent(&failure.detail))?;
     // RFC 7009 2.2: 200 for a token that is not valid any more, whatever the body says.

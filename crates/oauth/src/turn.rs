@@ -2,10 +2,10 @@
 //! same secret for the first time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use midward_core::{BootTime, Clock, Fingerprint, Retry};
+use midward_core::{BootTime, Fingerprint, Retry};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::budget::{Limited, Permit, ServerBudget};
@@ -21,17 +21,28 @@ pub(crate) struct Client {
     pub(crate) key: Arc<ClientKey>,
     pub(crate) circuit: Arc<SharedCircuit>,
     budget: Arc<ServerBudget>,
-    clock: Arc<dyn Clock>,
-    /// The secret that the server took last.
-    proven: Mutex<Option<Fingerprint>>,
-    /// Whoever tries a secret that is not proven holds this; inside, how the last one failed without telling
-    /// anything about the secret. It is waited for by fetches of this credential alone.
-    proving: Arc<tokio::sync::Mutex<LastTry>>,
+    trust: Mutex<Trust>,
 }
 
+#[derive(Default)]
+struct Trust {
+    /// The secret that the server took last.
+    proven: Option<Fingerprint>,
+    /// There while somebody tries a secret that is not proven, or waits to.
+    proving: Option<Proving>,
+}
+
+/// Whoever tries a secret that is not proven holds this; inside, how the last one failed without telling anything about
+/// the secret. It is waited for by fetches of this credential alone.
+type Proving = Arc<tokio::sync::Mutex<LastTry>>;
+
 impl Client {
-    pub(crate) fn new(key: Arc<ClientKey>, budget: Arc<ServerBudget>, clock: Arc<dyn Clock>) -> Self {
-        Self { key, circuit: Arc::default(), budget, clock, proven: Mutex::default(), proving: Arc::default() }
+    pub(crate) fn new(key: Arc<ClientKey>, budget: Arc<ServerBudget>) -> Self {
+        Self { key, circuit: Arc::default(), budget, trust: Mutex::default() }
+    }
+
+    fn now(&self) -> BootTime {
+        self.budget.clock().boot()
     }
 
     /// Origin of the token URL.
@@ -45,11 +56,21 @@ impl Client {
     }
 
     fn is_proven(&self, print: Fingerprint) -> bool {
-        *self.proven.lock().unwrap_or_else(PoisonError::into_inner) == Some(print)
+        self.trust().proven == Some(print)
     }
 
-    fn prove(&self, print: Option<Fingerprint>) {
-        *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = print;
+    fn proving(&self) -> Proving {
+        Arc::clone(self.trust().proving.get_or_insert_default())
+    }
+
+    /// Most clients are proven for most of their life, and need no lock for it then. One that somebody holds or waits
+    /// for stays: nobody gets it but by [`Self::proving`], which this excludes.
+    fn forget_proving(&self) {
+        self.trust().proving.take_if(|proving| Arc::strong_count(proving) == 1);
+    }
+
+    fn trust(&self) -> MutexGuard<'_, Trust> {
+        self.trust.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -88,7 +109,7 @@ impl Turns {
 
     fn leave_queue(&self, and_enter_again: bool) {
         let Some(client) = &self.client else { return };
-        let now = client.clock.boot().as_nanos();
+        let now = client.now().as_nanos();
         let since = self.queued.since.load(Ordering::Relaxed);
         if since > 0 {
             self.queued.sum.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
@@ -100,7 +121,7 @@ impl Turns {
     /// opened meanwhile. `after`: the refusal that this is the answer to.
     pub(crate) async fn next(&self, print: Fingerprint, after: Option<Refused>) -> Result<Turn, FetchFailure> {
         let Some(client) = &self.client else { return Ok(Turn::default()) };
-        let began = client.clock.boot();
+        let began = client.now();
         self.queued.since.store(began.as_nanos(), Ordering::Relaxed);
         let turn = self.wait(client, print, began, after).await;
         self.leave_queue(false);
@@ -117,7 +138,7 @@ impl Turns {
         let mut proving = after.and_then(|refused| refused.proving);
         loop {
             if proving.is_none() && !client.is_proven(print) {
-                let guard = Arc::clone(&client.proving).lock_owned().await;
+                let guard = client.proving().lock_owned().await;
                 let is_proven = client.is_proven(print);
                 if let Some((at, failure)) = guard.as_deref()
                     && *at >= began
@@ -163,9 +184,12 @@ pub(crate) struct Turn {
 impl Turn {
     /// The server took the secret.
     pub(crate) fn proved(self) {
-        if let Some(client) = &self.client {
-            client.prove(self.print);
-        }
+        let Self { print, client, permit: _permit, proving } = self;
+        let Some(client) = client else { return };
+        client.trust().proven = print;
+        // Only now: whoever waited for it finds the secret proven.
+        drop(proving);
+        client.forget_proving();
     }
 
     /// The server refused the secret. Until what is returned is dropped, nobody else tries a secret that is not
@@ -175,9 +199,9 @@ impl Turn {
         let proving = proving.or_else(|| {
             let client = client?;
             if client.is_proven(print?) {
-                client.prove(None);
+                client.trust().proven = None;
             }
-            Arc::clone(&client.proving).try_lock_owned().ok()
+            client.proving().try_lock_owned().ok()
         });
         Refused { proving }
     }
@@ -191,7 +215,7 @@ impl Turn {
         if let Some(last) = &mut self.proving
             && failures::is_transient(&failure.failure)
         {
-            **last = Some(Box::new((client.clock.boot(), failure.clone())));
+            **last = Some(Box::new((client.now(), failure.clone())));
         }
     }
 }

@@ -18,9 +18,9 @@ use midward_core::{
     SeededRandom, Trace, WallTime,
 };
 use midward_oauth::{
-    AssertionRules, BoxFuture, BudgetRules, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected,
-    FixedEndpoints, GrantType, Material, MaterialSource, Origin, RevocationEndpoint, TokenCache, TokenCacheConfig,
-    TokenHandle, TokenHttpReply, TokenHttpRequest, TokenKey, TokenRequestSpec, TokenTransport, TransportFailure,
+    AssertionRules, BoxFuture, BudgetRules, ClientAuth, CredentialRef, Expected, FixedEndpoints, GrantFetcher,
+    GrantType, Material, MaterialSource, Origin, RevocationEndpoint, TokenCache, TokenCacheConfig, TokenHandle,
+    TokenHttpReply, TokenHttpRequest, TokenKey, TokenRequestSpec, TokenTransport, TransportFailure,
     TransportFailureKind,
 };
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
@@ -97,6 +97,7 @@ impl World {
             extra_parameters: BTreeMap::new(),
             assertion: AssertionRules::default(),
             certificate_bound: false,
+            dpop: false,
         };
         let credential = CredentialRef {
             instance: "i".to_owned(),
@@ -105,7 +106,7 @@ impl World {
             resolver: "r".to_owned(),
         };
         let key = TokenKey::new(credential, &spec);
-        let fetcher = ClientCredentialsFetcher {
+        let fetcher = GrantFetcher {
             endpoints: Arc::new(FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None)),
             expected: Expected::scopes(&spec.scopes),
             spec,
@@ -115,6 +116,7 @@ impl World {
             random: Arc::new(SeededRandom::new(2)),
             fingerprint_key: FingerprintKey::generate(&SeededRandom::new(1)),
             circuit_rules: CircuitRules::default(),
+            nonces: Arc::default(),
         };
         cache.handle(key, Arc::new(fetcher))
     }

@@ -19,6 +19,8 @@ struct Case {
     asked: Vec<String>,
     #[serde(default)]
     accept_narrower_scope: bool,
+    #[serde(default)]
+    dpop: bool,
     token: Option<String>,
     token_len: Option<usize>,
     lifetime_s: Option<u64>,
@@ -52,7 +54,8 @@ fn every_reply_becomes_what_its_case_says() {
 }
 
 fn check(case: &Case, reply: &TokenHttpReply) -> Result<(), String> {
-    let expected = Expected { accept_narrower_scope: case.accept_narrower_scope, ..Expected::scopes(&case.asked) };
+    let (accept_narrower_scope, dpop) = (case.accept_narrower_scope, case.dpop);
+    let expected = Expected { accept_narrower_scope, dpop, ..Expected::scopes(&case.asked) };
     // 2026-11-24 00:00:00 UTC
     match (parse_reply(reply, &expected, WallTime::from_unix_millis(1_795_478_400_000)), &case.code) {
         (Ok(TokenReply { token, lifetime, scopes }), None) => {

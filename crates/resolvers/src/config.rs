@@ -10,7 +10,7 @@ use midward_net::WayOut;
 use serde::Deserialize;
 
 use crate::jar::{CyberArkSdkConfig, JarConfig, JarResolver};
-use crate::{AwsConfig, AzureConfig, Resolver};
+use crate::{AwsConfig, AzureConfig, ConjurConfig, HashiCorpVaultConfig, Resolver};
 
 /// One resolver's configuration, told apart by `kind`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -25,6 +25,11 @@ pub enum ResolverConfig {
     AwsSecretsManager(AwsConfig),
     /// Azure Key Vault (cargo feature `azure`).
     AzureKeyVault(AzureConfig),
+    /// HashiCorp Vault or OpenBao.
+    #[serde(rename = "hashicorp_vault", alias = "openbao")]
+    HashiCorpVault(HashiCorpVaultConfig),
+    /// CyberArk Conjur (Secrets Manager).
+    Conjur(ConjurConfig),
 }
 
 /// What a resolver needs of the MID around it.
@@ -58,6 +63,8 @@ pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> 
     match config {
         ResolverConfig::AwsSecretsManager(aws) => crate::aws::build(name, aws, context),
         ResolverConfig::AzureKeyVault(azure) => crate::azure::build(name, azure, context),
+        ResolverConfig::HashiCorpVault(vault) => crate::hashicorp_vault::build(name, vault, context),
+        ResolverConfig::Conjur(conjur) => crate::conjur::build(name, conjur, context),
         ResolverConfig::Jar(jar) => Arc::new(JarResolver::jar(name, jar, context)),
         ResolverConfig::CyberArkSdk(sdk) => Arc::new(JarResolver::sdk(name, sdk, context)),
     }

@@ -1,17 +1,24 @@
 //! `azure_key_vault` against a stand-in for Key Vault, Entra ID and a machine's metadata service.
 
+#[path = "support/conformance.rs"]
+mod conformance;
+
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
+use conformance::{Trouble, Vault};
 use midward_core::{Failure, MaterialField, Persistence, SystemClock, SystemRandom};
 use midward_fakes::HttpFault;
 use midward_fakes::azure_key_vault::{AzureKeyVault, CLIENT, FEDERATED_TOKEN, Registered, TENANT};
 use midward_fakes::instance_metadata::InstanceMetadata;
 use midward_fakes::tls::{Ca, Tls};
 use midward_net::{WayConfig, WayOut};
-use midward_resolvers::{Lookup, Resolution, Resolver, ResolverConfig, ResolverContext, ResolverReport, build};
+use midward_resolvers::{
+    BoxFuture, Lookup, Resolution, Resolver, ResolverConfig, ResolverContext, ResolverReport, build,
+};
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 use sha2::{Digest as _, Sha256};
 
@@ -93,6 +100,59 @@ fn pair(resolution: &Resolution) -> (&str, &str) {
 
 fn value(id: &str, secret: &str) -> String {
     serde_json::json!({"client_id": id, "client_secret": secret}).to_string()
+}
+
+struct Conforming {
+    bench: Bench,
+    resolver: Arc<dyn Resolver>,
+    kept: Mutex<HashMap<String, String>>,
+}
+
+impl Vault for Conforming {
+    fn resolver(&self) -> Arc<dyn Resolver> {
+        Arc::clone(&self.resolver)
+    }
+
+    fn put<'a>(&'a self, name: &'a str, client_id: &'a str, secret: &'a str) -> BoxFuture<'a, ()> {
+        let value = value(client_id, secret);
+        self.bench.vault.put(name, &value);
+        self.kept.lock().expect("unpoisoned").insert(name.to_owned(), value);
+        Box::pin(async {})
+    }
+
+    fn trouble<'a>(&'a self, name: &'a str, trouble: Trouble) -> BoxFuture<'a, Result<(), &'static str>> {
+        let vault = &self.bench.vault;
+        match trouble {
+            Trouble::NotFound => unreachable!("never ordered"),
+            Trouble::Ambiguous => return Box::pin(async { Err("the name is the secret's path in the URL") }),
+            Trouble::Denied => vault.forbid(name),
+            Trouble::Empty => drop(vault.put(name, &value("client-empty", ""))),
+            Trouble::Slow => vault.set_fault(HttpFault::Hang),
+            Trouble::Dead => vault.set_fault(HttpFault::DropAfterRead),
+        }
+        Box::pin(async { Ok(()) })
+    }
+
+    fn heal<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()> {
+        self.bench.vault.clear_fault();
+        self.bench.vault.put(name, &self.kept.lock().expect("unpoisoned")[name]);
+        Box::pin(async {})
+    }
+
+    fn questions(&self) -> usize {
+        self.bench.vault.asked().len()
+    }
+
+    fn bad_identifiers(&self) -> &[&str] {
+        &["a/b", "a b", "é", "", "a%2f"]
+    }
+}
+
+#[tokio::test]
+async fn azure_key_vault_conforms() {
+    let bench = Bench::new();
+    let resolver = bench.resolver("timeout_ms = 60000");
+    conformance::run(&Conforming { bench, resolver, kept: Mutex::default() }, &[Trouble::Ambiguous]).await;
 }
 
 #[tokio::test]

@@ -98,6 +98,9 @@ pub struct ProfileConfig {
     /// Tokens are bound to the client's certificate, which the API is shown too (RFC 8705 3).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub certificate_bound_tokens: bool,
+    /// Tokens are bound to a key of the MID's, which each call of the API proves (RFC 9449).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dpop_bound_tokens: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

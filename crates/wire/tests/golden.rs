@@ -202,6 +202,7 @@ fn configuration() {
                 assertion_audience: None,
                 assertion_algorithm: None,
                 certificate_bound_tokens: false,
+                dpop_bound_tokens: false,
             },
         },
     );

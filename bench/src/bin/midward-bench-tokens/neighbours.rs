@@ -9,9 +9,9 @@ use midward_core::{
     SystemClock, SystemRandom, Trace,
 };
 use midward_oauth::{
-    BoxFuture, BudgetRules, ClientCredentialsFetcher, Expected, FixedEndpoints, Material, MaterialSource,
-    RevocationEndpoint, TokenCache, TokenCacheConfig, TokenHandle, TokenHttpReply, TokenHttpRequest, TokenKey,
-    TokenTransport, TransportFailure,
+    BoxFuture, BudgetRules, Expected, FixedEndpoints, GrantFetcher, Material, MaterialSource, RevocationEndpoint,
+    TokenCache, TokenCacheConfig, TokenHandle, TokenHttpReply, TokenHttpRequest, TokenKey, TokenTransport,
+    TransportFailure,
 };
 
 use crate::profiles::{credential, spec};
@@ -92,7 +92,7 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Figure>> {
                 caller.abort();
             }
             // What the bad ones began goes on: drop it from the next round without them.
-            cache.flush(|key| key.client.credential_id != "good");
+            cache.flush(|key| *key.client.credential_id != *"good");
         }
         let usual = percentile(alone.clone(), 50);
         let (alone, beside) = (percentile(alone, 99), percentile(beside, 99));
@@ -149,7 +149,7 @@ fn handle(cache: &TokenCache, name: &str, number: usize, place: &Arc<Place>) -> 
     // Good ones share a credential, bad ones do not: so each of these takes a place at its server.
     let credential_id = if name == "good" { name.to_owned() } else { format!("{name}-{number}") };
     let key = TokenKey::new(credential(&credential_id), &spec);
-    let fetcher = ClientCredentialsFetcher {
+    let fetcher = GrantFetcher {
         endpoints: Arc::new(FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None)),
         expected: Expected::scopes(&spec.scopes),
         spec,
@@ -160,6 +160,7 @@ fn handle(cache: &TokenCache, name: &str, number: usize, place: &Arc<Place>) -> 
         // One for all, as in the MID Server: profiles of one credential see that they have the same secret.
         fingerprint_key: FingerprintKey::generate(&SeededRandom::new(1)),
         circuit_rules: CircuitRules::default(),
+        nonces: Arc::default(),
     };
     Ok(cache.handle(key, Arc::new(fetcher)))
 }

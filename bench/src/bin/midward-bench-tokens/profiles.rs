@@ -34,7 +34,7 @@ pub(crate) fn minted(requested: BootTime, lead: WallLead) -> Minted<FetchedToken
         unreachable!("the text is visible ASCII")
     };
     let scopes = BTreeSet::from(["read".to_owned(), "write".to_owned()]);
-    let token = FetchedToken { token, scopes, fingerprint: None, certificate: None };
+    let token = FetchedToken { token, scopes, fingerprint: None, certificate: None, dpop: None };
     Minted { token, requested, lifetime: Duration::from_hours(1), lead }
 }
 
@@ -49,6 +49,7 @@ pub(crate) fn spec(token_url: &str, scope: &str) -> anyhow::Result<TokenRequestS
         extra_parameters: BTreeMap::new(),
         assertion: AssertionRules::default(),
         certificate_bound: false,
+        dpop: false,
     })
 }
 

@@ -9,9 +9,8 @@ use midward_core::{
     SystemClock, Trace, WallTime,
 };
 use midward_oauth::{
-    BoxFuture, BudgetRules, ClientCredentialsFetcher, Expected, FixedEndpoints, Material, MaterialSource,
-    RevocationEndpoint, TokenCache, TokenCacheConfig, TokenHttpReply, TokenHttpRequest, TokenKey, TokenTransport,
-    TransportFailure,
+    BoxFuture, BudgetRules, Expected, FixedEndpoints, GrantFetcher, Material, MaterialSource, RevocationEndpoint,
+    TokenCache, TokenCacheConfig, TokenHttpReply, TokenHttpRequest, TokenKey, TokenTransport, TransportFailure,
 };
 
 use crate::profiles::{credential, spec};
@@ -110,7 +109,7 @@ async fn refreshed() -> anyhow::Result<(Vec<BootTime>, Duration)> {
     for number in 0..PROFILES {
         let spec = spec("https://login.example.com/token", &format!("scope-{number}"))?;
         let key = TokenKey::new(credential(&format!("api-{}", number / 10)), &spec);
-        let fetcher = ClientCredentialsFetcher {
+        let fetcher = GrantFetcher {
             endpoints: Arc::new(FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None)),
             expected: Expected::scopes(&spec.scopes),
             spec,
@@ -120,6 +119,7 @@ async fn refreshed() -> anyhow::Result<(Vec<BootTime>, Duration)> {
             random: random.clone(),
             fingerprint_key: FingerprintKey::generate(&SeededRandom::new(1)),
             circuit_rules: CircuitRules::default(),
+            nonces: Arc::default(),
         };
         handles.push(cache.handle(key, Arc::new(fetcher)));
     }

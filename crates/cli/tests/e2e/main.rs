@@ -2,6 +2,7 @@
 
 mod client_auth;
 mod discovery;
+mod dpop;
 mod failures;
 mod grants;
 mod kill;

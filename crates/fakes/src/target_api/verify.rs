@@ -21,14 +21,19 @@ pub(super) enum Refused {
     NoToken,
     Invalid(&'static str),
     Scope,
+    /// Of a DPoP proof.
+    Proof(&'static str),
+    /// The proof lacks the nonce.
+    Nonce,
     KeysUnavailable,
 }
 
 impl Refused {
     pub(super) fn reason(&self) -> &'static str {
         match self {
-            Self::NoToken => "no bearer token",
-            Self::Invalid(reason) => reason,
+            Self::NoToken => "no token",
+            Self::Invalid(reason) | Self::Proof(reason) => reason,
+            Self::Nonce => "the proof lacks the nonce",
             Self::Scope => "the token lacks the scope",
             Self::KeysUnavailable => "the issuer's keys cannot be had",
         }
@@ -45,8 +50,10 @@ pub(super) struct Verifier {
 }
 
 #[derive(Clone)]
-struct Good {
-    jti: String,
+pub(super) struct Good {
+    pub(super) jti: String,
+    /// Thumbprint of the key that it is bound to (RFC 9449 6.1).
+    pub(super) key: Option<String>,
     expiry_seconds: i64,
     issued_millis: i64,
     /// The certificate that it is bound to (RFC 8705 3.1).
@@ -57,6 +64,7 @@ struct Good {
 struct Confirmation {
     #[serde(rename = "x5t#S256")]
     certificate: Option<String>,
+    jkt: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -87,8 +95,8 @@ impl Verifier {
         self.revoke_all_before(self.config.clock.wall());
     }
 
-    /// The token's `jti` when it is good, and comes from whom it is bound to.
-    pub(super) async fn verify(&self, token: &str, shown: Option<&ShownCertificate>) -> Result<String, Refused> {
+    /// What is known of the token when it is good, and comes over the connection that it is bound to.
+    pub(super) async fn verify(&self, token: &str, shown: Option<&ShownCertificate>) -> Result<Good, Refused> {
         let remembered = lock(&self.good).get(token).cloned();
         let good = match remembered {
             Some(good) => good,
@@ -104,7 +112,7 @@ impl Verifier {
         if good.bound_to.is_some() && good.bound_to.as_ref() != shown {
             return Err(Refused::Invalid("the token is bound to another certificate than the connection's"));
         }
-        Ok(good.jti)
+        Ok(good)
     }
 
     async fn check(&self, token: &str) -> Result<Good, Refused> {
@@ -128,6 +136,7 @@ impl Verifier {
             return Err(Refused::Scope);
         }
         let good = Good {
+            key: claims.cnf.as_ref().and_then(|cnf| cnf.jkt.clone()),
             bound_to: claims.cnf.and_then(|cnf| cnf.certificate).map(ShownCertificate),
             jti: claims.jti,
             expiry_seconds: claims.exp,

@@ -50,7 +50,7 @@ pub(super) async fn apply(
             "Begin it with `version: 1`.",
         ));
     }
-    let mut tx = app.store.begin().await?;
+    let mut tx = app.store.begin_change().await?;
     let mut changes = Vec::new();
     put_all(&mut tx, &document.oauth_entities, &mut changes).await?;
     put_all(&mut tx, &document.oauth_entity_profiles, &mut changes).await?;

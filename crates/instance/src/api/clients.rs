@@ -110,7 +110,7 @@ async fn create(
         previous_expires_at: None,
         requests_per_second: new.requests_per_second,
     };
-    let mut tx = app.store.begin().await?;
+    let mut tx = app.store.begin_change().await?;
     if !api_clients::insert(&mut *tx, &client, &hash_text(&hash(&secret))).await? {
         let failure = Failure::permanent(
             Hop::Caller,
@@ -164,7 +164,7 @@ async fn rotate(
         previous_expires_at: Some(present.expires_at.map_or(overlap, |ends| ends.min(overlap))),
         ..present
     };
-    let mut tx = app.store.begin().await?;
+    let mut tx = app.store.begin_change().await?;
     if !api_clients::rotate(&mut *tx, &client, &hash_text(&hash(&secret))).await? {
         return Err(Problem::not_found(kind.noun(), &name));
     }
@@ -184,7 +184,7 @@ async fn delete(
     Segments(name): Segments<String>,
 ) -> Result<StatusCode, Problem> {
     let by = auth::allowed(&app, &headers, Right::ChangeClients).await?;
-    let mut tx = app.store.begin().await?;
+    let mut tx = app.store.begin_change().await?;
     if !api_clients::delete(&mut *tx, kind, &name).await? {
         return Err(Problem::not_found(kind.noun(), &name));
     }

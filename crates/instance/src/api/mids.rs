@@ -70,8 +70,11 @@ pub(super) async fn act(
         }
         _ => return Err(super::no_such_path().await),
     };
-    let mut tx = app.store.begin().await?;
+    let mut tx = app.store.begin_change().await?;
     mids::set_state(&mut *tx, &mid.id, state).await?;
+    if action == "drain" {
+        mids::drain(&mut *tx, &mid.id).await?;
+    }
     if state == MidState::Invalidated {
         mids::delete_tokens(&mut *tx, &mid.id).await?;
     }

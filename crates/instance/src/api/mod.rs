@@ -6,6 +6,7 @@ pub(crate) mod call;
 mod clients;
 mod etag;
 mod jars;
+mod metrics;
 mod mids;
 mod openapi;
 mod page;
@@ -62,6 +63,7 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/v1/requests", get(requests::list).post(requests::submit))
         .route("/api/v1/requests/{id}", get(requests::one))
         .route("/api/v1/requests/{id}/cancel", post(requests::cancel))
+        .route("/metrics", get(metrics::metrics))
         .route_layer(from_fn_with_state(Arc::clone(&app), auth::clients_only))
         .route("/api/v1/oauth/token", post(token::token).layer(DefaultBodyLimit::max(token::LARGEST)))
         .route("/api/v1/openapi.json", get(openapi::document))

@@ -176,15 +176,12 @@ async fn find<R: Record>(
     etag::answer(&headers, &found.ok_or_else(|| Problem::not_found(R::KIND, &name))?)
 }
 
-/// Checks what the caller says of the present record. Until the transaction ends, nobody else changes a record with
-/// such a condition.
+/// Checks what the caller says of the present record. Changes go one after the other, so it stays so until the commit.
 async fn precondition<R: Record>(tx: &mut Tx, headers: &HeaderMap, name: &str) -> Result<(), Problem> {
     check::name(R::KIND, name)?;
     if !etag::is_conditional(headers) {
         return Ok(());
     }
-    // A row that is always there: the lock is the same on both databases, and holds for records that are not there yet.
-    sqlx::query("UPDATE settings SET value = value WHERE name = 'instance_id'").execute(&mut **tx).await?;
     etag::check(headers, R::named(tx, name).await?.as_ref())
 }
 
@@ -208,7 +205,7 @@ async fn put<R: Record>(
     }
     let record: R = parse(&value.to_string().into())?;
     record.check()?;
-    let mut tx = app.store.begin().await?;
+    let mut tx = app.store.begin_change().await?;
     precondition::<R>(&mut tx, &headers, &name).await?;
     record.put(&mut tx).await?;
     check_references(&mut tx, &record).await?;
@@ -226,7 +223,7 @@ async fn delete<R: Record>(
     Segments(name): Segments<String>,
 ) -> Result<StatusCode, Problem> {
     let client = auth::allowed(&app, &headers, Right::ChangeRecords).await?;
-    let mut tx = app.store.begin().await?;
+    let mut tx = app.store.begin_change().await?;
     precondition::<R>(&mut tx, &headers, &name).await?;
     if let Some((table, column)) = R::referred_by()
         && exists(&mut tx, table, column, &name).await?

@@ -65,7 +65,7 @@ pub(super) async fn submit(
     };
     let lease = Duration::from_millis(route.timeout_ms) + LEASE_MARGIN;
     let request = NewRequest {
-        id,
+        id: id.clone(),
         connection: route.alias.clone(),
         config_digest: route.digest.0.clone(),
         resolver: route.resolver.clone(),
@@ -81,9 +81,11 @@ pub(super) async fn submit(
         path: call.path,
         call_json,
         priority: terms.priority,
+        origin: String::new(),
         lease: None,
     };
-    Ok(app.queue.submit(Arc::clone(route), request).await?)
+    // Named, so that its caller can see whether it was taken after all.
+    app.queue.submit(Arc::clone(route), request).await.map_err(|error| Problem::from(error).with_request(&id))
 }
 
 /// How a request ended; `None` when `wait` was over first. With a route, a request that no MID was given is withdrawn

@@ -1,11 +1,15 @@
 //! The calls' part of the audit, written by the queue in the transactions that it makes anyhow: who asked what of which
 //! connection, which MID was given it, and how it ended.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use midward_wire::Outcome;
 use serde::Serialize;
 use sqlx::{Any, Transaction};
 
 use super::chain::Chain;
+use crate::metrics::Counters;
 use crate::store::StoreError;
 use crate::store::requests::{Leased, NewRequest};
 
@@ -14,6 +18,7 @@ use crate::store::requests::{Leased, NewRequest};
 pub(crate) struct Journal {
     chain: Chain,
     entries: Vec<String>,
+    counters: Arc<Counters>,
 }
 
 #[derive(Serialize)]
@@ -60,10 +65,16 @@ enum Entry<'a> {
 
 impl Journal {
     pub(crate) fn new(chain: Chain) -> Self {
-        Self { chain, entries: Vec::new() }
+        Self { chain, entries: Vec::new(), counters: Arc::default() }
+    }
+
+    /// The same events, counted.
+    pub(crate) fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
     }
 
     pub(crate) fn accepted(&mut self, requests: &[NewRequest]) {
+        self.counters.accepted(requests.len());
         for request in requests {
             self.add(&Entry::Accepted {
                 request: &request.id,
@@ -84,6 +95,7 @@ impl Journal {
 
     /// `mid`: who reported it; none when the instance itself ended the request.
     pub(crate) fn ended(&mut self, request: &str, mid: Option<&str>, outcome: &Outcome) {
+        self.counters.ended(outcome);
         let (how, status, failure) = match outcome {
             Outcome::Replied { reply } => ("replied", Some(reply.status), None),
             Outcome::Failed { failure } => ("failed", None, Some(failure)),
@@ -101,6 +113,7 @@ impl Journal {
     }
 
     pub(crate) fn refused(&mut self, request: &str, mid: &str, epoch: i64) {
+        self.counters.outcome_refused();
         self.add(&Entry::OutcomeRefused { request, mid, epoch });
     }
 
@@ -110,7 +123,8 @@ impl Journal {
         if entries.is_empty() { Ok(()) } else { self.chain.append(tx, now, &entries).await }
     }
 
-    pub(crate) fn committed(&mut self) {
+    pub(crate) fn committed(&mut self, took: Duration) {
+        self.counters.committed(took);
         self.chain.settle();
     }
 

@@ -28,7 +28,7 @@ pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Jso
         ));
     }
     let now = app.now();
-    let mut tx = app.store.begin().await?;
+    let mut tx = app.store.begin_change().await?;
     let spent = mids::spend_enroll_token(&mut *tx, &hash_text(&hash(&request.secret)), now).await?;
     let Some((pinned, prevalidated)) = spent else {
         return Err(Problem::new(
@@ -50,6 +50,8 @@ pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Jso
         created_at: now,
         last_seen_at: None,
         heartbeat: None,
+        draining: false,
+        version: 0,
     };
     if !mids::insert(&mut *tx, &row).await? {
         // The transaction is dropped, so the token stays good.
@@ -69,7 +71,7 @@ pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Jso
     pending.settle();
     tracing::info!(mid = row.name, state = row.state.name(), "a MID enrolled");
     let reply = EnrollReply { version: VERSION, mid_id: row.id.clone(), name: row.name.clone(), state: row.state };
-    app.fleet.add(row);
+    app.fleet.add(row, app.clock.boot(), now);
     // Connections may name it.
     app.routes.forget();
     Ok(Json(reply))

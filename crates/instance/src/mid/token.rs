@@ -51,7 +51,7 @@ pub(super) async fn token(State(app): State<Shared>, body: Bytes) -> Result<Resp
     if kind != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" || assertion.len() > 8192 {
         return Ok(refuse(StatusCode::UNAUTHORIZED, "invalid_client", "a client assertion (RFC 7523) is needed", None));
     }
-    let Some((mid, claims)) = verify(&app, &assertion) else {
+    let Some((mid, claims)) = verify(&app, &assertion).await? else {
         return Ok(refuse(StatusCode::UNAUTHORIZED, "invalid_client", "the client assertion is not valid", None));
     };
     let now = app.clock.wall().unix_seconds();
@@ -81,10 +81,10 @@ pub(super) async fn token(State(app): State<Shared>, body: Bytes) -> Result<Resp
 }
 
 /// The MID that signed the assertion for this endpoint; expiry and replay are still to be checked.
-fn verify(app: &App, assertion: &str) -> Option<(MidView, Claims)> {
+async fn verify(app: &App, assertion: &str) -> Result<Option<(MidView, Claims)>, Problem> {
     // The key to check with is the claimed sender's; nothing else of an unchecked assertion is used.
-    let claimed = jsonwebtoken::dangerous::insecure_decode::<Claims>(assertion).ok()?.claims.sub;
-    let mid = app.fleet.by_id(&claimed)?;
+    let Ok(claimed) = jsonwebtoken::dangerous::insecure_decode::<Claims>(assertion) else { return Ok(None) };
+    let Some(mid) = app.fresh_mid(&claimed.claims.sub).await? else { return Ok(None) };
     let mut validation = Validation::new(Algorithm::EdDSA);
     validation.set_audience(&[format!("{}{}", app.public_url, paths::TOKEN)]);
     validation.set_issuer(&[&mid.id]);
@@ -92,9 +92,9 @@ fn verify(app: &App, assertion: &str) -> Option<(MidView, Claims)> {
     validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
     // Checked against the instance's clock, which is a parameter.
     validation.validate_exp = false;
-    let key = DecodingKey::from_ed_components(&mid.public_key).ok()?;
-    let claims = jsonwebtoken::decode::<Claims>(assertion, &key, &validation).ok()?.claims;
-    Some((mid, claims))
+    let Ok(key) = DecodingKey::from_ed_components(&mid.public_key) else { return Ok(None) };
+    let claims = jsonwebtoken::decode::<Claims>(assertion, &key, &validation).ok();
+    Ok(claims.map(|checked| (mid, checked.claims)))
 }
 
 fn refuse(status: StatusCode, error: &str, description: &str, state: Option<SignedState>) -> Response {

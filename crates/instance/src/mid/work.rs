@@ -51,8 +51,8 @@ pub(super) async fn heartbeat(
     let mid_id = &holder.0;
     let known = app.fleet.by_id(mid_id).and_then(|mid| mid.heartbeat).map(|heartbeat| heartbeat.incarnation);
     let current = heartbeat.incarnation.clone();
-    let now = app.now();
     let mut tx = app.store.begin().await?;
+    let now = app.store.now(&mut tx, app.now()).await?;
     mids::seen(&mut *tx, mid_id, now, &heartbeat).await?;
     tx.commit().await?;
     app.fleet.heartbeat(mid_id, app.clock.boot(), now, heartbeat);
@@ -75,7 +75,6 @@ pub(super) async fn lease(
     }
     let received = i64::try_from(request.received_batch).unwrap_or(i64::MAX);
     let mut reply = LeaseReply { version: VERSION, state, batch: request.received_batch, leases: Vec::new() };
-    app.fleet.touch(&holder.0, app.clock.boot());
     let mut wait = Duration::from_millis(request.wait_ms).min(LONGEST_POLL);
     let (sender, mut answer) = oneshot::channel();
     let mut answer_due = true;
@@ -113,7 +112,6 @@ pub(super) async fn lease(
         reply.batch = u64::try_from(batch.number).unwrap_or(0);
         reply.leases = batch.leases;
     }
-    app.fleet.touch(&holder.0, app.clock.boot());
     reply.state = app.fleet.state(&holder.0).unwrap_or(state);
     Ok(Json(reply))
 }

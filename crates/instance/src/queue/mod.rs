@@ -2,21 +2,23 @@
 //! the truth; what is in memory (waiting polls, waiting callers) only makes it fast.
 
 mod batch;
+mod grant;
+mod transaction;
 mod waiters;
+mod work;
 
 use std::sync::Arc;
 
-use midward_core::{BootTime, Clock};
+use midward_core::BootTime;
 use midward_wire::{Outcome, OutcomeVerdict};
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::audit::Journal;
-use crate::fleet::Fleet;
 use crate::routes::Route;
+use crate::store::StoreError;
 use crate::store::requests::{Finish, NewRequest};
-use crate::store::{Store, StoreError};
 
+pub(crate) use batch::Parts;
 pub(crate) use waiters::{Ended, Waiters, Waiting, Wants};
 
 /// How many jobs may wait for the writer; more are made to wait in turn.
@@ -27,16 +29,8 @@ const WAITING: usize = 4096;
 pub(crate) enum Job {
     Submit(Box<Submission>),
     Poll(Poll),
-    Outcomes {
-        mid_id: String,
-        reports: Vec<Report>,
-        reply: oneshot::Sender<Result<Vec<OutcomeVerdict>, StoreError>>,
-    },
-    HandBack {
-        mid_id: String,
-        leases: Vec<(String, i64)>,
-        reply: oneshot::Sender<Result<(), StoreError>>,
-    },
+    Outcomes(Outcomes),
+    HandBack(HandBack),
     /// A MID started anew: leases of its earlier incarnations end.
     EndIncarnations {
         mid_id: String,
@@ -44,6 +38,24 @@ pub(crate) enum Job {
     },
     /// The times of leases and requests are looked at.
     Sweep,
+    /// Another replica may have queued something.
+    Look,
+}
+
+/// What a MID reported in one message.
+#[derive(Debug)]
+pub(crate) struct Outcomes {
+    mid_id: String,
+    reports: Vec<Report>,
+    reply: oneshot::Sender<Result<Vec<OutcomeVerdict>, StoreError>>,
+}
+
+/// Leases, as request and epoch, of which a MID has not sent a byte.
+#[derive(Debug)]
+pub(crate) struct HandBack {
+    mid_id: String,
+    leases: Vec<(String, i64)>,
+    reply: oneshot::Sender<Result<(), StoreError>>,
 }
 
 #[derive(Debug)]
@@ -95,16 +107,9 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// Starts the writer; it ends when every [`Queue`] is dropped and all jobs are done.
-    pub(crate) fn start(
-        store: Store,
-        fleet: Arc<Fleet>,
-        waiters: Arc<Waiters>,
-        clock: Arc<dyn Clock>,
-        journal: Journal,
-    ) -> (Self, tokio::task::JoinHandle<()>) {
+    pub(crate) fn start(parts: Parts) -> (Self, tokio::task::JoinHandle<()>) {
         let (jobs, inbox) = mpsc::channel(WAITING);
-        let writer = batch::Writer::new(store, fleet, waiters, clock, journal);
-        (Self { jobs }, tokio::spawn(writer.run(inbox)))
+        (Self { jobs }, tokio::spawn(batch::Writer::new(parts).run(inbox)))
     }
 
     pub(crate) async fn send(&self, job: Job) -> Result<(), StoreError> {
@@ -123,13 +128,13 @@ impl Queue {
         reports: Vec<Report>,
     ) -> Result<Vec<OutcomeVerdict>, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::Outcomes { mid_id, reports, reply }).await?;
+        self.send(Job::Outcomes(Outcomes { mid_id, reports, reply })).await?;
         answer.await.map_err(|_| StoreError::Stopped)?
     }
 
     pub(crate) async fn hand_back(&self, mid_id: String, leases: Vec<(String, i64)>) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::HandBack { mid_id, leases, reply }).await?;
+        self.send(Job::HandBack(HandBack { mid_id, leases, reply })).await?;
         answer.await.map_err(|_| StoreError::Stopped)?
     }
 }

@@ -68,6 +68,12 @@ impl Waiters {
         tell(waiting.unwrap_or_default(), ended);
     }
 
+    /// The requests that somebody waits for.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        let shards = self.0.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
+        shards.flat_map(|shard| shard.keys().cloned().collect::<Vec<_>>()).collect()
+    }
+
     fn shard(&self, id: &str) -> MutexGuard<'_, Shard> {
         // Identifiers end in random digits.
         let shard = &self.0[usize::from(id.as_bytes().last().copied().unwrap_or(0)) % SHARDS];

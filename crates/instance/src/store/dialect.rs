@@ -46,6 +46,14 @@ impl Dialect {
         }
     }
 
+    /// Ends a SELECT of rows that nobody may change until the transaction ends.
+    pub(super) const fn for_share(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres => " FOR SHARE",
+        }
+    }
+
     /// A parameter of a long list, the `number`th of the statement in order of appearance and counted from 1, as a
     /// value of the SQL type `kind`. SQLite needs neither number nor type, and every numbered parameter has a name
     /// there, which costs a search through all names at each bind. PostgreSQL cannot guess the type in a list of values.
@@ -63,6 +71,14 @@ impl Dialect {
             Self::Postgres => sql.replace(" BLOB", " BYTEA"),
         }
     }
+}
+
+/// Whether an error's code (SQLite's number, PostgreSQL's SQLSTATE) says that the same may work again: broken
+/// connections, a server that stops, starts or has just become a read-only standby, conflicts with others.
+pub(super) fn is_passing(code: &str) -> bool {
+    let busy = matches!(code, "5" | "6" | "261" | "262" | "517");
+    busy || code.starts_with("08")
+        || matches!(code, "57P01" | "57P02" | "57P03" | "57014" | "53300" | "40001" | "40P01" | "55P03" | "25006")
 }
 
 /// The connection URL of a database file.

@@ -2,7 +2,7 @@
 
 use midward_wire::{Heartbeat, MidState};
 use sqlx::any::AnyRow;
-use sqlx::{Any, Executor, Row as _};
+use sqlx::{Any, AssertSqlSafe, Executor, Row as _};
 
 use super::{StoreError, from_json, to_json};
 
@@ -17,15 +17,30 @@ pub(crate) struct MidRow {
     pub(crate) created_at: i64,
     pub(crate) last_seen_at: Option<i64>,
     pub(crate) heartbeat: Option<Heartbeat>,
+    pub(crate) draining: bool,
+    /// Counts every change but that of `last_seen_at`.
+    pub(crate) version: i64,
 }
 
+const COLUMNS: &str =
+    "SELECT id, name, state, public_key, created_at, last_seen_at, heartbeat, draining, version FROM mids";
+
 pub(crate) async fn all<'e>(db: impl Executor<'e, Database = Any>) -> Result<Vec<MidRow>, StoreError> {
-    sqlx::query("SELECT id, name, state, public_key, created_at, last_seen_at, heartbeat FROM mids ORDER BY name")
-        .fetch_all(db)
-        .await?
-        .iter()
-        .map(mid)
-        .collect()
+    let sql = format!("{COLUMNS} ORDER BY name");
+    sqlx::query(AssertSqlSafe(sql)).fetch_all(db).await?.iter().map(mid).collect()
+}
+
+pub(crate) async fn by_id<'e>(db: impl Executor<'e, Database = Any>, id: &str) -> Result<Option<MidRow>, StoreError> {
+    let sql = format!("{COLUMNS} WHERE id = $1");
+    sqlx::query(AssertSqlSafe(sql)).bind(id).fetch_optional(db).await?.as_ref().map(mid).transpose()
+}
+
+/// What changes all the time: identifier, when it was seen, version.
+pub(crate) async fn pulses<'e>(
+    db: impl Executor<'e, Database = Any>,
+) -> Result<Vec<(String, Option<i64>, i64)>, StoreError> {
+    let rows = sqlx::query("SELECT id, last_seen_at, version FROM mids").fetch_all(db).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect()
 }
 
 /// False when the name is taken.
@@ -49,7 +64,20 @@ pub(crate) async fn set_state<'e>(
     id: &str,
     state: MidState,
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE mids SET state = $1 WHERE id = $2").bind(to_json(&state)?).bind(id).execute(db).await?;
+    let sql = "UPDATE mids SET state = $1, draining = 0, version = version + 1 WHERE id = $2";
+    sqlx::query(sql).bind(to_json(&state)?).bind(id).execute(db).await?;
+    Ok(())
+}
+
+/// It gets no more work until its next incarnation.
+pub(crate) async fn drain<'e>(db: impl Executor<'e, Database = Any>, id: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE mids SET draining = 1, version = version + 1 WHERE id = $1").bind(id).execute(db).await?;
+    Ok(())
+}
+
+/// After a pause, or a clock that was set back: nobody was seen in the future.
+pub(crate) async fn clamp_seen(tx: &mut sqlx::Transaction<'static, Any>, now: i64) -> Result<(), StoreError> {
+    sqlx::query("UPDATE mids SET last_seen_at = $1 WHERE last_seen_at > $1").bind(now).execute(&mut **tx).await?;
     Ok(())
 }
 
@@ -59,9 +87,14 @@ pub(crate) async fn seen<'e>(
     now: i64,
     heartbeat: &Heartbeat,
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE mids SET last_seen_at = $1, heartbeat = $2 WHERE id = $3")
+    let sql = "UPDATE mids SET last_seen_at = $1, heartbeat = $2, draining = CASE WHEN $3 = 1 THEN 1 \
+               WHEN incarnation = $4 OR incarnation = '' THEN draining ELSE 0 END, incarnation = $4, \
+               version = version + 1 WHERE id = $5";
+    sqlx::query(sql)
         .bind(now)
         .bind(to_json(heartbeat)?)
+        .bind(i64::from(heartbeat.draining))
+        .bind(&heartbeat.incarnation)
         .bind(id)
         .execute(db)
         .await?;
@@ -187,5 +220,7 @@ fn mid(row: &AnyRow) -> Result<MidRow, StoreError> {
         created_at: row.try_get(4)?,
         last_seen_at: row.try_get(5)?,
         heartbeat: row.try_get::<Option<String>, _>(6)?.map(|text| from_json(&text)).transpose()?,
+        draining: row.try_get::<i64, _>(7)? == 1,
+        version: row.try_get(8)?,
     })
 }

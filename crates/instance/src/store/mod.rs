@@ -4,11 +4,13 @@ pub(crate) mod api_clients;
 pub(crate) mod audit;
 pub(crate) mod connections;
 pub(crate) mod credentials;
+pub(crate) mod depth;
 pub(crate) mod dialect;
 pub(crate) mod instance_keys;
 pub(crate) mod jars;
 pub(crate) mod mids;
 pub(crate) mod oauth;
+pub(crate) mod replicas;
 pub(crate) mod request_list;
 pub(crate) mod requests;
 pub(crate) mod rows;
@@ -40,8 +42,25 @@ pub(crate) enum StoreError {
     Corrupt(String),
     #[error("the writer of the database has stopped")]
     Stopped,
+    #[error("the database did not answer in time")]
+    Slow,
+    /// The connection broke in a commit and did not come back in time: nobody knows whether it was written.
+    #[error("the database was lost in a commit, and what was asked may have been written: {0}")]
+    Uncertain(Arc<StoreError>),
     #[error("{0}")]
     Configuration(String),
+}
+
+impl StoreError {
+    /// Whether the same may be tried again: the connection or the server went away, or others were in the way.
+    pub(crate) fn is_passing(&self) -> bool {
+        let Self::Database(error) = self else { return matches!(self, Self::Slow) };
+        match &**error {
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut => true,
+            sqlx::Error::Database(said) => said.code().is_some_and(|code| dialect::is_passing(&code)),
+            _ => false,
+        }
+    }
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -58,6 +77,9 @@ pub(crate) struct Store {
     dialect: Dialect,
 }
 
+/// How long a read is tried again while the database is away.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+
 /// Each released schema, in order: `number`, name, text. Forward only.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first", include_str!("../../migrations/0001_first.sql")),
@@ -67,6 +89,8 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (6, "retention", include_str!("../../migrations/0006_retention.sql")),
     (7, "priorities", include_str!("../../migrations/0007_priorities.sql")),
     (8, "certificate-bound tokens", include_str!("../../migrations/0008_certificate_bound_tokens.sql")),
+    (9, "DPoP-bound tokens", include_str!("../../migrations/0009_dpop_bound_tokens.sql")),
+    (10, "replicas", include_str!("../../migrations/0010_replicas.sql")),
     (20, "API clients", include_str!("../../migrations/0020_api_clients.sql")),
     (21, "audit", include_str!("../../migrations/0021_audit.sql")),
 ];
@@ -109,6 +133,19 @@ impl Store {
         Ok(self.writer.begin().await?)
     }
 
+    /// As [`Self::begin`], to change records, MIDs or API keys: such changes go one after the other, and the other
+    /// replicas learn of them.
+    pub(crate) async fn begin_change(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        let mut tx = self.begin().await?;
+        replicas::count_change(&mut tx).await?;
+        Ok(tx)
+    }
+
+    /// Whether other replicas may use this database.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.dialect == Dialect::Postgres
+    }
+
     /// The time by which leases are given and ended, in unix milliseconds: the database's, so that all instances on
     /// one database agree. An embedded database has its host's time, `wall`.
     pub(crate) async fn now(&self, tx: &mut Transaction<'static, Any>, wall: i64) -> Result<i64, StoreError> {
@@ -120,6 +157,25 @@ impl Store {
                 Ok(sqlx::query(sql).fetch_one(&mut **tx).await?.try_get(0)?)
             }
         }
+    }
+
+    /// Reads, and reads again while the database is away, for a while.
+    pub(crate) async fn patiently<T, F>(&self, read: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let attempts = async {
+            let mut wait = Duration::from_millis(50);
+            loop {
+                match read().await {
+                    Err(error) if error.is_passing() => tracing::debug!(%error, "it is read again"),
+                    done => return done,
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_millis(500));
+            }
+        };
+        tokio::time::timeout(READ_WITHIN, attempts).await.unwrap_or(Err(StoreError::Slow))
     }
 
     /// For statements that only read.
@@ -138,12 +194,14 @@ async fn migrate(dialect: Dialect, writer: &AnyPool) -> Result<(), StoreError> {
         let sql = sqlx::AssertSqlSafe(dialect.migration(sql)).into_sql_str();
         Migration::new(version, name.into(), MigrationType::Simple, sql, false)
     });
-    let migrator = Migrator::with_migrations(migrations.collect());
+    let mut migrator = Migrator::with_migrations(migrations.collect());
+    // In a rolling upgrade, a replica of the version before may start on the new schema: it only ever grows.
+    migrator.set_ignore_missing(true);
     migrator.run(writer).await.map_err(|error| StoreError::Schema(Arc::new(error)))
 }
 
 /// The database's URL, with the password from its file.
-fn postgres_url(config: &PostgresConfig) -> Result<Url, StoreError> {
+pub(crate) fn postgres_url(config: &PostgresConfig) -> Result<Url, StoreError> {
     let refused = |reason: String| StoreError::Configuration(reason);
     let mut url =
         Url::parse(&config.url).map_err(|error| refused(format!("store.postgres.url is not a URL: {error}")))?;

@@ -9,7 +9,7 @@ use crate::model::{OAuthEntity, OAuthEntityProfile};
 pub(crate) async fn entities<'e>(db: impl Executor<'e, Database = Any>) -> Result<Vec<OAuthEntity>, StoreError> {
     sqlx::query(
         "SELECT name, token_url, client_auth, issuer, assertion_audience, assertion_algorithm, revocation_url, \
-         certificate_bound_tokens FROM oauth_entities \
+         certificate_bound_tokens, dpop_bound_tokens FROM oauth_entities \
          ORDER BY name",
     )
     .fetch_all(db)
@@ -25,7 +25,7 @@ pub(crate) async fn entity_named<'e>(
 ) -> Result<Option<OAuthEntity>, StoreError> {
     sqlx::query(
         "SELECT name, token_url, client_auth, issuer, assertion_audience, assertion_algorithm, revocation_url, \
-         certificate_bound_tokens FROM oauth_entities \
+         certificate_bound_tokens, dpop_bound_tokens FROM oauth_entities \
          WHERE name = $1",
     )
     .bind(name)
@@ -42,10 +42,11 @@ pub(crate) async fn put_entity<'e>(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO oauth_entities (name, token_url, client_auth, issuer, assertion_audience, assertion_algorithm, \
-         revocation_url, certificate_bound_tokens) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+         revocation_url, certificate_bound_tokens, dpop_bound_tokens) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
          ON CONFLICT (name) DO UPDATE SET token_url = excluded.token_url, client_auth = excluded.client_auth, issuer = excluded.issuer, \
          assertion_audience = excluded.assertion_audience, assertion_algorithm = excluded.assertion_algorithm, \
-         revocation_url = excluded.revocation_url, certificate_bound_tokens = excluded.certificate_bound_tokens",
+         revocation_url = excluded.revocation_url, certificate_bound_tokens = excluded.certificate_bound_tokens, \
+         dpop_bound_tokens = excluded.dpop_bound_tokens",
     )
     .bind(&entity.name)
     // Empty stands for none.
@@ -56,6 +57,7 @@ pub(crate) async fn put_entity<'e>(
     .bind(entity.assertion_algorithm.as_ref().map(to_json).transpose()?)
     .bind(&entity.revocation_url)
     .bind(i64::from(entity.certificate_bound_tokens))
+    .bind(i64::from(entity.dpop_bound_tokens))
     .execute(db)
     .await?;
     Ok(())
@@ -127,6 +129,7 @@ fn entity(row: &AnyRow) -> Result<OAuthEntity, StoreError> {
         assertion_algorithm: row.try_get::<Option<&str>, _>(5)?.map(from_json).transpose()?,
         revocation_url: row.try_get(6)?,
         certificate_bound_tokens: row.try_get::<i64, _>(7)? == 1,
+        dpop_bound_tokens: row.try_get::<i64, _>(8)? == 1,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Requests, their leases and outcomes. Every change of state is one statement that proves what it relies on.
 
+use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use sqlx::any::AnyRow;
@@ -37,6 +38,8 @@ pub(crate) struct NewRequest {
     pub(crate) path: String,
     pub(crate) call_json: String,
     pub(crate) priority: Priority,
+    /// The replica that took it.
+    pub(crate) origin: String,
     pub(crate) lease: Option<NewLease>,
 }
 
@@ -111,10 +114,10 @@ static INSERT: LazyLock<Sized> = LazyLock::new(|| {
     Sized::new(
         "INSERT INTO requests (id, connection, config_digest, resolver, mids, state, repeatable, epoch, lease_mid, \
          lease_incarnation, lease_batch, lease_expires_at, lease_ms, expires_at, created_at, client_id, \
-         idempotency_key, fingerprint, method, path, call_json, priority) VALUES ",
+         idempotency_key, fingerprint, method, path, call_json, priority, origin) VALUES ",
         &[
             "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "BIGINT", "BIGINT",
-            "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "BIGINT",
+            "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "BIGINT", "TEXT",
         ],
         "",
         &[],
@@ -152,11 +155,24 @@ pub(crate) async fn insert(tx: &mut Tx, requests: &[NewRequest]) -> Result<(), S
                 .bind(&request.method)
                 .bind(&request.path)
                 .bind(&request.call_json)
-                .bind(request.priority.number());
+                .bind(request.priority.number())
+                .bind(&request.origin);
         }
         query.execute(&mut **tx).await?;
     }
     Ok(())
+}
+
+/// Those of `ids` that are stored already: a commit whose answer got lost.
+pub(crate) async fn stored<'a>(tx: &mut Tx, ids: &[&'a str]) -> Result<HashSet<&'a str>, StoreError> {
+    let mut found = HashSet::new();
+    for id in ids {
+        let row = sqlx::query("SELECT id FROM requests WHERE id = $1").bind(id).fetch_optional(&mut **tx).await?;
+        if row.is_some() {
+            found.insert(*id);
+        }
+    }
+    Ok(found)
 }
 
 /// The request that a client submitted under this key before, with its fingerprint.
@@ -255,19 +271,19 @@ static FINISH: LazyLock<Sized> = LazyLock::new(|| {
                 " FROM reported WHERE requests.id = reported.id AND requests.epoch = reported.epoch \
                  AND requests.lease_mid = ",
             ),
-            ("TEXT", " AND requests.state IN (0, 1, 4) RETURNING requests.id"),
+            ("TEXT", " AND requests.state IN (0, 1, 4) RETURNING requests.id, requests.origin"),
         ],
     )
 });
 
-/// Records outcomes of one MID; returns the requests for which the MID's last epoch still stands. A late outcome
+/// Records outcomes of one MID; returns the requests for which the MID's last epoch still stands, and their origins. A late outcome
 /// replaces `unknown`, and ends a request that was queued again but that nobody else was given.
 pub(crate) async fn finish(
     tx: &mut Tx,
     mid_id: &str,
     now: i64,
-    outcomes: &[Finish],
-) -> Result<Vec<String>, StoreError> {
+    outcomes: &[&Finish],
+) -> Result<Vec<(String, String)>, StoreError> {
     let dialect = Dialect::of(tx);
     let mut rest = outcomes;
     let mut accepted = Vec::with_capacity(outcomes.len());
@@ -284,7 +300,7 @@ pub(crate) async fn finish(
                 .bind(&outcome.trace);
         }
         for row in query.bind(now).bind(mid_id).fetch_all(&mut **tx).await? {
-            accepted.push(row.try_get(0)?);
+            accepted.push((row.try_get(0)?, row.try_get(1)?));
         }
     }
     Ok(accepted)
@@ -319,8 +335,16 @@ pub(crate) async fn hand_back(tx: &mut Tx, mid_id: &str, id: &str, epoch: i64) -
     Ok(done.rows_affected() == 1)
 }
 
-/// Ends leases: of all incarnations of a MID but one, of a MID that is dead, or of everybody whose time is over. What may be repeated is
-/// queued again, the rest becomes `unknown` with `outcome`. Returns the requests that became unknown.
+/// The statement that moves work proves itself that the MID is dead.
+static DEAD: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "$1 = $2 AND lease_mid IN (SELECT id FROM mids WHERE last_seen_at < $3 - {})",
+        crate::fleet::LIVE_FOR.as_millis()
+    )
+});
+
+/// Ends leases: of all incarnations of a MID but one, of MIDs that are dead, or of everybody whose time is over. What
+/// may be repeated is queued again, the rest becomes `unknown` with `outcome`. Returns the requests that became unknown.
 pub(crate) async fn end_leases(
     tx: &mut Tx,
     which: Ended<'_>,
@@ -331,10 +355,10 @@ pub(crate) async fn end_leases(
         Ended::OtherIncarnations { mid_id, current } => {
             ("lease_mid = $1 AND lease_incarnation <> $2 AND $3 = $3", mid_id, current)
         }
-        Ended::Dead { mid_id } => ("lease_mid = $1 AND $2 = $2 AND $3 = $3", mid_id, ""),
+        Ended::Dead => (DEAD.as_str(), "", ""),
         Ended::Overdue => ("$1 = $2 AND lease_expires_at <= $3", "", ""),
     };
-    let again = format!("UPDATE requests SET state = 0 WHERE state = 1 AND repeatable = 1 AND {filter}");
+    let again = format!("UPDATE requests SET state = 0, unsure = 1 WHERE state = 1 AND repeatable = 1 AND {filter}");
     sqlx::query(AssertSqlSafe(again)).bind(mid_id).bind(incarnation).bind(now).execute(&mut **tx).await?;
     let unknown = format!(
         "UPDATE requests SET state = 4, outcome = $4, trace = '[]', finished_at = $3 WHERE state = 1 AND {filter} \
@@ -357,10 +381,8 @@ pub(crate) enum Ended<'a> {
         mid_id: &'a str,
         current: &'a str,
     },
-    /// Of a MID that is heard of no more.
-    Dead {
-        mid_id: &'a str,
-    },
+    /// Of MIDs that are heard of no more.
+    Dead,
     Overdue,
 }
 
@@ -375,7 +397,7 @@ pub(crate) async fn withdraw(tx: &mut Tx, id: &str, now: i64, outcome: &str) -> 
 }
 
 /// Ends queued requests whose time is over with `outcome`. Returns which. Those that were surely never sent fail: never
-/// leased, or leased once and handed back; the others (`was_given_out`) become `unknown`.
+/// leased, or handed back; the others (`was_given_out`) become `unknown`.
 pub(crate) async fn expire(
     tx: &mut Tx,
     now: i64,
@@ -383,9 +405,9 @@ pub(crate) async fn expire(
     was_given_out: bool,
 ) -> Result<Vec<String>, StoreError> {
     let (state, which) = if was_given_out {
-        (UNKNOWN, "(lease_mid IS NOT NULL OR epoch > 1)")
+        (UNKNOWN, "(lease_mid IS NOT NULL OR unsure = 1)")
     } else {
-        (FAILED, "lease_mid IS NULL AND epoch <= 1")
+        (FAILED, "lease_mid IS NULL AND unsure = 0")
     };
     let sql = format!(
         "UPDATE requests SET state = {state}, outcome = $1, trace = '[]', finished_at = $2 WHERE state = 0 \
@@ -431,6 +453,27 @@ pub(crate) async fn find<'e>(
 ) -> Result<Option<RequestRow>, StoreError> {
     static SQL: LazyLock<std::sync::Arc<str>> = LazyLock::new(|| format!("{COLUMNS} WHERE id = $1").into());
     sqlx::query(AssertSqlSafe(SQL.clone())).bind(id).fetch_optional(db).await?.as_ref().map(request).transpose()
+}
+
+/// How those of `ids` ended that have ended: identifier, outcome, trace.
+pub(crate) async fn ended<'e>(
+    db: impl Executor<'e, Database = Any>,
+    ids: &[String],
+) -> Result<Vec<(String, String, String)>, StoreError> {
+    use std::fmt::Write as _;
+    let mut list = String::new();
+    for number in 1..=ids.len() {
+        let _ = write!(list, "{}${number}", if number == 1 { "" } else { ", " });
+    }
+    let sql = format!("SELECT id, outcome, trace FROM requests WHERE outcome IS NOT NULL AND id IN ({list})");
+    let mut query = sqlx::query(AssertSqlSafe(sql));
+    for id in ids {
+        query = query.bind(id);
+    }
+    let rows = query.fetch_all(db).await?;
+    let trace =
+        |row: &AnyRow| row.try_get::<Option<String>, _>(2).map(|trace| trace.unwrap_or_else(|| "[]".to_owned()));
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, trace(row)?))).collect()
 }
 
 fn ids(rows: &[AnyRow]) -> Result<Vec<String>, StoreError> {

@@ -2,5 +2,6 @@
 
 mod openapi;
 mod postgres;
+mod replicas;
 mod scenarios;
 mod sqlite;

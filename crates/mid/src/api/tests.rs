@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 
-use midward_core::{Secret, SystemClock};
+use midward_core::{Secret, SystemClock, SystemRandom};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -40,11 +40,17 @@ fn permitted(address: SocketAddr) -> PermittedCall {
     }
 }
 
+fn caller() -> ApiCaller {
+    let way = WayOut::plain_default().expect("a way");
+    ApiCaller::new(way, Arc::new(SystemClock), Arc::new(SystemRandom), 1024)
+}
+
 async fn call(address: SocketAddr, guard: AddressGuard, timeout: Duration) -> Result<ApiReply, ApiCallError> {
-    let caller = ApiCaller::new(WayOut::plain_default().expect("a way"), Arc::new(SystemClock), 1024);
     let token = AccessToken::new(Secret::from(TOKEN)).expect("legal");
-    let token = CallToken { token, certificate: None };
-    caller.call(&permitted(address), &guard, Bytes::new(), &token, timeout, Duration::from_mins(1)).await
+    let token = CallToken { token, certificate: None, dpop: None };
+    let called =
+        caller().call(&permitted(address), &guard, Bytes::new(), &token, timeout, Duration::from_mins(1)).await;
+    called.map(|called| called.reply)
 }
 
 fn loopback() -> AddressGuard {

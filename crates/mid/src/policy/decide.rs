@@ -292,6 +292,14 @@ impl Rule {
             let known: Vec<String> = allowed.iter().map(name).collect();
             misses.push(lacks("policy_client_auth", "client_auth", &known, &name(&profile.client_auth)));
         }
+        if self.file.require_dpop && !profile.dpop_bound_tokens {
+            misses.push(Miss {
+                code: "policy_dpop",
+                text: "it wants tokens that are bound to a key. Set dpop_bound_tokens: true for the OAuth entity, or take \
+                       require_dpop out of the rule."
+                    .to_owned(),
+            });
+        }
         let lists = [
             ("policy_scope", "scopes", &self.file.scopes, profile.scopes.as_slice()),
             ("policy_audience", "audiences", &self.file.audiences, profile.audience.as_slice()),

@@ -69,6 +69,9 @@ pub(super) struct RuleFile {
     /// Default: every method that this program knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) client_auth: Option<Vec<ClientAuth>>,
+    /// Only tokens that are bound to a key (RFC 9449): whoever steals one can do nothing with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) require_dpop: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) scopes: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

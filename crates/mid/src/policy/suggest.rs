@@ -46,6 +46,7 @@ pub fn suggest(ask: &Ask<'_>) -> String {
         revocation_urls: profile.revocation_url.iter().cloned().collect(),
         grants: Some(vec![profile.grant_type]).filter(|grants| *grants != [GrantType::ClientCredentials]),
         client_auth: Some(vec![profile.client_auth]),
+        require_dpop: profile.dpop_bound_tokens,
         scopes: profile.scopes.clone(),
         audiences: profile.audience.iter().cloned().collect(),
         resources: profile.resource.clone(),

@@ -9,6 +9,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod dpop;
+
 const POLICY: &str = r#"
 version = 1
 
@@ -72,6 +74,7 @@ fn config() -> ConfigDocument {
             assertion_audience: None,
             assertion_algorithm: None,
             certificate_bound_tokens: false,
+            dpop_bound_tokens: false,
         },
     }
 }

@@ -56,13 +56,13 @@ pub(super) async fn engine(third: &Scripted, folder: &tempfile::TempDir) -> (Eng
     (engine, instance, digests.remove(0))
 }
 
-/// The same with a connection for each of these aliases. They differ in nothing else. `connection`: further members of
-/// each.
+/// The same with a connection for each of these aliases. They differ in nothing else. `further`: members of each
+/// document's parts.
 async fn engine_for(
     third: &Scripted,
     folder: &tempfile::TempDir,
     aliases: &[&str],
-    connection: &Value,
+    further: &Value,
 ) -> (Engine, Scripted, Vec<ConfigDigest>) {
     let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
     let document = |alias: &str| {
@@ -73,8 +73,10 @@ async fn engine_for(
             "profile": { "name": "p", "grant_type": "client_credentials", "token_url": format!("{}/token", third.url),
                          "client_auth": "client_secret_basic" },
         });
-        for (member, value) in connection.as_object().into_iter().flatten() {
-            document["connection"][member] = value.clone();
+        for (part, members) in further.as_object().into_iter().flatten() {
+            for (member, value) in members.as_object().into_iter().flatten() {
+                document[part][member] = value.clone();
+            }
         }
         document.to_string()
     };
@@ -103,9 +105,10 @@ async fn engine_for(
         resolvers: Arc::new(ArcSwap::from_pointee(BTreeMap::from([("known".to_owned(), resolver)]))),
         discoveries: Discoveries::new(way.clone(), Arc::clone(&clock), Arc::clone(&random)),
         token_way: way.clone(),
-        apis: ApiCaller::new(way, Arc::clone(&clock), 1 << 20),
+        apis: ApiCaller::new(way, Arc::clone(&clock), Arc::clone(&random), 1 << 20),
         audit: Arc::new(Audit::open(folder.path()).expect("open")),
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
+        nonces: Arc::default(),
         clock: Arc::clone(&clock),
         random,
     };
@@ -123,9 +126,19 @@ pub(super) struct Rig {
 impl Rig {
     /// `connection`: further members of the document's connection.
     pub(super) async fn new(third: &Scripted, connection: Value) -> Self {
+        Self::with(third, &json!({ "connection": connection })).await
+    }
+
+    /// `further`: members of the document's parts.
+    pub(super) async fn with(third: &Scripted, further: &Value) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let (engine, instance, mut digests) = engine_for(third, &folder, &["crm"], &connection).await;
+        let (engine, instance, mut digests) = engine_for(third, &folder, &["crm"], further).await;
         Self { engine, digest: digests.remove(0), instance, _folder: folder }
+    }
+
+    /// Tokens that were dropped because the API refused them.
+    pub(super) fn rejections(&self) -> u64 {
+        self.engine.tokens.counts().rejections
     }
 
     /// One call, through to its outcome.

@@ -27,6 +27,8 @@ use crate::state::Enrollment;
 pub(super) struct Seen {
     pub(super) path: String,
     pub(super) authorization: String,
+    /// The proof (RFC 9449), if there is one.
+    pub(super) dpop: String,
     pub(super) body: Bytes,
 }
 
@@ -165,10 +167,11 @@ async fn respond(
     seen: &Mutex<Vec<Seen>>,
 ) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
-    let authorization = parts.headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or("");
+    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let now = Seen {
         path: parts.uri.path().to_owned(),
-        authorization: authorization.to_owned(),
+        authorization: header("authorization"),
+        dpop: header("dpop"),
         body: body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default(),
     };
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(now.clone());

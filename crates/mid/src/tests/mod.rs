@@ -1,5 +1,6 @@
 //! The MID Server against a scripted instance over real HTTP.
 
+mod dpop;
 mod engine;
 mod instance;
 mod jars;

@@ -10,9 +10,8 @@ use midward_core::{
 };
 use midward_net::{AddressGuard, WayOut};
 use midward_oauth::{
-    AssertionRules, BoxFuture, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, FixedEndpoints,
-    GrantType, Material, MaterialSource, RevocationEndpoint, TokenCache, TokenCacheConfig, TokenHandle, TokenKey,
-    TokenRequestSpec,
+    AssertionRules, BoxFuture, ClientAuth, CredentialRef, Expected, FixedEndpoints, GrantFetcher, GrantType, Material,
+    MaterialSource, RevocationEndpoint, TokenCache, TokenCacheConfig, TokenHandle, TokenKey, TokenRequestSpec,
 };
 
 use crate::transport::NetTokenTransport;
@@ -51,6 +50,7 @@ pub(super) fn handle(token_url: &str, way: WayOut, clock: &Arc<ManualClock>) -> 
         extra_parameters: BTreeMap::new(),
         assertion: AssertionRules::default(),
         certificate_bound: false,
+        dpop: false,
     };
     let credential = CredentialRef {
         instance: "i".to_owned(),
@@ -61,7 +61,7 @@ pub(super) fn handle(token_url: &str, way: WayOut, clock: &Arc<ManualClock>) -> 
     let key = TokenKey::new(credential, &spec);
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
     let clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
-    let fetcher = ClientCredentialsFetcher {
+    let fetcher = GrantFetcher {
         endpoints: Arc::new(FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None)),
         expected: Expected::scopes(&spec.scopes),
         spec,
@@ -71,6 +71,7 @@ pub(super) fn handle(token_url: &str, way: WayOut, clock: &Arc<ManualClock>) -> 
         random: Arc::clone(&random),
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
         circuit_rules: CircuitRules::default(),
+        nonces: Arc::default(),
     };
     TokenCache::new(clock, random, TokenCacheConfig::default()).handle(key, Arc::new(fetcher))
 }

@@ -246,7 +246,7 @@ async fn an_hour_with(idle: usize) -> usize {
     let handles: Vec<_> = (0..idle)
         .map(|i| {
             let mut key = key("i", "c", &spec);
-            key.scopes = [format!("s-{i}")].into();
+            key.scopes = [format!("s-{i}").into()].into();
             cache.handle(key, fetcher.clone())
         })
         .collect();

@@ -274,7 +274,7 @@ async fn a_secret_that_the_server_refuses_is_not_sent_to_revoke() {
     *world.accepted.lock().unwrap() = vec!["new".into()];
     other.token(LONG).await.map(|_| ()).expect_err("refused");
     let sent = world.posts();
-    let dropped = cache.flush_all(|key| key.scopes.iter().any(|scope| scope == "read"));
+    let dropped = cache.flush_all(|key| key.scopes.iter().any(|scope| **scope == *"read"));
     let result = dropped[0].revoke(LONG).await;
     assert!(matches!(&result, Some(Revocation::Failed(failure)) if failure.detail.contains("refuses")), "{result:?}");
     assert_eq!(world.posts(), sent);

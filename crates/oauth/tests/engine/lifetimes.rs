@@ -208,7 +208,7 @@ async fn a_flush_drops_what_it_picks_and_what_is_being_fetched() {
         async move { a.token(LONG).await.map(|granted| granted.token().clone()) }
     });
     tokio::time::sleep(Duration::from_millis(30)).await;
-    assert_eq!(cache.flush(|key| key.client.credential_id == "a"), 1);
+    assert_eq!(cache.flush(|key| *key.client.credential_id == *"a"), 1);
     let served_once = waiting.await.unwrap().expect("those who wait are served");
     assert_ne!(a.token(LONG).await.unwrap().token().clone(), served_once);
     assert_eq!(b.token(LONG).await.unwrap().token().clone(), kept);

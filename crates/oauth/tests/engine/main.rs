@@ -3,6 +3,7 @@
 
 mod budget;
 mod discovery;
+mod dpop;
 mod grants;
 mod isolation;
 mod lifetimes;

@@ -142,7 +142,7 @@ async fn whatever_shapes_the_token_keeps_tokens_apart() {
             4 => key.audience = Some("a".into()),
             5 => drop(key.resource.insert("r".into())),
             6 => drop(key.extra_parameters.insert("k".into(), "v".into())),
-            _ => key.binding = Some("thumbprint".into()),
+            _ => key.dpop = true,
         }
         keys.push(key);
     }
@@ -198,7 +198,7 @@ async fn a_million_random_interleavings_mix_nothing_up() {
         });
         match random.next_u64() % 100 {
             0..50 => tokio::time::sleep(Duration::from_millis(random.next_u64() % 40)).await,
-            50 => drop(cache.flush(|key| key.client.instance == "i1")),
+            50 => drop(cache.flush(|key| *key.client.instance == *"i1")),
             _ => {}
         }
         while running.len() > 500 {

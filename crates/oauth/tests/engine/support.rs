@@ -10,7 +10,7 @@ use midward_core::{
     SeededRandom, Trace, WallTime,
 };
 use midward_oauth::{
-    AssertionRules, BoxFuture, ClientAuth, ClientCredentialsFetcher, CredentialRef, Expected, FixedEndpoints,
+    AssertionRules, BoxFuture, ClientAuth, CredentialRef, DpopNonces, Expected, FixedEndpoints, GrantFetcher,
     GrantType, Material, MaterialSource, RevocationEndpoint, TokenCache, TokenCacheConfig, TokenHandle, TokenHttpReply,
     TokenHttpRequest, TokenKey, TokenRequestSpec, TokenTransport, TransportFailure, TransportFailureKind,
 };
@@ -97,6 +97,7 @@ pub(crate) struct World {
     pub(crate) posts: Mutex<Vec<BootTime>>,
     /// The last request's fields.
     pub(crate) last_form: Mutex<HashMap<String, String>>,
+    pub(crate) nonces: Arc<DpopNonces>,
     /// Token text to the times it is good for, by the server's own account.
     pub(crate) issued: Mutex<BTreeMap<String, (BootTime, Duration, String)>>,
 }
@@ -120,6 +121,7 @@ impl World {
             clients: Mutex::default(),
             posts: Mutex::default(),
             last_form: Mutex::default(),
+            nonces: Arc::default(),
             issued: Mutex::default(),
         })
     }
@@ -153,13 +155,9 @@ impl World {
         cache.handle(key, self.fetcher(credential_id, spec))
     }
 
-    pub(crate) fn fetcher(
-        self: &Arc<Self>,
-        credential_id: &str,
-        spec: TokenRequestSpec,
-    ) -> Arc<ClientCredentialsFetcher> {
-        let expected = Expected::scopes(&spec.scopes);
-        Arc::new(ClientCredentialsFetcher {
+    pub(crate) fn fetcher(self: &Arc<Self>, credential_id: &str, spec: TokenRequestSpec) -> Arc<GrantFetcher> {
+        let expected = Expected::of(&spec);
+        Arc::new(GrantFetcher {
             expected,
             endpoints: Arc::new(FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None)),
             spec,
@@ -169,6 +167,7 @@ impl World {
             random: Arc::new(SeededRandom::new(2)),
             fingerprint_key: FingerprintKey::generate(&SeededRandom::new(1)),
             circuit_rules: CircuitRules::default(),
+            nonces: Arc::clone(&self.nonces),
         })
     }
 
@@ -213,6 +212,7 @@ pub(crate) fn spec(scope: &str) -> TokenRequestSpec {
         extra_parameters: BTreeMap::new(),
         assertion: AssertionRules::default(),
         certificate_bound: false,
+        dpop: false,
     }
 }
 

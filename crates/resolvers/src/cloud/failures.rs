@@ -1,4 +1,4 @@
-//! What a cloud's vault answered, as a failure. Texts are ours; a remote party's appear nowhere.
+//! What a vault answered, as a failure. Texts are ours; a remote party's appear nowhere.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use midward_core::{Failure, Hop};
 use midward_net::{SendError, SendErrorKind};
 
 /// A [`Failure`] on its way through an SDK's errors.
+#[cfg(any(feature = "aws", feature = "azure"))]
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Why(pub(crate) Failure);
@@ -50,7 +51,7 @@ impl Meaning {
                 hop,
                 "vault_login_refused",
                 format!("{said}: the MID's own credentials were refused"),
-                "Check the resolver's `credentials`, that they are not revoked or expired, and this machine's clock.",
+                "Check what the resolver signs in with, that it is not revoked or expired, and this machine's clock.",
             ),
             Self::Disabled => Failure::permanent(
                 hop,

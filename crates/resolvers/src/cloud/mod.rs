@@ -1,24 +1,21 @@
-//! What the resolvers for the clouds' own vaults share: settings, the meaning of a secret's value, failures.
+//! What the resolvers share that ask a vault themselves, over the MID's own way out: settings, the meaning of a secret's
+//! value, failures.
 
-#[cfg(any(feature = "aws", feature = "azure"))]
 mod failures;
-#[cfg(any(feature = "aws", feature = "azure"))]
 mod network;
-#[cfg(any(feature = "aws", feature = "azure"))]
 mod payload;
 mod settings;
 #[cfg(not(all(feature = "aws", feature = "azure")))]
 mod unbuilt;
 
 #[cfg(any(feature = "aws", feature = "azure"))]
-pub(crate) use failures::{Meaning, Why, misconfigured, send_failure, timeout_failure};
+pub(crate) use failures::Why;
+pub(crate) use failures::{Meaning, misconfigured, send_failure, timeout_failure};
+pub(crate) use network::{Network, check_endpoint, read_line, read_private, read_shared_line};
 #[cfg(any(feature = "aws", feature = "azure"))]
-pub(crate) use network::{Network, check_endpoint, read_private};
-#[cfg(any(feature = "aws", feature = "azure"))]
-pub(crate) use payload::{material, version};
+pub(crate) use payload::material;
+pub(crate) use payload::{Members, SecretText, from_members, version};
 pub use settings::SecretFields;
-pub(crate) use settings::default_timeout_ms;
-#[cfg(any(feature = "aws", feature = "azure"))]
-pub(crate) use settings::limit;
+pub(crate) use settings::{default_timeout_ms, limit};
 #[cfg(not(all(feature = "aws", feature = "azure")))]
 pub(crate) use unbuilt::not_built;

@@ -1,4 +1,4 @@
-//! The way to a cloud's vault.
+//! The way to a vault.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use midward_core::Failure;
-use midward_net::{AddressGuard, IpNet, SendError, SendErrorKind, SendOptions, WayConfig, WayOut};
+use midward_core::{Failure, Secret};
+#[cfg(any(feature = "aws", feature = "azure"))]
+use midward_net::WayConfig;
+use midward_net::{AddressGuard, ClientIdentity, IpNet, SendError, SendErrorKind, SendOptions, WayOut};
 use url::Url;
 
 use super::misconfigured;
@@ -28,7 +30,13 @@ impl Network {
         Self { way: way.clone(), guard: endpoint.map_or_else(AddressGuard::default, |_| anywhere()) }
     }
 
+    /// The same way, on which this certificate is shown.
+    pub(crate) fn identified(&self, identity: &ClientIdentity) -> Self {
+        Self { way: self.way.identified(identity), guard: self.guard.clone() }
+    }
+
     /// To the service on a link-local address that gives a machine its identity. Never through a proxy.
+    #[cfg(any(feature = "aws", feature = "azure"))]
     pub(crate) fn to_metadata() -> Result<Self, Failure> {
         let config = WayConfig { system_roots: Some(true), connect_timeout_ms: Some(2_000), ..WayConfig::default() };
         let way = WayOut::new(&config, Path::new("/"))
@@ -38,12 +46,21 @@ impl Network {
 
     /// A connection that the other side closed while it lay idle costs one more try: what is sent here only reads.
     pub(crate) async fn send(&self, request: Request<Bytes>, limit: Duration) -> Result<Response<Bytes>, SendError> {
-        let options = SendOptions { deadline: limit, max_body: MAX_ANSWER, guard: self.guard.clone() };
         let again = request.clone();
-        match self.way.send(request, &options).await {
-            Err(SendError { kind: SendErrorKind::Closed, .. }) => self.way.send(again, &options).await,
+        match self.send_once(request, limit).await {
+            Err(SendError { kind: SendErrorKind::Closed, .. }) => self.send_once(again, limit).await,
             other => other,
         }
+    }
+
+    /// For what counts: an order that may have been carried out is not given again.
+    pub(crate) async fn send_once(
+        &self,
+        request: Request<Bytes>,
+        limit: Duration,
+    ) -> Result<Response<Bytes>, SendError> {
+        let options = SendOptions { deadline: limit, max_body: MAX_ANSWER, guard: self.guard.clone() };
+        self.way.send(request, &options).await
     }
 }
 
@@ -75,7 +92,29 @@ pub(crate) fn check_endpoint(name: &str, url: &Url) -> Result<(), Failure> {
 }
 
 /// A file with something secret in it: an absolute path, readable by its owner only, at most 64 KiB of text.
-pub(crate) fn read_private(name: &str, path: &Path) -> Result<midward_core::Secret, Failure> {
+pub(crate) fn read_private(name: &str, path: &Path) -> Result<Secret, Failure> {
+    read(name, path, true)
+}
+
+/// A private file with one line in it, of visible ASCII: a token, a key.
+pub(crate) fn read_line(name: &str, path: &Path) -> Result<Secret, Failure> {
+    one_line(name, path, &read(name, path, true)?)
+}
+
+/// The same for a file whose mode is not its owner's choice, as Kubernetes mounts them.
+pub(crate) fn read_shared_line(name: &str, path: &Path) -> Result<Secret, Failure> {
+    one_line(name, path, &read(name, path, false)?)
+}
+
+fn one_line(name: &str, path: &Path, text: &Secret) -> Result<Secret, Failure> {
+    let line = text.expose().trim_ascii_end();
+    if line.is_empty() || !line.iter().all(u8::is_ascii_graphic) {
+        return Err(misconfigured(format!("{name}: {} does not hold one line of visible ASCII", path.display())));
+    }
+    Ok(Secret::new(line.to_vec()))
+}
+
+fn read(name: &str, path: &Path, private: bool) -> Result<Secret, Failure> {
     use std::io::Read as _;
     use std::os::unix::fs::MetadataExt as _;
     const LIMIT: u64 = 64 * 1024;
@@ -86,7 +125,7 @@ pub(crate) fn read_private(name: &str, path: &Path) -> Result<midward_core::Secr
         |error: std::io::Error| misconfigured(format!("{name}: {} cannot be read: {}", path.display(), error.kind()));
     let file = std::fs::File::open(path).map_err(unread)?;
     let metadata = file.metadata().map_err(unread)?;
-    if metadata.mode() & 0o077 != 0 {
+    if private && metadata.mode() & 0o077 != 0 {
         return Err(misconfigured(format!("{name}: {} can be read by others; chmod 600 it", path.display())));
     }
     // Enough room from the start, so that no unwiped copy is left behind by growing.
@@ -95,7 +134,7 @@ pub(crate) fn read_private(name: &str, path: &Path) -> Result<midward_core::Secr
     if bytes.len() as u64 > LIMIT || std::str::from_utf8(&bytes).is_err() {
         return Err(misconfigured(format!("{name}: {} is no text of at most 64 KiB", path.display())));
     }
-    Ok(midward_core::Secret::new(bytes))
+    Ok(Secret::new(bytes))
 }
 
 #[cfg(test)]
@@ -131,6 +170,16 @@ mod tests {
         assert!(refused.detail.contains("chmod 600"), "{refused}");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("mode");
         assert_eq!(read_private("file", &path).expect("private").expose(), b"hunter2");
+        std::fs::write(&path, "hunter2\r\n").expect("written");
+        assert_eq!(read_line("file", &path).expect("a line").expose(), b"hunter2");
+        for bad in ["\n", "two lines\n", "two\nlines", "\u{e9}"] {
+            std::fs::write(&path, bad).expect("written");
+            assert!(read_line("file", &path).is_err(), "{bad:?}");
+        }
+        std::fs::write(&path, "hunter2").expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("mode");
+        assert!(read_line("file", &path).is_err());
+        assert_eq!(read_shared_line("file", &path).expect("a line").expose(), b"hunter2");
         assert!(read_private("file", Path::new("key")).is_err());
         assert!(read_private("file", &folder.path().join("none")).is_err());
     }

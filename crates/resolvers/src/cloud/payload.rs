@@ -13,6 +13,7 @@ use super::SecretFields;
 const MAX_MEMBERS: usize = 64;
 
 /// Reads `value`. `client_id` is the configured one; a JSON object's own wins over it.
+#[cfg(any(test, feature = "aws", feature = "azure"))]
 pub(crate) fn material(
     value: Secret,
     fields: &SecretFields,
@@ -21,7 +22,7 @@ pub(crate) fn material(
     let object = value.expose_str().filter(|text| text.trim_start().starts_with('{')).map(serde_json::from_str);
     let Some(object) = object else { return plain(value, client_id) };
     // What serde_json says may quote the value.
-    let Members(mut members) = object.map_err(|_| {
+    let members = object.map_err(|_| {
         Failure::permanent(
             Hop::Vault,
             "secret_not_understood",
@@ -30,6 +31,15 @@ pub(crate) fn material(
              settings.",
         )
     })?;
+    from_members(members, fields, client_id)
+}
+
+/// The same for the members of an object.
+pub(crate) fn from_members(
+    Members(mut members): Members,
+    fields: &SecretFields,
+    client_id: Option<&str>,
+) -> Result<ClientMaterial, Failure> {
     let mut material = ClientMaterial::new();
     for (field, name) in names(fields) {
         if let Some(Some(text)) = members.remove(name) {
@@ -58,6 +68,7 @@ pub(crate) fn version(id: Option<&str>) -> String {
     id.filter(legal).map_or_else(String::new, |id| format!(" (version {id})"))
 }
 
+#[cfg(any(test, feature = "aws", feature = "azure"))]
 fn plain(value: Secret, client_id: Option<&str>) -> Result<ClientMaterial, Failure> {
     let Some(client_id) = client_id.filter(|id| !id.is_empty()) else {
         return Err(empty("no client id: its value is not a JSON object, and the resolver has no `client_id`"));
@@ -91,7 +102,8 @@ fn names(fields: &SecretFields) -> [(MaterialField, &str); 5] {
 }
 
 /// The members of a JSON object; those that are not text are `None`. A name that comes twice is an error.
-struct Members(BTreeMap<String, Option<Secret>>);
+#[derive(Debug)]
+pub(crate) struct Members(pub(crate) BTreeMap<String, Option<Secret>>);
 
 impl<'de> Deserialize<'de> for Members {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -114,6 +126,16 @@ impl<'de> Deserialize<'de> for Members {
             }
         }
         deserializer.deserialize_map(Object)
+    }
+}
+
+/// A text that is secret.
+#[derive(Debug)]
+pub(crate) struct SecretText(pub(crate) Secret);
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Secret::from(text)))
     }
 }
 

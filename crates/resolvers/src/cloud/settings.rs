@@ -1,4 +1,4 @@
-//! Settings that the clouds' vaults have in common.
+//! Settings that several vaults have in common.
 
 use serde::Deserialize;
 
@@ -37,7 +37,6 @@ pub(crate) const fn default_timeout_ms() -> u64 {
     10_000
 }
 
-#[cfg(any(feature = "aws", feature = "azure"))]
 pub(crate) fn limit(timeout_ms: u64, deadline: std::time::Duration) -> std::time::Duration {
     deadline.min(std::time::Duration::from_millis(timeout_ms))
 }

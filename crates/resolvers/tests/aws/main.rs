@@ -1,5 +1,10 @@
 //! `aws_secrets_manager` against moto's server, and against answers that no vault gives.
 
+#[path = "../support/conformance.rs"]
+mod conformance;
+mod conforms;
+#[path = "../support/door.rs"]
+mod door;
 mod moto;
 
 use std::path::PathBuf;

@@ -60,7 +60,10 @@ fn jar(resolver: &ResolverConfig) -> Option<&Path> {
     match resolver {
         ResolverConfig::Jar(jar) => Some(&jar.process.jar),
         ResolverConfig::CyberArkSdk(sdk) => Some(&sdk.process.jar),
-        ResolverConfig::AwsSecretsManager(_) | ResolverConfig::AzureKeyVault(_) => None,
+        ResolverConfig::AwsSecretsManager(_)
+        | ResolverConfig::AzureKeyVault(_)
+        | ResolverConfig::HashiCorpVault(_)
+        | ResolverConfig::Conjur(_) => None,
     }
 }
 

@@ -20,6 +20,17 @@ pub(crate) struct OidcClient {
     pub(crate) public_key: Option<PublicKey>,
 }
 
+impl OidcClient {
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "client_id": self.id,
+            "client_secret": self.secret,
+            "token_endpoint_auth_method": self.method,
+            "public_keys": self.public_key.as_ref().map(|key| vec![key.json()]),
+        })
+    }
+}
+
 /// A key that a client's assertions are checked by.
 #[derive(Clone, Debug)]
 pub(crate) struct PublicKey {
@@ -53,17 +64,7 @@ impl OidcProvider {
         token_lifetime: Duration,
         opaque_tokens: bool,
     ) -> anyhow::Result<Self> {
-        let clients: Vec<Value> = clients
-            .iter()
-            .map(|client| {
-                json!({
-                    "client_id": client.id,
-                    "client_secret": client.secret,
-                    "token_endpoint_auth_method": client.method,
-                    "public_keys": client.public_key.as_ref().map(|key| vec![key.json()]),
-                })
-            })
-            .collect();
+        let clients: Vec<Value> = clients.iter().map(OidcClient::json).collect();
         let config = json!({
             "clients": clients,
             "access_token_ttl": token_lifetime.as_secs(),

@@ -49,18 +49,34 @@ impl Clock for ShiftedClock {
 pub(crate) struct Place {
     folder: tempfile::TempDir,
     postgres: Option<PostgresConfig>,
+    keys: Option<std::path::PathBuf>,
+    /// What several instances share as their address.
+    pub(crate) public_url: Option<String>,
     pub(crate) finished_hours: u32,
 }
 
 impl Place {
     pub(crate) fn sqlite() -> Self {
-        Self { folder: tempfile::tempdir().expect("a folder"), postgres: None, finished_hours: 1 }
+        let folder = tempfile::tempdir().expect("a folder");
+        Self { folder, postgres: None, keys: None, public_url: None, finished_hours: 1 }
     }
 
     /// On a database that may be shared with others.
     pub(crate) fn postgres(url: &str) -> Self {
         let postgres = Some(PostgresConfig { url: url.to_owned(), password_file: None, connections: 6 });
         Self { postgres, ..Self::sqlite() }
+    }
+
+    /// For another instance on the same database, with the same keys.
+    pub(crate) fn beside(&self) -> Self {
+        let keys = Some(self.path().to_owned());
+        let public_url = self.public_url.clone();
+        Self { postgres: self.postgres.clone(), keys, public_url, ..Self::sqlite() }
+    }
+
+    /// With keys that no other instance has.
+    pub(crate) fn own_keys(&mut self) {
+        self.keys = None;
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -80,26 +96,41 @@ pub(crate) struct Instance {
 impl Instance {
     /// Starts an instance on a data folder; `key` when the folder was used before.
     pub(crate) async fn start(place: &Place, key: Option<String>) -> Self {
+        Self::launch(place, key).await.expect("the instance starts")
+    }
+
+    /// The error's text when it does not start.
+    pub(crate) async fn try_start(place: &Place) -> Result<Self, String> {
+        Self::launch(place, Some(String::new())).await
+    }
+
+    async fn launch(place: &Place, key: Option<String>) -> Result<Self, String> {
         let mut config = InstanceConfig::default();
         config.server.listen = "127.0.0.1:0".parse().expect("an address");
         config.server.call_listen = config.server.listen;
         config.server.tls = TlsConfig::Mode(TlsMode::Off);
         config.store.path = place.path().to_owned();
         config.store.postgres.clone_from(&place.postgres);
+        config.store.keys.clone_from(&place.keys);
+        config.server.public_url.clone_from(&place.public_url);
         config.limits.body_bytes = 64 * 1024;
         config.retention.finished_hours = place.finished_hours;
         let shutdown = CancellationToken::new();
         let (sender, notice) = oneshot::channel();
+        // So that it is seen within a test.
+        config.audit.checkpoint_seconds = 1;
         let clock = ShiftedClock::default();
         let run =
             midward_instance::run(config, Arc::new(clock.clone()), Arc::new(SystemRandom), shutdown.clone(), sender);
         let task = tokio::spawn(run);
-        let started = notice.await.expect("the instance starts");
+        let Ok(started) = notice.await else {
+            return Err(task.await.expect("no panic").expect_err("it did not start").to_string());
+        };
         let key = key.unwrap_or_else(|| {
             std::fs::read_to_string(place.path().join("first-admin-key")).expect("the first administrator's key")
         });
         let http = Client::builder(TokioExecutor::new()).build_http();
-        Self { started, key, clock, http, shutdown, task }
+        Ok(Self { started, key, clock, http, shutdown, task })
     }
 
     pub(crate) async fn stop(self) {
@@ -117,7 +148,7 @@ impl Instance {
     pub(crate) async fn api_as(&self, key: &str, method: Method, path: &str, body: &Value) -> (u16, Value) {
         let request = Request::builder()
             .method(method)
-            .uri(format!("{}{path}", self.started.public_url))
+            .uri(format!("http://{}{path}", self.started.api_addr))
             .header("authorization", format!("Bearer {key}"))
             .body(Bytes::from(body.to_string()))
             .expect("a request");
@@ -202,7 +233,7 @@ impl ScriptedMid {
             "grant_type=client_credentials&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type\
              %3Ajwt-bearer&client_assertion={input}.{signature}"
         );
-        let request = Request::post(audience)
+        let request = Request::post(format!("http://{}{}", instance.started.api_addr, midward_wire::paths::TOKEN))
             .header("content-type", "application/x-www-form-urlencoded")
             .body(Bytes::from(form))
             .expect("a request");
@@ -248,6 +279,13 @@ impl ScriptedMid {
             self.received = answer["batch"].as_u64().expect("a number");
         }
         serde_json::from_value(answer["leases"].clone()).expect("leases")
+    }
+
+    /// The same MID once more, for a poll that is left behind.
+    pub(crate) fn clone_for_poll(&self) -> Self {
+        let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).expect("a key, which is not used");
+        let (id, token, incarnation) = (self.id.clone(), self.token.clone(), self.incarnation.clone());
+        Self { id, key, token, incarnation, received: self.received }
     }
 
     pub(crate) async fn report(&self, instance: &Instance, id: &str, epoch: i64, body: &str) -> String {

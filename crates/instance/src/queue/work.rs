@@ -1,0 +1,97 @@
+//! The jobs of one batch by kind, and what is told to others after its commit. Jobs stay whole until then, so that a
+//! transaction may be run again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use midward_wire::OutcomeVerdict;
+
+use super::{Ended, HandBack, Job, Outcomes, Poll, Submission, Submitted};
+use crate::store::StoreError;
+use crate::store::requests::Leased;
+
+/// Jobs of one batch by kind.
+#[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub(super) struct Work {
+    pub(super) submissions: Vec<Submission>,
+    /// Polls that were not looked at yet.
+    pub(super) arrived: Vec<Poll>,
+    /// Polls to be served from the database.
+    pub(super) polls: Vec<Poll>,
+    /// MIDs with incarnations that polled for the first time.
+    pub(super) fresh: Vec<(String, String)>,
+    pub(super) outcomes: Vec<Outcomes>,
+    pub(super) hand_backs: Vec<HandBack>,
+    pub(super) ended_incarnations: Vec<(String, String)>,
+    pub(super) sweep: bool,
+    /// Other replicas may have queued something.
+    pub(super) look: bool,
+    /// It was tried before.
+    pub(super) again: bool,
+    /// A commit was asked for.
+    pub(super) reached_commit: bool,
+}
+
+/// A poll that is answered when the transaction is committed.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) poll: Poll,
+    pub(super) batch: i64,
+    pub(super) leases: Vec<Leased>,
+}
+
+/// What is told to others after the commit.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    pub(super) answers: HashMap<String, Answer>,
+    /// One for each submission, in order.
+    pub(super) submitted: Vec<Submitted>,
+    /// One list for each message of outcomes, in order.
+    pub(super) verdicts: Vec<Vec<OutcomeVerdict>>,
+    pub(super) ended: Vec<(String, Ended)>,
+    /// Whether other replicas have to look.
+    pub(super) hint: bool,
+}
+
+impl Work {
+    pub(super) fn add(&mut self, job: Job) {
+        match job {
+            Job::Submit(submission) => self.submissions.push(*submission),
+            Job::Poll(poll) => self.arrived.push(poll),
+            Job::Outcomes(outcomes) => self.outcomes.push(outcomes),
+            Job::HandBack(hand_back) => self.hand_backs.push(hand_back),
+            Job::EndIncarnations { mid_id, current } => self.ended_incarnations.push((mid_id, current)),
+            Job::Sweep => self.sweep = true,
+            Job::Look => self.look = true,
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.submissions.is_empty()
+            && self.polls.is_empty()
+            && self.fresh.is_empty()
+            && self.outcomes.is_empty()
+            && self.hand_backs.is_empty()
+            && self.ended_incarnations.is_empty()
+            && !self.sweep
+            && !self.look
+    }
+
+    pub(super) fn fail(self, error: &StoreError) {
+        let uncertain =
+            if self.reached_commit { StoreError::Uncertain(Arc::new(error.clone())) } else { error.clone() };
+        for submission in self.submissions {
+            let _ = submission.reply.send(Err(uncertain.clone()));
+        }
+        for job in self.outcomes {
+            let _ = job.reply.send(Err(error.clone()));
+        }
+        for job in self.hand_backs {
+            let _ = job.reply.send(Err(error.clone()));
+        }
+        for poll in self.arrived.into_iter().chain(self.polls) {
+            let _ = poll.reply.send(Err(error.clone()));
+        }
+    }
+}

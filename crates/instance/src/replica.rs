@@ -1,0 +1,112 @@
+//! Follows what other replicas on the same database do. What they changed is looked up twice a second, and at once when
+//! one of them gives a hint; a hint that got lost costs half a second.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::config::PostgresConfig;
+use crate::queue::{Ended, Job};
+use crate::store::{self, StoreError, mids, replicas, requests};
+
+/// How often is looked without a hint.
+const EVERY: Duration = Duration::from_millis(500);
+/// Hints that come closer together count as one.
+const GATHER: Duration = Duration::from_millis(2);
+/// How long a lost listener waits before it listens again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Callers that are looked up in one statement.
+const AT_ONCE: usize = 64;
+
+/// Runs until `shutdown`. Nothing to do where the database is this process's own.
+pub(crate) async fn follow(app: Arc<App>, postgres: Option<PostgresConfig>, shutdown: CancellationToken) {
+    let Some(postgres) = postgres else { return };
+    let hints = Notify::new();
+    tokio::join!(look(&app, &hints, &shutdown), listen(&postgres, &hints, &shutdown));
+}
+
+async fn look(app: &App, hints: &Notify, shutdown: &CancellationToken) {
+    let mut changes = 0;
+    loop {
+        let hinted = tokio::select! {
+            () = tokio::time::sleep(EVERY) => false,
+            () = hints.notified() => true,
+            () = shutdown.cancelled() => return,
+        };
+        if hinted {
+            if app.queue.send(Job::Look).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(GATHER).await;
+        }
+        if let Err(error) = catch_up(app, &mut changes).await {
+            tracing::warn!(%error, "the other replicas are not followed for now");
+        }
+    }
+}
+
+/// Takes over what changed: records, MIDs, and outcomes that somebody here waits for.
+async fn catch_up(app: &App, changes: &mut i64) -> Result<(), StoreError> {
+    for ids in app.waiters.ids().chunks(AT_ONCE) {
+        for (id, outcome, trace) in requests::ended(app.store.readers(), ids).await? {
+            let outcome = Arc::new(store::from_json(&outcome)?);
+            app.waiters.deliver(&id, Ended { outcome, trace: trace.into() });
+        }
+    }
+    follow_mids(app).await?;
+    let number = replicas::changes(app.store.readers()).await?;
+    if number != *changes {
+        *changes = number;
+        app.routes.forget();
+        app.clients.forget();
+        app.mid_tokens.forget();
+    }
+    Ok(())
+}
+
+async fn follow_mids(app: &App) -> Result<(), StoreError> {
+    let now = app.store_now().await?;
+    let pulses = mids::pulses(app.store.readers()).await?;
+    for id in app.fleet.follow(&pulses, app.clock.boot(), now) {
+        if let Some(row) = mids::by_id(app.store.readers(), &id).await? {
+            app.fleet.add(row, app.clock.boot(), now);
+        }
+    }
+    Ok(())
+}
+
+async fn listen(postgres: &PostgresConfig, hints: &Notify, shutdown: &CancellationToken) {
+    loop {
+        let error = tokio::select! {
+            error = hear(postgres, hints) => error,
+            () = shutdown.cancelled() => return,
+        };
+        tracing::warn!(%error, "hints of other replicas are not heard for now");
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Passes hints on until the connection is lost.
+async fn hear(postgres: &PostgresConfig, hints: &Notify) -> StoreError {
+    let hear = async {
+        let url = store::postgres_url(postgres)?;
+        let mut listener = PgListener::connect(url.as_str()).await?;
+        listener.listen(replicas::CHANNEL).await?;
+        loop {
+            // Whether a hint or a new connection: something may have happened.
+            listener.try_recv().await?;
+            hints.notify_one();
+        }
+    };
+    let ended: Result<std::convert::Infallible, StoreError> = hear.await;
+    match ended {
+        Err(error) => error,
+    }
+}

@@ -1,0 +1,177 @@
+//! Several instances on one PostgreSQL database: none is special, and each knows what the others did.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use midward_core::{Clock as _, SystemClock};
+use midward_fakes::postgres::Postgres;
+use midward_wire::paths;
+use serde_json::{Value, json};
+
+use crate::scenarios::submit;
+use crate::scenarios::support::{Instance, Place, ScriptedMid, document};
+
+struct Pair {
+    a: Instance,
+    b: Instance,
+    places: (Place, Place),
+    // Last: it ends after those who use it.
+    server: Arc<Postgres>,
+}
+
+/// Two instances with the same keys, and the document applied at the first.
+async fn pair() -> Pair {
+    let server = Postgres::start().expect("a server");
+    let mut place = Place::postgres(&server.new_database().expect("a database"));
+    place.public_url = Some("http://midward.test".to_owned());
+    let a = Instance::start(&place, None).await;
+    let beside = place.beside();
+    let b = Instance::start(&beside, Some(a.key.clone())).await;
+    let (status, answer) = a.post("/api/v1/apply", &document()).await;
+    assert_eq!(status, 200, "{answer}");
+    Pair { a, b, places: (place, beside), server: Arc::new(server) }
+}
+
+impl Pair {
+    async fn stop(self) {
+        self.a.stop().await;
+        self.b.stop().await;
+    }
+}
+
+async fn eventually(what: &str, mut probe: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !probe().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(10), wait).await.is_ok(), "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_at_one_replica_is_served_through_another() {
+    let pair = pair().await;
+    let (a, b) = (&pair.a, &pair.b);
+    // Enrolled at one, it signs in and is heard at the other.
+    let mut mid = ScriptedMid::enroll(a, "mid-a", true).await;
+    mid.sign_in(b, "j").await;
+    assert_eq!(mid.heartbeat(b, "ready").await.0, 200);
+    eventually("the first replica hears of the MID", async || a.get("/api/v1/mids/mid-a").await.1["live"] == true)
+        .await;
+    let call = a.call(Method::POST, "crm/call/x").header("midward-wait-ms", "20000").body(Bytes::new());
+    let since = SystemClock.boot();
+    let (answer, ()) = tokio::join!(a.send(call.expect("a request")), async {
+        let leases = mid.poll(b, 10_000, true).await;
+        let [lease] = leases.as_slice() else { panic!("one lease: {leases:?}") };
+        assert_eq!(mid.report(b, &lease.request_id, lease.epoch, "world").await, "accepted");
+    });
+    assert_eq!((answer.status().as_u16(), &answer.body()[..]), (201, &b"world"[..]));
+    let took = SystemClock.boot().saturating_since(since);
+    assert!(took < Duration::from_secs(5), "hints spare the waiting: {took:?}");
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mid_that_changes_replicas_gets_the_batch_that_got_lost() {
+    let pair = pair().await;
+    let (a, b) = (&pair.a, &pair.b);
+    let mut mid = ScriptedMid::working(a, "mid-a").await;
+    let first = submit(a, "POST").await;
+    assert_eq!(mid.poll(a, 5000, true).await.len(), 1);
+    assert_eq!(mid.report(b, &first, 1, "x").await, "accepted", "whoever gave it");
+    // Given out by one, the answer lost: delivered again by the other.
+    let lost = submit(b, "POST").await;
+    assert_eq!(mid.poll(a, 5000, false).await.len(), 1);
+    let again = mid.poll(b, 5000, true).await;
+    assert_eq!(again.iter().map(|lease| (&lease.request_id, lease.epoch)).collect::<Vec<_>>(), [(&lost, 1)]);
+    // Its poll at the first is left behind: what comes now is not given to that one.
+    let mut twin = mid.clone_for_poll();
+    let left = tokio::time::timeout(Duration::from_millis(300), twin.poll(a, 20_000, false));
+    assert!(left.await.is_err(), "nothing to do");
+    let (fresh, leases) = tokio::join!(submit(a, "POST"), mid.poll(b, 10_000, true));
+    assert_eq!(leases.iter().map(|lease| &lease.request_id).collect::<Vec<_>>(), [&fresh]);
+    for (id, at) in [(&lost, a), (&fresh, b)] {
+        assert_eq!(mid.report(at, id, 1, "y").await, "accepted");
+    }
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_changed_at_one_replica_holds_at_the_other() {
+    let pair = pair().await;
+    let (a, b) = (&pair.a, &pair.b);
+    let mid = ScriptedMid::working(a, "mid-a").await;
+    eventually("the other hears of the MID", async || b.get("/api/v1/mids/mid-a").await.1["live"] == true).await;
+    // The route is compiled at both before it changes.
+    assert_eq!(submit(b, "GET").await.len(), submit(a, "GET").await.len());
+    let mut changed = document();
+    changed["connections"][0]["mid"] = json!("nobody");
+    a.post("/api/v1/apply", &changed).await;
+    eventually("the route changes", async || {
+        let call = b.call(Method::GET, "crm/call/x").header("midward-wait-ms", "100").body(Bytes::new());
+        b.send(call.expect("a request")).await.status().as_u16() == 503
+    })
+    .await;
+    let new = json!({"name": "app", "role": "caller", "connections": ["crm"]});
+    let (_, answer) = a.post("/api/v1/api-keys", &new).await;
+    let key = answer["key"].as_str().expect("a key").to_owned();
+    assert_eq!(b.api_as(&key, Method::GET, "/api/v1/requests", &Value::Null).await.0, 200);
+    assert_eq!(a.api_as(&a.key, Method::DELETE, "/api/v1/api-keys/app", &Value::Null).await.0, 204);
+    eventually("the key ends", async || b.api_as(&key, Method::GET, "/api/v1/requests", &Value::Null).await.0 == 401)
+        .await;
+    assert_eq!(mid.heartbeat(b, "ready").await.0, 200);
+    a.post("/api/v1/mids/mid-a/drain", &Value::Null).await;
+    eventually("the drain is known", async || b.get("/api/v1/mids/mid-a").await.1["draining"] == true).await;
+    a.post("/api/v1/mids/mid-a/invalidate", &Value::Null).await;
+    eventually("its tokens end", async || mid.heartbeat(b, "ready").await.0 == 401).await;
+    let beat = b.api_as(&mid.token, Method::POST, paths::LEASE, &json!({})).await;
+    assert_eq!(beat.0, 401);
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_with_another_key_does_not_start() {
+    let pair = pair().await;
+    let mut stranger = pair.places.0.beside();
+    stranger.own_keys();
+    let error = Instance::try_start(&stranger).await.err().expect("another key");
+    assert!(error.contains("store.keys"), "{error}");
+    assert!(!pair.places.1.path().join("first-admin-key").exists(), "the first one's stands");
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn submissions_outlive_a_restart_of_the_database() {
+    let pair = pair().await;
+    let (a, b) = (&pair.a, &pair.b);
+    // Checks of keys and routes are in memory then.
+    let mut ids = vec![submit(a, "POST").await, submit(b, "POST").await];
+    let order = |number: usize| json!({"connection": "crm", "method": "POST", "path": "/x", "idempotency_key": format!("k{number}")});
+    let submissions = async {
+        let mut answers = Vec::new();
+        for number in 0..40 {
+            let at = if number % 2 == 0 { a } else { b };
+            answers.push(at.post("/api/v1/requests", &order(number)).await);
+        }
+        answers
+    };
+    let server = Arc::clone(&pair.server);
+    let restart = tokio::task::spawn_blocking(move || server.crash().and_then(|()| server.resume()));
+    let (answers, restarted) = tokio::join!(submissions, restart);
+    restarted.expect("no panic").expect("a restart");
+    for (number, (status, answer)) in answers.iter().enumerate() {
+        assert_eq!(*status, 202, "no false failure: {answer}");
+        let (status, again) = a.post("/api/v1/requests", &order(number)).await;
+        assert_eq!((status, &again["id"]), (200, &answer["id"]), "and no duplicate");
+        ids.push(answer["id"].as_str().expect("an id").to_owned());
+    }
+    let (_, listed) = b.get("/api/v1/requests?limit=500").await;
+    let mut listed: Vec<&str> =
+        listed["items"].as_array().expect("a list").iter().map(|item| item["id"].as_str().expect("an id")).collect();
+    listed.sort_unstable();
+    ids.sort_unstable();
+    assert_eq!(listed, ids);
+    pair.stop().await;
+}
