@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what a make target needs and is not there yet, and says what and why. A second run installs nothing.
 #
-#   scripts/setup.sh NEED...      needs: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim
+#   scripts/setup.sh NEED...      needs: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim schemathesis
 #
 # Debian packages come through apt-get (as root, or through sudo), Rust tools through cargo, Node.js packages through
 # npm from the committed lock file. Tools that Debian has too old a version of go below build/tools.
@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 NEXTEST_VERSION=0.9.143
 DENY_VERSION=0.20.2
 MDBOOK_VERSION=0.5.4
+SCHEMATHESIS="schemathesis==4.32.5"
 MOTO="moto==5.2.5 flask==3.1.3 flask-cors==6.0.5"
 PYAIM="pyaim==1.5.4"
 OPENBAO_VERSION=2.7.2
@@ -128,6 +129,10 @@ python_tool() {
     printf '%s' "$2" >"build/tools/$1/midward-version"
 }
 
+need_schemathesis() {
+    python_tool schemathesis "$SCHEMATHESIS" "compares the API's answers with its OpenAPI document"
+}
+
 need_openbao() {
     [ "$(cat build/tools/openbao/midward-version 2>/dev/null)" != "$OPENBAO_VERSION" ] || return 0
     python3 -c 'import ensurepip, venv' 2>/dev/null || debian "installs OpenBao, the tests' vault" python3 python3-venv
@@ -163,10 +168,10 @@ need_rustfmt() { rust_component rustfmt rustfmt "checks the formatting"; }
 need_clippy() { rust_component cargo-clippy clippy "lints the code"; }
 
 has cargo || die "needs Rust: see https://rustup.rs"
-[ $# -gt 0 ] || die "say what is needed: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim"
+[ $# -gt 0 ] || die "say what is needed: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim schemathesis"
 for need in "$@"; do
     case $need in
-        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto | openbao | pyaim) "need_$need" ;;
+        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto | openbao | pyaim | schemathesis) "need_$need" ;;
         *) die "unknown need: $need" ;;
     esac
 done

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use midward_core::{Clock, Random, new_id};
 
-use crate::auth::{ApiKeys, MidTokens};
+use crate::audit::Audit;
+use crate::auth::{Clients, MidTokens};
 use crate::config::LimitsConfig;
 use crate::fleet::{Fleet, MidView};
 use crate::keys::SigningKey;
+use crate::metrics::Counters;
 use crate::queue::{Queue, Waiters};
+use crate::rates::Rates;
 use crate::routes::Routes;
 use crate::store::{Store, StoreError, mids};
 
@@ -22,7 +25,10 @@ pub(crate) struct App {
     pub(crate) routes: Routes,
     pub(crate) queue: Queue,
     pub(crate) waiters: Arc<Waiters>,
-    pub(crate) api_keys: ApiKeys,
+    pub(crate) audit: Audit,
+    pub(crate) clients: Clients,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) rates: Rates,
     pub(crate) mid_tokens: MidTokens,
     pub(crate) signing_key: SigningKey,
     pub(crate) instance_id: String,

@@ -1,4 +1,4 @@
-//! Who is asking: API keys of callers and administrators, access tokens of MIDs. Checks are kept in memory for a
+//! Who is asking: API keys and access tokens of the API's clients, access tokens of MIDs. Checks are kept in memory for a
 //! short time and dropped at once when something changes.
 
 use std::collections::HashMap;
@@ -12,11 +12,12 @@ use axum::response::{IntoResponse as _, Response};
 use midward_core::{BootTime, Failure, Hop};
 use midward_wire::MidState;
 
+use crate::access_token;
 use crate::app::{App, Shared};
+use crate::client::{ApiClient, ClientKind, Right};
 use crate::keys::{hash, hash_text};
-use crate::model::{ApiKey, Role};
-use crate::problem::Problem;
-use crate::store::{api_keys, mids};
+use crate::problem::{Problem, ProblemCode};
+use crate::store::{StoreError, api_clients, mids};
 
 /// How long a check is believed without asking the database.
 const BELIEVED: Duration = Duration::from_secs(10);
@@ -34,15 +35,23 @@ struct Checks<T> {
     generation: u64,
 }
 
-/// Checked API keys.
+/// Checked API keys and access tokens.
 #[derive(Debug, Default)]
-pub(crate) struct ApiKeys(Checked<ApiKey>);
+pub(crate) struct Clients(Checked<Admission>);
+
+/// A client by one of its keys or tokens.
+#[derive(Debug)]
+struct Admission {
+    client: Arc<ApiClient>,
+    /// Unix milliseconds.
+    until: Option<i64>,
+}
 
 /// Checked tokens: the MID's identifier and when the token expires (unix milliseconds).
 #[derive(Debug, Default)]
 pub(crate) struct MidTokens(Checked<(String, i64)>);
 
-impl ApiKeys {
+impl Clients {
     pub(crate) fn forget(&self) {
         self.0.forget();
     }
@@ -54,12 +63,26 @@ impl MidTokens {
     }
 }
 
-/// Lets only requests with an API key through, before anything of their body is read.
+/// Lets only clients through that are within their rate, before anything of their body is read.
 pub(crate) async fn clients_only(State(app): State<Shared>, request: Request, next: Next) -> Response {
-    match client(&app, request.headers()).await {
-        Ok(_) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+    let asked = format!("{} {}", request.method(), request.uri().path());
+    let (client, response) = match admit(&app, request.headers()).await {
+        Ok(client) => (Some(client), next.run(request).await),
+        Err(problem) => (None, problem.into_response()),
+    };
+    let refused =
+        matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
+    if let Some(ProblemCode(code)) = response.extensions().get().filter(|_| refused) {
+        app.audit.refused(code, client.as_ref().map_or("", |client| &client.id), &asked);
     }
+    response
+}
+
+/// The client of a request, which is counted.
+pub(crate) async fn admit(app: &App, headers: &HeaderMap) -> Result<Arc<ApiClient>, Problem> {
+    let client = client(app, headers).await?;
+    app.rates.take(&client, app.clock.boot())?;
+    Ok(client)
 }
 
 /// Lets only MIDs through, before anything of their body is read.
@@ -70,40 +93,58 @@ pub(crate) async fn mids_only(State(app): State<Shared>, request: Request, next:
     }
 }
 
-/// The API key of a request.
-pub(crate) async fn client(app: &App, headers: &HeaderMap) -> Result<Arc<ApiKey>, Problem> {
-    let key = bearer(headers).ok_or_else(|| unauthorized("the request has no `Authorization: Bearer` API key"))?;
-    let hash = hash(key);
+/// The client of a request.
+pub(crate) async fn client(app: &App, headers: &HeaderMap) -> Result<Arc<ApiClient>, Problem> {
+    let token =
+        bearer(headers).ok_or_else(|| unauthorized("the request has no `Authorization: Bearer` key or token"))?;
+    let hash = hash(token);
     let now = app.clock.boot();
-    let generation = match app.api_keys.0.recall(&hash, now) {
-        Ok(known) => return Ok(known),
-        Err(generation) => generation,
-    };
-    let text = hash_text(&hash);
-    let found = app.store.patiently(|| api_keys::by_hash(app.store.readers(), &text)).await?;
-    let key = found.ok_or_else(|| unauthorized("the API key is not known"))?;
-    if key.first_admin {
-        let mut tx = app.store.begin().await?;
-        api_keys::clear_first_admin(&mut *tx).await?;
-        tx.commit().await?;
-        match std::fs::remove_file(&app.first_admin_file) {
-            Ok(()) => {
-                tracing::info!(file = %app.first_admin_file.display(), "first administrator's key used: its file is removed");
+    let admission = match app.clients.0.recall(&hash, now) {
+        Ok(known) => known,
+        Err(generation) => {
+            let found = if access_token::is_one(token) {
+                access_token::holder(app, token).await?
+            } else {
+                let text = hash_text(&hash);
+                app.store.patiently(|| api_clients::by_hash(app.store.readers(), ClientKind::ApiKey, &text)).await?
+            };
+            let (client, until) = found.ok_or_else(|| unauthorized("the API key or access token is not known"))?;
+            if client.first_admin {
+                first_use(app).await?;
             }
-            Err(error) => {
-                tracing::warn!(file = %app.first_admin_file.display(), %error, "first administrator's key used, but its file cannot be removed: remove it");
-            }
+            let admission = Arc::new(Admission { client: Arc::new(client), until });
+            app.clients.0.remember(generation, hash, &admission, now);
+            admission
         }
+    };
+    if admission.until.is_some_and(|until| until <= app.now()) {
+        return Err(unauthorized("the API key or access token has expired"));
     }
-    let key = Arc::new(key);
-    app.api_keys.0.remember(generation, hash, &key, now);
-    Ok(key)
+    Ok(Arc::clone(&admission.client))
 }
 
-/// The API key of a request that only administrators may make.
-pub(crate) async fn administrator(app: &App, headers: &HeaderMap) -> Result<Arc<ApiKey>, Problem> {
-    let key = client(app, headers).await?;
-    if key.role == Role::Administrator { Ok(key) } else { Err(forbidden("this needs the role administrator")) }
+/// The client of a request that needs a right.
+pub(crate) async fn allowed(app: &App, headers: &HeaderMap, right: Right) -> Result<Arc<ApiClient>, Problem> {
+    let client = client(app, headers).await?;
+    if client.role.may(right) {
+        return Ok(client);
+    }
+    Err(forbidden(&format!("this needs the role {}", right.holders())))
+}
+
+/// The first administrator's key was used, so its file is no longer needed.
+async fn first_use(app: &App) -> Result<(), StoreError> {
+    let file = &app.first_admin_file;
+    let mut tx = app.store.begin().await?;
+    api_clients::clear_first_admin(&mut *tx).await?;
+    tx.commit().await?;
+    match std::fs::remove_file(file) {
+        Ok(()) => tracing::info!(file = %file.display(), "first administrator's key used: its file is removed"),
+        Err(error) => {
+            tracing::warn!(file = %file.display(), %error, "first administrator's key used, but its file cannot be removed: remove it");
+        }
+    }
+    Ok(())
 }
 
 /// The identifier of the MID that asks, with its state.
@@ -153,7 +194,7 @@ fn unauthorized(detail: &str) -> Problem {
             Hop::Caller,
             "unauthorized",
             detail,
-            "Give a valid API key (`--key-file` on the command line).",
+            "Give a valid API key (`--key-file` on the command line), or ask the token endpoint for a new token.",
         ),
     )
 }
@@ -161,7 +202,7 @@ fn unauthorized(detail: &str) -> Problem {
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    (scheme.eq_ignore_ascii_case("bearer") && token.len() <= 512).then(|| token.trim())
+    (scheme.eq_ignore_ascii_case("bearer") && token.len() <= 1024).then(|| token.trim())
 }
 
 impl<T> Checked<T> {

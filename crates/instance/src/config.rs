@@ -18,6 +18,8 @@ use serde::Deserialize;
 ///     body_bytes = 4194304
 ///     [retention]
 ///     finished_hours = 24
+///     [audit]
+///     keep_days = 3650
 ///     "#,
 /// )?;
 /// assert_eq!(config.server.listen.port(), 8440);
@@ -30,6 +32,7 @@ pub struct InstanceConfig {
     pub store: StoreConfig,
     pub limits: LimitsConfig,
     pub retention: RetentionConfig,
+    pub audit: AuditConfig,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -147,11 +150,19 @@ pub struct LimitsConfig {
     pub expires_in_ms: u64,
     /// Longest wait of a synchronous caller, in milliseconds.
     pub call_wait_ms: u64,
+    /// Most requests a second of each client without a limit of its own, per instance; 0: no limit.
+    pub requests_per_second: u32,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { body_bytes: 4 * 1024 * 1024, connections: 10_000, expires_in_ms: 15 * 60 * 1000, call_wait_ms: 30_000 }
+        Self {
+            body_bytes: 4 * 1024 * 1024,
+            connections: 10_000,
+            expires_in_ms: 15 * 60 * 1000,
+            call_wait_ms: 30_000,
+            requests_per_second: 0,
+        }
     }
 }
 
@@ -166,6 +177,22 @@ pub struct RetentionConfig {
 impl Default for RetentionConfig {
     fn default() -> Self {
         Self { finished_hours: 7 * 24 }
+    }
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditConfig {
+    /// How long entries are kept, in days.
+    pub keep_days: u32,
+    /// How often a checkpoint is signed, in seconds.
+    pub checkpoint_seconds: u32,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self { keep_days: 400, checkpoint_seconds: 60 }
     }
 }
 

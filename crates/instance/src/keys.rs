@@ -22,7 +22,7 @@ pub enum KeyError {
     Unusable(PathBuf),
 }
 
-/// Signs what MIDs are told about their state.
+/// Signs what MIDs are told about their state, and access tokens of the API's clients.
 pub(crate) struct SigningKey(Ed25519KeyPair);
 
 impl SigningKey {
@@ -45,9 +45,18 @@ impl SigningKey {
         URL_SAFE_NO_PAD.encode(self.0.public_key().as_ref())
     }
 
+    /// Names the key among those of all instances on one database.
+    pub(crate) fn id(&self) -> String {
+        hash_text(&hash(&self.public())).chars().take(16).collect()
+    }
+
+    /// Over bytes that say themselves what they are for. Base64url.
+    pub(crate) fn sign(&self, input: &[u8]) -> String {
+        URL_SAFE_NO_PAD.encode(self.0.sign(input).as_ref())
+    }
+
     pub(crate) fn sign_state(&self, mid_id: &str, state: MidState, jti: &str) -> SignedState {
-        let signature = self.0.sign(&state_signing_input(mid_id, state, jti));
-        SignedState { state, signature: URL_SAFE_NO_PAD.encode(signature.as_ref()) }
+        SignedState { state, signature: self.sign(&state_signing_input(mid_id, state, jti)) }
     }
 }
 

@@ -1,18 +1,24 @@
 //! The instance: Midward's control plane. It keeps connections, credential identifiers and requests, and hands
 //! requests to MID Servers that connect to it. It never sees a third party's client secret or access token.
 
+mod access_token;
 mod api;
 mod app;
+mod audit;
 mod auth;
 mod check;
+mod client;
 mod config;
+mod extract;
 mod fleet;
 mod keys;
+mod metrics;
 mod mid;
 mod model;
 mod network;
 mod problem;
 mod queue;
+mod rates;
 mod replica;
 mod retention;
 mod retry;
@@ -21,9 +27,10 @@ mod server;
 mod store;
 mod tls;
 
+pub use audit::{AuditFault, AuditLine, AuditReport, verify_audit};
 pub use config::{
-    ConfigError, InstanceConfig, LimitsConfig, PostgresConfig, RetentionConfig, ServerConfig, StoreConfig, TlsConfig,
-    TlsFiles, TlsMode,
+    AuditConfig, ConfigError, InstanceConfig, LimitsConfig, PostgresConfig, RetentionConfig, ServerConfig, StoreConfig,
+    TlsConfig, TlsFiles, TlsMode,
 };
 pub use keys::KeyError;
 pub use server::{InstanceError, Started, run};

@@ -1,5 +1,7 @@
 //! Errors of the HTTP API: problem details (RFC 9457) with the hop, a stable code and what to do next.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use midward_core::{Failure, Hop};
@@ -13,11 +15,17 @@ pub(crate) struct Problem {
     pub(crate) status: StatusCode,
     pub(crate) failure: Box<Failure>,
     pub(crate) request_id: Option<String>,
+    /// `Retry-After` (RFC 9110 10.2.3), rounded up to seconds.
+    pub(crate) retry_after: Option<Duration>,
 }
+
+/// The code of the problem that a response carries, for the audit.
+#[derive(Clone, Debug)]
+pub(crate) struct ProblemCode(pub(crate) String);
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, failure: Failure) -> Self {
-        Self { status, failure: Box::new(failure), request_id: None }
+        Self { status, failure: Box::new(failure), request_id: None, retry_after: None }
     }
 
     pub(crate) fn with_request(mut self, id: &str) -> Self {
@@ -121,11 +129,15 @@ impl IntoResponse for Problem {
             body["reference"] = reference.into();
         }
         let mut response = (self.status, body.to_string()).into_response();
+        response.extensions_mut().insert(ProblemCode(failure.code));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(wait) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
         }
         response
     }

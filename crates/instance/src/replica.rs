@@ -62,7 +62,7 @@ async fn catch_up(app: &App, changes: &mut i64) -> Result<(), StoreError> {
     if number != *changes {
         *changes = number;
         app.routes.forget();
-        app.api_keys.forget();
+        app.clients.forget();
         app.mid_tokens.forget();
     }
     Ok(())

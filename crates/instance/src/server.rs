@@ -18,14 +18,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::auth::{ApiKeys, MidTokens};
+use crate::audit::Audit;
+use crate::auth::{Clients, MidTokens};
+use crate::client::{ApiClient, ClientKind, Role};
 use crate::config::{InstanceConfig, TlsConfig, TlsMode};
 use crate::fleet::Fleet;
 use crate::keys::{self, KeyError, SigningKey};
-use crate::model::{ApiKey, Role};
 use crate::queue::{Job, Parts, Queue, Waiters};
+use crate::rates::Rates;
 use crate::routes::Routes;
-use crate::store::{Store, StoreError, api_keys, mids, replicas, settings};
+use crate::store::{Store, StoreError, api_clients, instance_keys, mids, replicas, settings};
 use crate::tls::{self, Tls, TlsError};
 
 /// How long running requests may take to end after a stop was asked for.
@@ -115,17 +117,21 @@ pub async fn run(
     if settings::find_or_insert(&mut tx, "instance_key", &signing_key.public()).await? != signing_key.public() {
         return Err(InstanceError::OtherKey(key_file));
     }
+    instance_keys::publish(&mut *tx, &signing_key.id(), &signing_key.public(), clock.wall().unix_millis()).await?;
     tx.commit().await?;
     let first_admin_file = folder.join("first-admin-key");
     let waiting_key = first_admin(&store, &first_admin_file, &*clock, &*random).await?;
     let fleet = Arc::new(load_fleet(&store, &*clock).await?);
     let waiters = Arc::new(Waiters::default());
+    let (audit, journal) = Audit::begin(&store, &signing_key, &*clock, &*random).await?;
+    let counters = journal.counters();
     let (queue, writer) = Queue::start(Parts {
         store: store.clone(),
         fleet: Arc::clone(&fleet),
         waiters: Arc::clone(&waiters),
         clock: Arc::clone(&clock),
         random: Arc::clone(&random),
+        journal,
         replica: new_id(clock.wall(), &*random),
     });
     let app = Arc::new(App {
@@ -136,7 +142,10 @@ pub async fn run(
         routes: Routes::default(),
         queue: queue.clone(),
         waiters,
-        api_keys: ApiKeys::default(),
+        audit,
+        clients: Clients::default(),
+        counters,
+        rates: Rates::new(config.limits.requests_per_second),
         mid_tokens: MidTokens::default(),
         signing_key,
         instance_id,
@@ -180,6 +189,12 @@ pub async fn run(
     let keep = Duration::from_hours(config.retention.finished_hours.into());
     tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), shutdown.clone()));
     tracker.spawn(crate::retention::run(Arc::clone(&app), keep, shutdown.clone()));
+    tracker.spawn(crate::audit::run(
+        Arc::clone(&app),
+        Duration::from_secs(config.audit.checkpoint_seconds.max(1).into()),
+        Duration::from_hours(24 * u64::from(config.audit.keep_days)),
+        shutdown.clone(),
+    ));
     tracing::info!(api = %api_addr, calls = %call_addr, "the instance is ready");
     // The one who started it may not want to know.
     let _ = started.send(notice);
@@ -256,7 +271,7 @@ async fn first_admin(
 ) -> Result<bool, InstanceError> {
     // Replicas that start at once take turns here.
     let mut tx = store.begin_change().await?;
-    let all = api_keys::all(&mut *tx).await?;
+    let all = api_clients::all(&mut *tx).await?;
     let unused = all.iter().find(|key| key.first_admin);
     if !all.is_empty() && (unused.is_none() || file.exists()) {
         return Ok(unused.is_some());
@@ -266,22 +281,26 @@ async fn first_admin(
         // Another replica, which runs, keeps the file.
         return Ok(false);
     }
-    let secret = keys::new_secret("mwk_", random);
+    let secret = keys::new_secret(ClientKind::ApiKey.secret_prefix(), random);
     // Its file got lost before it was used.
     if let Some(lost) = unused {
-        api_keys::delete(&mut *tx, &lost.name).await?;
+        api_clients::delete(&mut *tx, lost.kind, &lost.name).await?;
     }
-    let key = ApiKey {
+    let key = ApiClient {
         id: new_id(clock.wall(), random),
+        kind: ClientKind::ApiKey,
         name: "first-admin".to_owned(),
         role: Role::Administrator,
         connections: Vec::new(),
         prefix: secret.chars().take(10).collect(),
         first_admin: true,
         created_at: clock.wall().unix_millis(),
+        expires_at: None,
+        previous_expires_at: None,
+        requests_per_second: None,
     };
     keys::write_private(file, secret.as_bytes())?;
-    api_keys::insert(&mut *tx, &key, &keys::hash_text(&keys::hash(&secret))).await?;
+    api_clients::insert(&mut *tx, &key, &keys::hash_text(&keys::hash(&secret))).await?;
     tx.commit().await?;
     Ok(true)
 }

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use midward_core::{Failure, Hop, WallTime};
+use midward_wire::AuditCheckpoint;
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "audit.jsonl";
@@ -48,6 +49,15 @@ pub enum AuditEntry {
         origin: String,
         /// `replied 200`, `failed api_unreachable`, `unknown ...`.
         outcome: String,
+    },
+    /// What the instance's own audit was at a time.
+    InstanceCheckpoint {
+        at: WallTime,
+        checkpoint: AuditCheckpoint,
+        /// Signed by the key that the enrollment pinned.
+        pinned: bool,
+        /// The instance told something else of the same block before.
+        changed: bool,
     },
 }
 

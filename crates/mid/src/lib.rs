@@ -20,6 +20,7 @@ mod lifecycle;
 mod link;
 mod metrics;
 mod metrics_listener;
+mod mirror;
 mod operate;
 mod outcomes;
 pub mod policy;

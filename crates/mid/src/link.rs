@@ -131,6 +131,11 @@ impl Link {
         &self.enrollment
     }
 
+    /// The instance's key, as the enrollment pinned it.
+    pub(crate) const fn pinned_key(&self) -> &[u8; 32] {
+        &self.pinned_key
+    }
+
     pub(crate) fn state(&self) -> watch::Receiver<LinkState> {
         self.state.subscribe()
     }

@@ -18,6 +18,7 @@ use crate::jar_fetch::JarFetch;
 use crate::lease_loop::LeaseLoop;
 use crate::link::{Link, LinkState};
 use crate::metrics_listener::MetricsListener;
+use crate::mirror::Mirror;
 use crate::outcomes::{OutcomeDelivery, outcomes};
 use crate::reload::warm_up;
 
@@ -39,6 +40,7 @@ pub struct Mid {
     revoke: Duration,
     admin: Option<(AdminSocket, Arc<dyn Operate>)>,
     metrics: Option<MetricsListener>,
+    mirror: Option<Mirror>,
 }
 
 /// What [`Mid::join`] joins.
@@ -56,6 +58,7 @@ pub(crate) struct Parts {
     pub(crate) revoke: Duration,
     pub(crate) admin: Option<(AdminSocket, Arc<dyn Operate>)>,
     pub(crate) metrics: Option<MetricsListener>,
+    pub(crate) mirror: Option<Mirror>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
 }
@@ -79,6 +82,7 @@ impl Mid {
             revoke,
             admin,
             metrics,
+            mirror,
             clock,
             random,
         } = parts;
@@ -101,7 +105,21 @@ impl Mid {
             clock,
             random,
         };
-        Self { link, heart, jars, lease_loop, delivery, executor, resolvers, calls, drain, revoke, admin, metrics }
+        Self {
+            link,
+            heart,
+            jars,
+            lease_loop,
+            delivery,
+            executor,
+            resolvers,
+            calls,
+            drain,
+            revoke,
+            admin,
+            metrics,
+            mirror,
+        }
     }
 
     /// Runs until `stop`, then drains: no more polls, unstarted leases handed back, running calls finished, outcomes
@@ -129,6 +147,9 @@ impl Mid {
             parts.spawn(named("metrics listener", metrics.serve(hard.clone())));
         }
         warm_up(self.resolvers.load().iter());
+        if let Some(mirror) = self.mirror {
+            parts.spawn(named("mirror of the audit", mirror.run(hard.clone())));
+        }
 
         let early = tokio::select! {
             () = stop.cancelled() => None,

@@ -25,6 +25,7 @@ use crate::http::InstanceWay;
 use crate::jar_fetch::{JarFetch, wanted};
 use crate::link::Link;
 use crate::metrics_listener::MetricsListener;
+use crate::mirror::{self, Mirror};
 use crate::operate::Operator;
 use crate::policy::{Policy, PolicyStore};
 use crate::reload::{Reload, shared};
@@ -56,6 +57,7 @@ pub async fn build_mid(
     let capacity = Capacity::new(config.mid.max_concurrent);
     let incarnation = new_incarnation(clock.as_ref(), random.as_ref());
     let token_way = way(config, "authorization_servers", &config.ways_out.authorization_servers)?;
+    let audit = Arc::new(Audit::open(state.path())?);
     let engine = Arc::new(Engine {
         link: Arc::clone(&link),
         configs: ConfigCache::new(Arc::clone(&link)),
@@ -65,7 +67,7 @@ pub async fn build_mid(
         discoveries: Discoveries::new(token_way.clone(), Arc::clone(&clock), Arc::clone(&random)),
         token_way,
         apis: ApiCaller::new(api_way, Arc::clone(&clock), Arc::clone(&random), config.mid.max_reply_bytes),
-        audit: Arc::new(Audit::open(state.path())?),
+        audit: Arc::clone(&audit),
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
         nonces: Arc::default(),
         clock: Arc::clone(&clock),
@@ -104,6 +106,7 @@ pub async fn build_mid(
         None => None,
     };
     let executor: Arc<dyn Execute> = engine;
+    let mirror = Mirror::new(Arc::clone(&link), audit, Arc::clone(&clock), mirror::EVERY);
     let mid = Mid::join(Parts {
         link,
         heart,
@@ -116,6 +119,7 @@ pub async fn build_mid(
         revoke: Duration::from_secs(config.mid.revoke_seconds),
         admin: Some((socket, operator)),
         metrics,
+        mirror: Some(mirror),
         clock,
         random,
     });

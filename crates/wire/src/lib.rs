@@ -3,6 +3,7 @@
 //! All structs refuse unknown fields: a MID that does not understand a request refuses that request and lives on, so
 //! requests are parsed one by one ([`LeaseReply::leases`] holds raw JSON).
 
+mod audit;
 mod bytes64;
 mod config;
 mod enroll;
@@ -11,6 +12,7 @@ mod jar;
 mod lease;
 mod outcome;
 
+pub use audit::{AuditCheckpoint, CheckpointsReply, block_hash, checkpoint_signing_input};
 pub use bytes64::Bytes64;
 pub use config::{
     AssertionAlgorithm, ClientAuth, ConfigDigest, ConfigDocument, ConnectionConfig, CredentialConfig, GrantType,
@@ -45,6 +47,8 @@ pub mod paths {
     pub const CONFIG: &str = "/mid/v1/config";
     /// `GET` + `/{sha256}` -> a [`super::JarDocument`] whose content has that [`super::jar_digest`].
     pub const JARS: &str = "/mid/v1/jars";
+    /// `GET` -> [`super::CheckpointsReply`]; an instance that has none answers 404.
+    pub const CHECKPOINTS: &str = "/mid/v1/audit/checkpoints";
     /// `POST` [`super::OutcomesRequest`] -> [`super::OutcomesReply`].
     pub const OUTCOMES: &str = "/mid/v1/outcomes";
     /// `POST` `{"version":1,"incarnation":"..","request_ids":[[id, epoch],..]}` -> 204: leases handed back on drain.

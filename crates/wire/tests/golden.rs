@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use midward_core::{Failure, Hop, Trace};
 use midward_wire::{
-    ApiCall, ApiReply, AssertionAlgorithm, Bytes64, ClientAuth, ConfigDigest, ConfigDocument, ConnectionConfig,
-    CredentialConfig, EnrollReply, EnrollRequest, GrantType, Heartbeat, HeartbeatReply, JwtBearerConfig, LeaseGrant,
-    LeaseReply, LeaseRequest, MidState, Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest,
-    ProfileConfig, ReleaseRequest, ReplayRule, ResolverHealth, ResolverStatus, SignedState, TokenError,
-    TokenExchangeConfig, VERSION,
+    ApiCall, ApiReply, AssertionAlgorithm, AuditCheckpoint, Bytes64, CheckpointsReply, ClientAuth, ConfigDigest,
+    ConfigDocument, ConnectionConfig, CredentialConfig, EnrollReply, EnrollRequest, GrantType, Heartbeat,
+    HeartbeatReply, JwtBearerConfig, LeaseGrant, LeaseReply, LeaseRequest, MidState, Outcome, OutcomeReport,
+    OutcomeVerdict, OutcomesReply, OutcomesRequest, ProfileConfig, ReleaseRequest, ReplayRule, ResolverHealth,
+    ResolverStatus, SignedState, TokenError, TokenExchangeConfig, VERSION,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -51,6 +51,19 @@ fn grant() -> LeaseGrant {
 fn failure() -> Failure {
     Failure::permanent(Hop::Policy, "policy_no_rule", "no rule allows this call", "Ask the owner of the MID Server.")
         .with_reference("r-1")
+}
+
+#[test]
+fn audit_checkpoints() {
+    let checkpoint = AuditCheckpoint {
+        chain: "018bcfe5680000000000000000000001".into(),
+        seq: 7,
+        hash: "ab".into(),
+        at: 1_700_000_000_000,
+        key: "k".into(),
+        signature: "s".into(),
+    };
+    check("checkpoints-reply", &CheckpointsReply { version: VERSION, checkpoints: vec![checkpoint] });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -12,6 +12,8 @@ use super::records::{Record, Tx, check_references};
 use super::{Body, body, parse};
 use crate::app::Shared;
 use crate::auth;
+use crate::client::Right;
+use crate::extract::Params;
 use crate::model::{ApplyDocument, Credential};
 use crate::problem::Problem;
 
@@ -35,11 +37,11 @@ struct Change {
 
 pub(super) async fn apply(
     State(app): State<Shared>,
-    Query(options): Query<Options>,
+    Params(options): Params<Options>,
     headers: HeaderMap,
     content: Body,
 ) -> Result<Json<Value>, Problem> {
-    let client = auth::administrator(&app, &headers).await?;
+    let client = auth::allowed(&app, &headers, Right::ChangeRecords).await?;
     let document: ApplyDocument = parse(&body(content, app.limits.body_bytes)?)?;
     if document.version != 1 {
         return Err(Problem::bad_request(
@@ -58,7 +60,10 @@ pub(super) async fn apply(
     if options.dry_run {
         tx.rollback().await?;
     } else {
+        let details = json!({ "changes": changes });
+        let pending = app.audit.change(&mut tx, app.now(), &client, "applied", details).await?;
         tx.commit().await?;
+        pending.settle();
         app.routes.forget();
         tracing::info!(client = client.name, changes = changes.len(), "a document was applied");
     }

@@ -48,8 +48,19 @@ async fn call_path(state: State<Shared>, Path((alias, _)): Path<(String, String)
 
 async fn call(State(app): State<Shared>, alias: String, request: Request) -> Response {
     let id = app.new_id();
+    let caller = request.headers().get(header::AUTHORIZATION).cloned();
     let traced = request.headers().get(&TRACE).is_some_and(|value| value == "1");
+    let asked = format!("call {} {alias}", request.method());
     let answer = execute(&app, &id, &alias, request).await;
+    // Whatever was accepted has its entry from the queue.
+    if let Err((problem, None)) = &answer
+        && problem.failure.code != "wait_over"
+    {
+        let caller = HeaderMap::from_iter(caller.map(|value| (header::AUTHORIZATION, value)));
+        let client = auth::client(&app, &caller).await;
+        let client = client.as_ref().map_or("", |client| &client.id);
+        app.audit.refused(&problem.failure.code, client, &asked);
+    }
     let (mut response, trace) = match answer {
         Ok((reply, trace)) => (passed_on(reply), Some(trace)),
         Err((problem, trace)) => (failed(problem.with_request(&id)), trace),
@@ -76,7 +87,7 @@ async fn execute(
 ) -> Result<(ApiReply, Trace), (Problem, Option<Trace>)> {
     let early = |problem: Problem| (problem, None);
     // Nothing of a stranger's body is read.
-    let client = auth::client(app, request.headers()).await.map_err(early)?;
+    let client = auth::admit(app, request.headers()).await.map_err(early)?;
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let headers = std::mem::take(request.headers_mut());
     let content = Bytes::from_request(request, &()).await;

@@ -3,38 +3,33 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use midward_core::{Failure, Hop};
 use serde_json::{Value, json};
 
-use super::requests::{ListQuery, summary, visible};
-use super::{page, submit};
+use super::requests::{self, ListQuery, visible};
+use super::submit;
 use crate::app::Shared;
 use crate::auth;
-use crate::model::Role;
+use crate::extract::{Params, Segments};
 use crate::problem::Problem;
 use crate::queue::Job;
 use crate::store::outcomes::{self, Redrive};
-use crate::store::requests;
 
 pub(super) async fn list(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Query(query): Query<ListQuery>,
+    Params(query): Params<ListQuery>,
 ) -> Result<Json<Value>, Problem> {
-    let client = auth::client(&app, &headers).await?;
-    let whose = if client.role == Role::Administrator { "" } else { &client.id };
-    let limit = i64::from(query.limit.unwrap_or(50).clamp(1, 500));
-    let rows = requests::dead_letters(app.store.readers(), whose, &query.before, limit).await?;
-    Ok(page(rows.iter().map(|row| summary(&app, row)).collect()))
+    requests::list_those(&app, &headers, query, true).await
 }
 
 /// Queues it again with all its attempts, by its connection as it is now.
 pub(super) async fn redrive(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let client = auth::client(&app, &headers).await?;
     let row = visible(&app, &client, &id).await?;
@@ -53,9 +48,7 @@ pub(super) async fn redrive(
         lease_ms: i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
         expires_at: now.saturating_add(lives),
     };
-    let is_driven = outcomes::redrive(&mut tx, &id, &terms).await?;
-    tx.commit().await?;
-    if !is_driven {
+    if !outcomes::redrive(&mut tx, &id, &terms).await? {
         let failure = Failure::permanent(
             Hop::Caller,
             "not_a_dead_letter",
@@ -64,6 +57,10 @@ pub(super) async fn redrive(
         );
         return Err(Problem::new(StatusCode::CONFLICT, failure).with_request(&id));
     }
+    let details = json!({ "request": id, "connection": row.connection });
+    let pending = app.audit.change(&mut tx, app.now(), &client, "request_redriven", details).await?;
+    tx.commit().await?;
+    pending.settle();
     app.queue.send(Job::Look).await?;
     tracing::info!(client = client.name, request = id, "a dead letter is driven again");
     Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))))

@@ -1,33 +1,43 @@
 //! Resolver JARs that MIDs may fetch. They are kept as bytes and looked at by nobody here.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use midward_wire::{JarDocument, MAX_JAR_LEN, VERSION, jar_digest};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Body, body, page, parse};
+use super::page::{Page, PageQuery};
+use super::{Body, body, parse};
 use crate::app::Shared;
 use crate::auth;
 use crate::check;
+use crate::client::Right;
+use crate::extract::{Params, Segments};
 use crate::problem::Problem;
 use crate::store::jars::{self, Jar};
 
 /// Largest message with a JAR, in bytes: base64 inside JSON.
 pub(super) const LARGEST: usize = MAX_JAR_LEN / 3 * 4 + 64 * 1024;
 
-pub(super) async fn list(State(app): State<Shared>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    auth::administrator(&app, &headers).await?;
-    Ok(page(jars::all(app.store.readers()).await?))
+pub(super) async fn list(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    Params(query): Params<PageQuery>,
+) -> Result<Json<Value>, Problem> {
+    auth::allowed(&app, &headers, Right::ReadRecords).await?;
+    let page = Page::of(&query)?;
+    let mut all = jars::all(app.store.readers()).await?;
+    all.retain(|jar| jar.name > page.after);
+    Ok(page.answer(all, |jar| jar.name.clone()))
 }
 
 pub(super) async fn put(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     content: Body,
 ) -> Result<Json<Jar>, Problem> {
-    let client = auth::administrator(&app, &headers).await?;
+    let client = auth::allowed(&app, &headers, Right::ChangeRecords).await?;
     check::name("JAR", &name)?;
     let document: JarDocument = parse(&body(content, MAX_JAR_LEN)?)?;
     let content = document.content.0;
@@ -45,7 +55,10 @@ pub(super) async fn put(
     let jar = Jar { name, sha256: jar_digest(&content), size, updated_at: app.now() };
     let mut tx = app.store.begin().await?;
     jars::put(&mut *tx, &jar, &content).await?;
+    let details = json!({ "name": jar.name, "sha256": jar.sha256 });
+    let pending = app.audit.change(&mut tx, app.now(), &client, "jar_put", details).await?;
     tx.commit().await?;
+    pending.settle();
     tracing::info!(client = client.name, jar = jar.name, sha256 = jar.sha256, "a JAR was stored");
     Ok(Json(jar))
 }
@@ -53,13 +66,16 @@ pub(super) async fn put(
 pub(super) async fn delete(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
 ) -> Result<StatusCode, Problem> {
-    auth::administrator(&app, &headers).await?;
+    let client = auth::allowed(&app, &headers, Right::ChangeRecords).await?;
     let mut tx = app.store.begin().await?;
     if !jars::delete(&mut *tx, &name).await? {
         return Err(Problem::not_found("JAR", &name));
     }
+    let details = json!({ "name": name });
+    let pending = app.audit.change(&mut tx, app.now(), &client, "jar_deleted", details).await?;
     tx.commit().await?;
+    pending.settle();
     Ok(StatusCode::NO_CONTENT)
 }

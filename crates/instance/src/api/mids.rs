@@ -3,34 +3,45 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use midward_core::{Failure, Hop};
 use midward_wire::{EnrollToken, MidState};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::page::{Page, PageQuery};
 use super::records::Tx;
-use super::{Body, body, page, parse};
+use super::{Body, body, parse};
 use crate::app::{App, Shared};
 use crate::auth;
 use crate::check;
+use crate::client::Right;
+use crate::extract::{Params, Segments};
 use crate::fleet::MidView;
 use crate::keys::{hash, hash_text, new_secret};
 use crate::problem::Problem;
 use crate::store::mids;
 
-pub(super) async fn list(State(app): State<Shared>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    auth::administrator(&app, &headers).await?;
-    Ok(page(app.fleet.all().iter().map(|mid| shown(&app, mid)).collect()))
+pub(super) async fn list(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    Params(query): Params<PageQuery>,
+) -> Result<Json<Value>, Problem> {
+    auth::allowed(&app, &headers, Right::ReadRecords).await?;
+    let page = Page::of(&query)?;
+    let mids = app.fleet.all().into_iter().filter(|mid| mid.name > page.after);
+    let mids: Vec<_> = mids.take(usize::try_from(page.to_read()).unwrap_or(usize::MAX)).collect();
+    let items = mids.iter().map(|mid| shown(&app, mid)).collect();
+    Ok(page.answer(items, |mid| mid["name"].as_str().unwrap_or_default().to_owned()))
 }
 
 pub(super) async fn one(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
 ) -> Result<Json<Value>, Problem> {
-    auth::administrator(&app, &headers).await?;
+    auth::allowed(&app, &headers, Right::ReadRecords).await?;
     let mid = app.fleet.by_name(&name).ok_or_else(|| Problem::not_found("MID", &name))?;
     Ok(Json(shown(&app, &mid)))
 }
@@ -38,9 +49,10 @@ pub(super) async fn one(
 pub(super) async fn act(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Path((name, action)): Path<(String, String)>,
+    Segments((name, action)): Segments<(String, String)>,
 ) -> Result<Json<Value>, Problem> {
-    let client = auth::administrator(&app, &headers).await?;
+    let right = if action == "validate" { Right::AdmitMids } else { Right::OperateMids };
+    let client = auth::allowed(&app, &headers, right).await?;
     let mid = app.fleet.by_name(&name).ok_or_else(|| Problem::not_found("MID", &name))?;
     let state = match (action.as_str(), mid.state) {
         ("validate", _) | ("resume", MidState::Paused | MidState::Validated) | ("drain", MidState::Validated) => {
@@ -67,7 +79,10 @@ pub(super) async fn act(
     if state == MidState::Invalidated {
         mids::delete_tokens(&mut *tx, &mid.id).await?;
     }
+    let details = json!({ "mid": mid.id, "name": name, "action": action });
+    let pending = app.audit.change(&mut tx, app.now(), &client, "mid_changed", details).await?;
     tx.commit().await?;
+    pending.settle();
     app.fleet.set_state(&mid.id, state);
     if state == MidState::Invalidated {
         app.mid_tokens.forget();
@@ -101,7 +116,7 @@ pub(super) async fn enroll_token(
     headers: HeaderMap,
     content: Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    auth::administrator(&app, &headers).await?;
+    let client = auth::allowed(&app, &headers, Right::AdmitMids).await?;
     let request: EnrollTokenRequest = parse(&body(content, app.limits.body_bytes)?)?;
     if let Some(name) = &request.name {
         check::name("MID", name)?;
@@ -110,7 +125,10 @@ pub(super) async fn enroll_token(
     let expires_at = expiry(&app, request.ttl_seconds)?;
     let mut tx = app.store.begin().await?;
     let token = one_time(&app, &mut tx, (name, request.prevalidated), expires_at, None).await?;
+    let details = json!({ "name": name, "prevalidated": request.prevalidated, "expires_at": expires_at });
+    let pending = app.audit.change(&mut tx, app.now(), &client, "enroll_token_made", details).await?;
     tx.commit().await?;
+    pending.settle();
     Ok((StatusCode::CREATED, Json(json!({ "token": token, "expires_at": expires_at }))))
 }
 
@@ -119,14 +137,17 @@ pub(super) async fn enroll_token(
 pub(super) async fn rekey(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let client = auth::administrator(&app, &headers).await?;
+    let client = auth::allowed(&app, &headers, Right::AdmitMids).await?;
     let mid = app.fleet.by_name(&name).ok_or_else(|| Problem::not_found("MID", &name))?;
     let expires_at = expiry(&app, one_hour())?;
     let mut tx = app.store.begin().await?;
     let token = one_time(&app, &mut tx, (Some(&name), false), expires_at, Some(&mid.id)).await?;
+    let details = json!({ "mid": mid.id, "name": name, "expires_at": expires_at });
+    let pending = app.audit.change(&mut tx, app.now(), &client, "rekey_token_made", details).await?;
     tx.commit().await?;
+    pending.settle();
     tracing::info!(client = client.name, mid = name, "a MID may get a new key");
     Ok((StatusCode::CREATED, Json(json!({ "token": token, "expires_at": expires_at }))))
 }

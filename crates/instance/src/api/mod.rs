@@ -1,30 +1,36 @@
 //! The REST API (`/api/v1`).
 
 mod apply;
+mod audit;
 pub(crate) mod call;
 mod clients;
 mod dead_letters;
+mod etag;
 mod jars;
+mod metrics;
 mod mids;
 mod openapi;
+mod page;
 mod records;
 mod requests;
 mod submit;
+mod token;
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use bytes::Bytes;
 use midward_core::{Failure, Hop};
 use serde::de::DeserializeOwned;
 
 use crate::app::Shared;
 use crate::auth;
+use crate::client::ClientKind;
 use crate::problem::Problem;
 
 /// Everything on the first listener: API, health, and the MIDs' side.
@@ -48,8 +54,11 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/v1/mids/{name}", get(mids::one))
         .route("/api/v1/mids/{name}/rekey", post(mids::rekey))
         .route("/api/v1/mids/{name}/{action}", post(mids::act))
-        .route("/api/v1/api-keys", get(clients::list).post(clients::create))
-        .route("/api/v1/api-keys/{name}", axum::routing::delete(clients::delete))
+        .merge(clients::routes("/api/v1/api-keys", ClientKind::ApiKey))
+        .merge(clients::routes("/api/v1/oauth-clients", ClientKind::OauthClient))
+        .route("/api/v1/audit/blocks", get(audit::blocks))
+        .route("/api/v1/audit/checkpoints", get(audit::checkpoints))
+        .route("/api/v1/audit/keys", get(audit::keys))
         .route("/api/v1/jars", get(jars::list))
         .route(
             "/api/v1/jars/{name}",
@@ -60,7 +69,9 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/v1/requests/{id}/cancel", post(requests::cancel))
         .route("/api/v1/dead-letters", get(dead_letters::list))
         .route("/api/v1/dead-letters/{id}/redrive", post(dead_letters::redrive))
+        .route("/metrics", get(metrics::metrics))
         .route_layer(from_fn_with_state(Arc::clone(&app), auth::clients_only))
+        .route("/api/v1/oauth/token", post(token::token).layer(DefaultBodyLimit::max(token::LARGEST)))
         .route("/api/v1/openapi.json", get(openapi::document))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -140,8 +151,4 @@ pub(crate) fn body(body: Body, limit: usize) -> Result<Bytes, Problem> {
             Problem::bad_request("body_unreadable", "the body ended early or could not be read", "Send it again.")
         }
     })
-}
-
-fn page<T: serde::Serialize>(items: Vec<T>) -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "items": items }))
 }

@@ -3,19 +3,23 @@
 use std::future::Future;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use axum::routing::{MethodRouter, get};
 use midward_core::{Failure, Hop};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
-use sqlx::{Any, Transaction};
+use serde_json::{Value, json};
+use sqlx::{Any, Row as _, Transaction};
 
-use super::{Body, body, page, parse};
+use super::page::{Page, PageQuery};
+use super::{Body, body, etag, parse};
 use crate::app::Shared;
 use crate::auth;
 use crate::check;
+use crate::client::Right;
+use crate::extract::{Params, Segments};
 use crate::model::{AppliesTo, Cluster, Connection, Credential, OAuthEntity, OAuthEntityProfile};
 use crate::problem::Problem;
 use crate::store::{StoreError, clusters, connections, credentials, oauth};
@@ -33,6 +37,7 @@ pub(crate) trait Record: Serialize + DeserializeOwned + PartialEq + Clone + Send
     fn name(&self) -> &str;
     fn check(&self) -> Result<(), Problem>;
     fn all(tx: &mut Tx) -> impl Future<Output = Result<Vec<Self>, StoreError>> + Send;
+    fn named(tx: &mut Tx, name: &str) -> impl Future<Output = Result<Option<Self>, StoreError>> + Send;
     fn put(&self, tx: &mut Tx) -> impl Future<Output = Result<(), StoreError>> + Send;
     /// Kinds and names of the records that this one refers to.
     fn refers_to(&self) -> Vec<(&'static str, &'static str, &'static str, String)>;
@@ -41,8 +46,8 @@ pub(crate) trait Record: Serialize + DeserializeOwned + PartialEq + Clone + Send
 }
 
 macro_rules! record {
-    ($type:ty, $kind:literal, $table:literal, $column:literal, $name:ident, $check:path, $all:path, $put:path,
-     $refers:expr, $referred:expr) => {
+    ($type:ty, $kind:literal, $table:literal, $column:literal, $name:ident, $check:path, $all:path,
+     $named:path, $put:path, $refers:expr, $referred:expr) => {
         impl Record for $type {
             const KIND: &'static str = $kind;
             const NAME: &'static str = $column;
@@ -56,6 +61,9 @@ macro_rules! record {
             }
             async fn all(tx: &mut Tx) -> Result<Vec<Self>, StoreError> {
                 $all(&mut **tx).await
+            }
+            async fn named(tx: &mut Tx, name: &str) -> Result<Option<Self>, StoreError> {
+                $named(&mut **tx, name).await
             }
             async fn put(&self, tx: &mut Tx) -> Result<(), StoreError> {
                 $put(&mut **tx, self).await
@@ -79,6 +87,7 @@ record!(
     name,
     check::entity,
     oauth::entities,
+    oauth::entity_named,
     oauth::put_entity,
     |_| Vec::new(),
     Some(("oauth_entity_profiles", "oauth_entity"))
@@ -91,6 +100,7 @@ record!(
     name,
     check::profile,
     oauth::profiles,
+    oauth::profile_named,
     oauth::put_profile,
     |profile| vec![("OAuth entity", "oauth_entities", "name", profile.oauth_entity.clone())],
     Some(("credentials", "oauth_entity_profile"))
@@ -103,6 +113,7 @@ record!(
     name,
     check::credential,
     credentials::all,
+    credentials::named,
     credentials::put,
     |credential| {
         vec![("OAuth entity profile", "oauth_entity_profiles", "name", credential.oauth_entity_profile.clone())]
@@ -117,6 +128,7 @@ record!(
     alias,
     check::connection,
     connections::all,
+    connections::named,
     connections::put,
     |connection| {
         let cluster = connection.cluster.clone().map(|name| ("cluster", "clusters", "name", name));
@@ -133,6 +145,7 @@ record!(
     name,
     check::cluster,
     clusters::all,
+    clusters::named,
     clusters::put,
     |_| Vec::new(),
     Some(("connections", "cluster"))
@@ -152,30 +165,50 @@ pub(super) fn one<R: Record>() -> MethodRouter<Shared> {
     get(find::<R>).put(put::<R>).delete(delete::<R>)
 }
 
-pub(super) async fn list<R: Record>(State(app): State<Shared>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    auth::administrator(&app, &headers).await?;
+pub(super) async fn list<R: Record>(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    Params(query): Params<PageQuery>,
+) -> Result<Json<Value>, Problem> {
+    auth::allowed(&app, &headers, Right::ReadRecords).await?;
+    let page = Page::of(&query)?;
     let mut tx = app.store.readers().begin().await?;
-    Ok(page(R::all(&mut tx).await?))
+    let sql = format!("SELECT {0} FROM {1} WHERE {0} > $1 ORDER BY {0} LIMIT $2", R::NAME, R::TABLE);
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(&page.after).bind(page.to_read()).fetch_all(&mut *tx).await?;
+    let mut items = Vec::with_capacity(rows.len());
+    for row in rows {
+        items.extend(R::named(&mut tx, row.try_get(0)?).await?);
+    }
+    Ok(page.answer(items, |record| record.name().to_owned()))
 }
 
 async fn find<R: Record>(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Path(name): Path<String>,
-) -> Result<Json<R>, Problem> {
-    auth::administrator(&app, &headers).await?;
+    Segments(name): Segments<String>,
+) -> Result<Response, Problem> {
+    auth::allowed(&app, &headers, Right::ReadRecords).await?;
     let mut tx = app.store.readers().begin().await?;
-    let found = R::all(&mut tx).await?.into_iter().find(|record| record.name() == name);
-    found.map(Json).ok_or_else(|| Problem::not_found(R::KIND, &name))
+    let found = R::named(&mut tx, &name).await?;
+    etag::answer(&headers, &found.ok_or_else(|| Problem::not_found(R::KIND, &name))?)
+}
+
+/// Checks what the caller says of the present record. Changes go one after the other, so it stays so until the commit.
+async fn precondition<R: Record>(tx: &mut Tx, headers: &HeaderMap, name: &str) -> Result<(), Problem> {
+    check::name(R::KIND, name)?;
+    if !etag::is_conditional(headers) {
+        return Ok(());
+    }
+    etag::check(headers, R::named(tx, name).await?.as_ref())
 }
 
 async fn put<R: Record>(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     content: Body,
-) -> Result<Json<R>, Problem> {
-    auth::administrator(&app, &headers).await?;
+) -> Result<Response, Problem> {
+    let client = auth::allowed(&app, &headers, Right::ChangeRecords).await?;
     let mut value: Value = parse(&body(content, app.limits.body_bytes)?)?;
     if let Some(fields) = value.as_object_mut() {
         let given = fields.entry(R::NAME).or_insert_with(|| Value::String(name.clone()));
@@ -190,20 +223,25 @@ async fn put<R: Record>(
     let record: R = parse(&value.to_string().into())?;
     record.check()?;
     let mut tx = app.store.begin_change().await?;
+    precondition::<R>(&mut tx, &headers, &name).await?;
     record.put(&mut tx).await?;
     check_references(&mut tx, &record).await?;
+    let details = json!({ "kind": R::KIND, "name": name, "record": record });
+    let pending = app.audit.change(&mut tx, app.now(), &client, "record_put", details).await?;
     tx.commit().await?;
+    pending.settle();
     app.routes.forget();
-    Ok(Json(record))
+    etag::answer(&HeaderMap::new(), &record)
 }
 
 async fn delete<R: Record>(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
 ) -> Result<StatusCode, Problem> {
-    auth::administrator(&app, &headers).await?;
+    let client = auth::allowed(&app, &headers, Right::ChangeRecords).await?;
     let mut tx = app.store.begin_change().await?;
+    precondition::<R>(&mut tx, &headers, &name).await?;
     if let Some((table, column)) = R::referred_by()
         && exists(&mut tx, table, column, &name).await?
     {
@@ -220,7 +258,10 @@ async fn delete<R: Record>(
     if done.rows_affected() == 0 {
         return Err(Problem::not_found(R::KIND, &name));
     }
+    let details = json!({ "kind": R::KIND, "name": name });
+    let pending = app.audit.change(&mut tx, app.now(), &client, "record_deleted", details).await?;
     tx.commit().await?;
+    pending.settle();
     app.routes.forget();
     Ok(StatusCode::NO_CONTENT)
 }

@@ -3,25 +3,28 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use midward_core::{Failure, Hop};
 use midward_wire::{ApiCall, Bytes64, Outcome, ReplayRule};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::page::{Page, PageQuery};
 use super::submit::{self, ended};
-use super::{Body, body, page, parse};
+use super::{Body, body, parse};
 use crate::app::{App, Shared};
 use crate::auth;
 use crate::check;
-use crate::model::{ApiKey, Role};
+use crate::client::{ApiClient, Right};
+use crate::extract::{Params, Segments};
 use crate::problem::Problem;
 use crate::queue::{Submitted, Wants};
-use crate::store::requests::{self, FAILED, LEASED, Priority, QUEUED, REPLIED, RequestRow};
+use crate::store::request_list::{self, Filter};
+use crate::store::requests::{self, FAILED, LEASED, Priority, QUEUED, REPLIED, RequestRow, UNKNOWN};
 
 /// Longest time that a request may stay in the queue.
 const LONGEST_EXPIRY: Duration = Duration::from_hours(7 * 24);
@@ -118,37 +121,40 @@ pub(super) struct WaitQuery {
 pub(super) async fn one(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Path(id): Path<String>,
-    Query(query): Query<WaitQuery>,
+    Segments(id): Segments<String>,
+    Params(query): Params<WaitQuery>,
 ) -> Result<Json<Value>, Problem> {
     let client = auth::client(&app, &headers).await?;
     // Registered before looking, so that an outcome in between is not missed.
     let waiting = app.waiters.wait(&id, Wants::Record);
     let row = visible(&app, &client, &id).await?;
     if row.outcome.is_some() || query.wait_ms == 0 {
-        return shown(&app, &row).await.map(Json);
+        return shown(&app, &client, &row).await.map(Json);
     }
     let wait = Duration::from_millis(query.wait_ms).min(LONGEST_WAIT);
     submit::wait(&app, &id, waiting, wait, None).await;
     let row = visible(&app, &client, &id).await?;
-    shown(&app, &row).await.map(Json)
+    shown(&app, &client, &row).await.map(Json)
 }
 
 /// Ends a request that no MID was given yet; it is never sent then.
 pub(super) async fn cancel(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
 ) -> Result<Json<Value>, Problem> {
     let client = auth::client(&app, &headers).await?;
-    visible(&app, &client, &id).await?;
+    let row = visible(&app, &client, &id).await?;
+    if row.client_id != client.id && !client.role.may(Right::CancelAllRequests) {
+        return Err(auth::forbidden("only the client that submitted a request, or an operator, may cancel it"));
+    }
     let failure = Failure::permanent(
         Hop::Caller,
         "cancelled",
         "the request was cancelled before a MID Server took it; it was never sent",
         "Submit it again if it is wanted after all.",
     );
-    if submit::withdraw(&app, &id, failure).await?.is_none() {
+    if submit::withdraw(&app, Some(&client), &id, failure).await?.is_none() {
         let failure = Failure::permanent(
             Hop::Instance,
             "too_late_to_cancel",
@@ -159,49 +165,106 @@ pub(super) async fn cancel(
     }
     tracing::info!(client = client.name, request = id, "a request was cancelled");
     let row = visible(&app, &client, &id).await?;
-    shown(&app, &row).await.map(Json)
+    shown(&app, &client, &row).await.map(Json)
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
     #[serde(default)]
-    pub(super) limit: Option<u16>,
+    limit: Option<u32>,
     /// Identifier of the last request of the page before.
     #[serde(default)]
-    pub(super) before: String,
+    before: Option<String>,
+    #[serde(default)]
+    connection: Option<String>,
+    #[serde(default)]
+    state: Option<RequestState>,
+    /// Identifier of the client that submitted it.
+    #[serde(default)]
+    client: Option<String>,
 }
 
 pub(super) async fn list(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Query(query): Query<ListQuery>,
+    Params(query): Params<ListQuery>,
 ) -> Result<Json<Value>, Problem> {
-    let client = auth::client(&app, &headers).await?;
-    let whose = if client.role == Role::Administrator { "" } else { &client.id };
-    let limit = i64::from(query.limit.unwrap_or(50).clamp(1, 500));
-    let rows = requests::list(app.store.readers(), whose, &query.before, limit).await?;
-    Ok(page(rows.iter().map(|row| summary(&app, row)).collect()))
+    list_those(&app, &headers, query, false).await
 }
 
-pub(super) async fn visible(app: &App, client: &ApiKey, id: &str) -> Result<RequestRow, Problem> {
+/// A page of requests, of all or of those that failed after their last attempt.
+pub(super) async fn list_those(
+    app: &App,
+    headers: &HeaderMap,
+    query: ListQuery,
+    dead: bool,
+) -> Result<Json<Value>, Problem> {
+    let client = auth::client(app, headers).await?;
+    let page = Page::of(&PageQuery { limit: query.limit, after: query.before })?;
+    for name in [&query.connection, &query.client].into_iter().flatten() {
+        check::name("filter", name)?;
+    }
+    let filter = Filter {
+        // Of others, one who may not see them finds none.
+        clients: [(!client.role.may(Right::SeeAllRequests)).then_some(client.id.as_str()), query.client.as_deref()],
+        connection: query.connection.as_deref(),
+        state: query.state.map(RequestState::number),
+        dead,
+        before: &page.after,
+    };
+    let mut items = Vec::new();
+    for id in request_list::ids(app.store.readers(), &filter, page.to_read()).await? {
+        items.extend(requests::find(app.store.readers(), &id).await?.map(|row| summary(app, &row)));
+    }
+    Ok(page.answer(items, |request| request["id"].as_str().unwrap_or_default().to_owned()))
+}
+
+/// A request's state by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RequestState {
+    Queued,
+    Leased,
+    Replied,
+    Failed,
+    Unknown,
+}
+
+impl RequestState {
+    const fn of(number: i64) -> Self {
+        match number {
+            QUEUED => Self::Queued,
+            LEASED => Self::Leased,
+            REPLIED => Self::Replied,
+            FAILED => Self::Failed,
+            _ => Self::Unknown,
+        }
+    }
+
+    const fn number(self) -> i64 {
+        match self {
+            Self::Queued => QUEUED,
+            Self::Leased => LEASED,
+            Self::Replied => REPLIED,
+            Self::Failed => FAILED,
+            Self::Unknown => UNKNOWN,
+        }
+    }
+}
+
+pub(super) async fn visible(app: &App, client: &ApiClient, id: &str) -> Result<RequestRow, Problem> {
     let row = requests::find(app.store.readers(), id).await?;
-    let seen = |row: &RequestRow| client.role == Role::Administrator || row.client_id == client.id;
+    let seen = |row: &RequestRow| client.role.may(Right::SeeAllRequests) || row.client_id == client.id;
     row.filter(seen).ok_or_else(|| Problem::not_found("request", id))
 }
 
 pub(super) fn summary(app: &App, row: &RequestRow) -> Value {
-    let state = match row.state {
-        QUEUED => "queued",
-        LEASED => "leased",
-        REPLIED => "replied",
-        FAILED => "failed",
-        _ => "unknown",
-    };
     json!({
         "id": row.id,
         "connection": row.connection,
-        "state": state,
+        "state": RequestState::of(row.state),
+        "client": row.client_id,
         "method": row.method,
         "path": row.path,
         "epoch": row.epoch,
@@ -215,15 +278,17 @@ pub(super) fn summary(app: &App, row: &RequestRow) -> Value {
     })
 }
 
-async fn shown(app: &App, row: &RequestRow) -> Result<Value, Problem> {
+async fn shown(app: &App, client: &ApiClient, row: &RequestRow) -> Result<Value, Problem> {
     let mut value = summary(app, row);
     if let Some(ended) = ended(row)? {
         value["trace"] = serde_json::from_str(&ended.trace).unwrap_or_default();
         match &*ended.outcome {
             Outcome::Replied { reply } => {
                 value["status"] = reply.status.into();
-                value["headers"] = json!(reply.headers);
-                value["body_base64"] = STANDARD.encode(&reply.body.0).into();
+                if row.client_id == client.id || client.role.may(Right::SeeAllBodies) {
+                    value["headers"] = json!(reply.headers);
+                    value["body_base64"] = STANDARD.encode(&reply.body.0).into();
+                }
             }
             Outcome::Failed { failure } | Outcome::Unknown { failure } => value["failure"] = json!(failure),
         }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use midward_core::{Failure, Hop, WallTime};
 use midward_wire::{ApiCall, Outcome};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
 use crate::auth;
-use crate::model::ApiKey;
+use crate::client::ApiClient;
 use crate::problem::Problem;
 use crate::queue::{Ended, Submitted, Waiting};
 use crate::routes::Route;
@@ -23,7 +24,7 @@ pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(15);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// The route of a connection that this client may use.
-pub(super) async fn route(app: &App, client: &ApiKey, alias: &str) -> Result<Arc<Route>, Problem> {
+pub(super) async fn route(app: &App, client: &ApiClient, alias: &str) -> Result<Arc<Route>, Problem> {
     if !client.may_call(alias) {
         return Err(auth::forbidden("this API key may not call this connection"));
     }
@@ -45,7 +46,7 @@ pub(super) struct Terms {
 /// Commits a request under `id`.
 pub(super) async fn submit(
     app: &App,
-    client: &ApiKey,
+    client: &ApiClient,
     route: &Arc<Route>,
     id: String,
     call: ApiCall,
@@ -129,19 +130,31 @@ async fn look(app: &App, id: &str, route: Option<&Route>) -> Result<Option<Ended
     let found = stored(app, id).await?;
     let now = app.clock.boot();
     let Some(route) = route.filter(|route| found.is_none() && !app.fleet.serves(route, now)) else { return Ok(found) };
-    withdraw(app, id, app.fleet.explain(route, now)).await
+    withdraw(app, None, id, app.fleet.explain(route, now)).await
 }
 
-/// Ends a request that no MID was given. `None`: it is too late for that.
-pub(super) async fn withdraw(app: &App, id: &str, failure: Failure) -> Result<Option<Ended>, Problem> {
+/// Ends a request that no MID was given, because a client says so or nobody can serve it. `None`: it is too late.
+pub(super) async fn withdraw(
+    app: &App,
+    by: Option<&ApiClient>,
+    id: &str,
+    failure: Failure,
+) -> Result<Option<Ended>, Problem> {
     let outcome = Outcome::Failed { failure };
     let mut tx = app.store.begin().await?;
     let now = app.store.now(&mut tx, app.now()).await?;
     let withdrawn = outcomes::withdraw(&mut tx, id, now, &to_json(&outcome)?).await?;
-    tx.commit().await?;
     if !withdrawn {
         return Ok(None);
     }
+    let code = match &outcome {
+        Outcome::Failed { failure } => failure.code.as_str(),
+        _ => "",
+    };
+    let entry = json!({ "what": "withdrawn", "request": id, "code": code, "client": by.map(|client| &client.id) });
+    let pending = app.audit.write(&mut tx, now, &[entry.to_string()]).await?;
+    tx.commit().await?;
+    pending.settle();
     let ended = Ended { outcome: Arc::new(outcome), trace: "[]".into() };
     // Others may wait for the same request.
     app.waiters.deliver(id, ended.clone());

@@ -75,7 +75,10 @@ pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Jso
             ),
         ));
     }
+    let entry = serde_json::json!({ "what": "mid_enrolled", "mid": row.id, "name": row.name, "state": row.state });
+    let pending = app.audit.write(&mut tx, now, &[entry.to_string()]).await?;
     tx.commit().await?;
+    pending.settle();
     tracing::info!(mid = row.name, state = row.state.name(), "a MID enrolled");
     let reply = EnrollReply { version: VERSION, mid_id: row.id.clone(), name: row.name.clone(), state: row.state };
     app.fleet.add(row, app.clock.boot(), now);

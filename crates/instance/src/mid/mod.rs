@@ -1,5 +1,6 @@
 //! The MIDs' side of the instance (`/mid/v1`).
 
+mod audit;
 mod enroll;
 mod token;
 mod work;
@@ -36,6 +37,7 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
         .route_layer(DefaultBodyLimit::max(FIRST_MESSAGE))
         .route_layer(from_fn(in_time));
     Router::new()
+        .route(paths::CHECKPOINTS, get(audit::checkpoints))
         .route(paths::HEARTBEAT, post(work::heartbeat))
         .route(paths::LEASE, post(work::lease))
         .route(&format!("{}/{{digest}}", paths::CONFIG), get(work::config))

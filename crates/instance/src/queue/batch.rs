@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::grant::grant;
 use super::work::{Effects, Work};
 use super::{Batch, Job, Poll, Waiters};
+use crate::audit::Journal;
 use crate::fleet::Fleet;
 use crate::store::{Store, StoreError, replicas};
 
@@ -28,6 +29,7 @@ pub(crate) struct Parts {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
+    pub(crate) journal: Journal,
     /// Names this process among those on the same database.
     pub(crate) replica: String,
 }
@@ -79,6 +81,7 @@ impl Writer {
                 }
                 Err(error) => error,
             };
+            self.parts.journal.lost();
             // What it was given did not become true: it is served anew.
             work.polls.extend(effects.answers.into_values().map(|answer| answer.poll));
             work.again = true;

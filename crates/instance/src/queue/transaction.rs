@@ -26,12 +26,22 @@ type Tx = Transaction<'static, Any>;
 
 impl Writer {
     pub(super) async fn transact(&mut self, work: &mut Work, effects: &mut Effects) -> Result<(), StoreError> {
+        let begun = self.parts.clock.boot();
         let wall = self.parts.clock.wall().unix_millis();
         let mut tx = self.parts.store.begin().await?;
         let now = self.parts.store.now(&mut tx, wall).await?;
         self.ahead = now.saturating_sub(wall);
         for job in &work.outcomes {
+            let earlier = effects.ended.len();
             let verdicts = self.record(&mut tx, &job.mid_id, now, &job.reports, work.again, effects).await?;
+            for (id, ended) in &effects.ended[earlier..] {
+                self.parts.journal.ended(id, Some(&job.mid_id), &ended.outcome);
+            }
+            for (verdict, report) in verdicts.iter().zip(&job.reports) {
+                if *verdict == OutcomeVerdict::Refused {
+                    self.parts.journal.refused(&report.finish.id, &job.mid_id, report.finish.epoch);
+                }
+            }
             effects.verdicts.push(verdicts);
         }
         let ended = std::mem::take(&mut effects.ended).into_iter();
@@ -65,8 +75,10 @@ impl Writer {
         if effects.hint && self.parts.store.is_shared() {
             replicas::hint(&mut tx).await?;
         }
+        self.parts.journal.write(&mut tx, now).await?;
         work.reached_commit = true;
         tx.commit().await?;
+        self.parts.journal.committed(self.parts.clock.boot().saturating_since(begun));
         Ok(())
     }
 
@@ -85,7 +97,9 @@ impl Writer {
                 self.send_away(poll);
                 return Ok(());
             }
-            self.claim(tx, &poll, poll.capacity.min(MOST_LEASES), now).await?
+            let leases = self.claim(tx, &poll, poll.capacity.min(MOST_LEASES), now).await?;
+            self.parts.journal.leased(&poll.mid_id, &leases);
+            leases
         } else {
             Vec::new()
         };
@@ -173,6 +187,7 @@ impl Writer {
             effects.submitted.push(Submitted::New(request.id.clone()));
             rows.push(request);
         }
+        self.parts.journal.accepted(&rows);
         requests::insert(tx, &rows).await
     }
 
@@ -264,6 +279,7 @@ impl Writer {
                 let text = to_json(&outcome)?;
                 let outcome = Arc::new(outcome);
                 for id in outcomes::expire(tx, now, &text, was_given_out).await? {
+                    self.parts.journal.ended(&id, None, &outcome);
                     effects.ended.push((id, Ended { outcome: Arc::clone(&outcome), trace: "[]".into() }));
                     effects.hint = true;
                 }
@@ -291,6 +307,7 @@ impl Writer {
         let text = to_json(&outcome)?;
         let outcome = Arc::new(outcome);
         for id in leases::end_leases(tx, which, now, &text).await? {
+            self.parts.journal.ended(&id, None, &outcome);
             effects.ended.push((id, Ended { outcome: Arc::clone(&outcome), trace: "[]".into() }));
             effects.hint = true;
         }

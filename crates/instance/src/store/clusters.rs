@@ -11,6 +11,14 @@ pub(crate) async fn all<'e>(db: impl Executor<'e, Database = Any>) -> Result<Vec
     rows.iter().map(cluster).collect()
 }
 
+pub(crate) async fn named<'e>(
+    db: impl Executor<'e, Database = Any>,
+    name: &str,
+) -> Result<Option<Cluster>, StoreError> {
+    let row = sqlx::query("SELECT name, mode, mids, networks FROM clusters WHERE name = $1").bind(name);
+    row.fetch_optional(db).await?.as_ref().map(cluster).transpose()
+}
+
 pub(crate) async fn put<'e>(db: impl Executor<'e, Database = Any>, record: &Cluster) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO clusters (name, mode, mids, networks) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO UPDATE \

@@ -1,10 +1,13 @@
 //! SQL, written once in a portable subset, one file per aggregate. What differs between databases is in [`dialect`].
 
-pub(crate) mod api_keys;
+pub(crate) mod api_clients;
+pub(crate) mod audit;
 pub(crate) mod clusters;
 pub(crate) mod connections;
 pub(crate) mod credentials;
+pub(crate) mod depth;
 pub(crate) mod dialect;
+pub(crate) mod instance_keys;
 pub(crate) mod jars;
 pub(crate) mod leases;
 pub(crate) mod limits;
@@ -12,6 +15,7 @@ pub(crate) mod mids;
 pub(crate) mod oauth;
 pub(crate) mod outcomes;
 pub(crate) mod replicas;
+pub(crate) mod request_list;
 pub(crate) mod requests;
 pub(crate) mod rows;
 pub(crate) mod settings;
@@ -92,6 +96,8 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (9, "DPoP-bound tokens", include_str!("../../migrations/0009_dpop_bound_tokens.sql")),
     (10, "replicas", include_str!("../../migrations/0010_replicas.sql")),
     (11, "clusters and retries", include_str!("../../migrations/0011_clusters_and_retries.sql")),
+    (20, "API clients", include_str!("../../migrations/0020_api_clients.sql")),
+    (21, "audit", include_str!("../../migrations/0021_audit.sql")),
 ];
 
 impl Store {

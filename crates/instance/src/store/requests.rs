@@ -214,32 +214,6 @@ pub(crate) async fn find<'e>(
     sqlx::query(AssertSqlSafe(SQL.clone())).bind(id).fetch_optional(db).await?.as_ref().map(request).transpose()
 }
 
-/// The newest requests first, of one client or (empty) of all, older than `before` (exclusive) when it is not empty.
-pub(crate) async fn list<'e>(
-    db: impl Executor<'e, Database = Any>,
-    client_id: &str,
-    before: &str,
-    limit: i64,
-) -> Result<Vec<RequestRow>, StoreError> {
-    let sql = format!("{COLUMNS} WHERE ($1 = '' OR client_id = $1) AND ($2 = '' OR id < $2) ORDER BY id DESC LIMIT $3");
-    let rows = sqlx::query(AssertSqlSafe(sql)).bind(client_id).bind(before).bind(limit).fetch_all(db).await?;
-    rows.iter().map(request).collect()
-}
-
-/// As [`list`], of those that failed after their last attempt.
-pub(crate) async fn dead_letters<'e>(
-    db: impl Executor<'e, Database = Any>,
-    client_id: &str,
-    before: &str,
-    limit: i64,
-) -> Result<Vec<RequestRow>, StoreError> {
-    let sql = format!(
-        "{COLUMNS} WHERE dead = 1 AND ($1 = '' OR client_id = $1) AND ($2 = '' OR id < $2) ORDER BY id DESC LIMIT $3"
-    );
-    let rows = sqlx::query(AssertSqlSafe(sql)).bind(client_id).bind(before).bind(limit).fetch_all(db).await?;
-    rows.iter().map(request).collect()
-}
-
 fn request(row: &AnyRow) -> Result<RequestRow, StoreError> {
     Ok(RequestRow {
         id: row.try_get(0)?,

@@ -110,6 +110,7 @@ impl Running {
             revoke: Duration::from_secs(1),
             admin: None,
             metrics: None,
+            mirror: None,
             clock,
             random,
         });

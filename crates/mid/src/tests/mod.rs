@@ -7,6 +7,7 @@ mod jars;
 mod leases;
 mod link;
 mod metrics;
+mod mirror;
 mod raw_replies;
 mod reload;
 mod replay;

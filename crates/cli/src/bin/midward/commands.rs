@@ -23,6 +23,7 @@ pub(crate) enum Kind {
     Requests,
     DeadLetters,
     ApiKeys,
+    OauthClients,
     Jars,
 }
 
@@ -38,6 +39,7 @@ impl Kind {
             Self::Requests => "requests",
             Self::DeadLetters => "dead-letters",
             Self::ApiKeys => "api-keys",
+            Self::OauthClients => "oauth-clients",
             Self::Jars => "jars",
         }
     }
@@ -52,7 +54,7 @@ impl Kind {
             Self::Mids => &["name", "state", "live", "draining", "running", "capacity", "program_version"],
             Self::DeadLetters => &["id", "connection", "state", "method", "path", "attempts"],
             Self::Requests => &["id", "connection", "state", "method", "path", "mid"],
-            Self::ApiKeys => &["name", "role", "prefix", "connections"],
+            Self::ApiKeys | Self::OauthClients => &["name", "id", "role", "prefix", "connections", "expires_at"],
             Self::Jars => &["name", "sha256", "size"],
         }
     }
@@ -122,26 +124,6 @@ pub(crate) enum MidCommand {
     Drain { name: String },
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum ApiKeyCommand {
-    /// Makes a key
-    Create {
-        name: String,
-        /// administrator, or caller (then name the connections)
-        #[arg(long, default_value = "caller")]
-        role: String,
-        #[arg(long = "connection")]
-        connections: Vec<String>,
-        /// Writes the key to a file that only its owner can read
-        #[arg(long)]
-        output_file: Option<PathBuf>,
-    },
-    List,
-    Delete {
-        name: String,
-    },
-}
-
 /// Ends a request that no MID was given yet.
 pub(crate) async fn cancel(client: &Client, id: &str, as_json: bool) -> Result<(), CliError> {
     let answer = client.api(Method::POST, &format!("/api/v1/requests/{id}/cancel"), None).await?;
@@ -207,14 +189,25 @@ pub(crate) async fn get(client: &Client, kind: Kind, name: Option<&str>, as_json
         output::json(&client.api(Method::GET, &format!("{path}/{name}"), None).await?);
         return Ok(());
     }
-    let answer = client.api(Method::GET, &path, None).await?;
-    let items = answer.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+    let items = all(client, kind, &path).await?;
     if as_json {
         output::json(&Value::Array(items));
     } else {
         output::table(&items, kind.columns());
     }
     Ok(())
+}
+
+/// All records of a kind, page by page. Of requests there are too many: the newest.
+async fn all(client: &Client, kind: Kind, path: &str) -> Result<Vec<Value>, CliError> {
+    let mut page = client.api(Method::GET, path, None).await?;
+    let mut items = Vec::new();
+    loop {
+        items.extend(page.get_mut("items").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default());
+        let next = page.get("next").and_then(Value::as_str).filter(|_| kind != Kind::Requests);
+        let Some(next) = next else { return Ok(items) };
+        page = client.api(Method::GET, &format!("{path}?limit=500&after={next}"), None).await?;
+    }
 }
 
 pub(crate) async fn call(client: &Client, args: CallArgs, as_json: bool) -> Result<(), CliError> {
@@ -370,23 +363,6 @@ pub(crate) async fn mid(client: &Client, command: MidCommand, as_json: bool) -> 
     Ok(())
 }
 
-pub(crate) async fn api_key(client: &Client, command: ApiKeyCommand, as_json: bool) -> Result<(), CliError> {
-    match command {
-        ApiKeyCommand::Create { name, role, connections, output_file } => {
-            must_be_new(output_file.as_deref())?;
-            let request = json!({ "name": name, "role": role, "connections": connections });
-            let answer = client.api(Method::POST, "/api/v1/api-keys", Some(&request)).await?;
-            hand_out(&answer, "key", output_file.as_deref(), as_json)
-        }
-        ApiKeyCommand::List => get(client, Kind::ApiKeys, None, as_json).await,
-        ApiKeyCommand::Delete { name } => {
-            client.api(Method::DELETE, &format!("/api/v1/api-keys/{name}"), None).await?;
-            output::say(&format!("API key {name} is deleted"));
-            Ok(())
-        }
-    }
-}
-
 /// Reachability, key, MIDs: the first thing that is wrong.
 pub(crate) async fn doctor(client: &Client, as_json: bool) -> Result<(), CliError> {
     let answer = client.api(Method::GET, "/api/v1/mids", None).await?;
@@ -422,7 +398,7 @@ pub(crate) async fn doctor(client: &Client, as_json: bool) -> Result<(), CliErro
 }
 
 /// Asked before a secret is made, which would be lost if its file turned out to be there already.
-fn must_be_new(file: Option<&Path>) -> Result<(), CliError> {
+pub(crate) fn must_be_new(file: Option<&Path>) -> Result<(), CliError> {
     match file.filter(|file| file.exists()) {
         Some(file) => Err(CliError::usage(format!("{} is there already", file.display()), "Name a new file.")),
         None => Ok(()),
@@ -430,7 +406,7 @@ fn must_be_new(file: Option<&Path>) -> Result<(), CliError> {
 }
 
 /// Prints a secret that was just made, or writes it where only its owner can read it.
-fn hand_out(answer: &Value, field: &str, file: Option<&Path>, as_json: bool) -> Result<(), CliError> {
+pub(crate) fn hand_out(answer: &Value, field: &str, file: Option<&Path>, as_json: bool) -> Result<(), CliError> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let secret = answer.get(field).and_then(Value::as_str).unwrap_or_default();

@@ -1,5 +1,7 @@
 //! `midward`: the instance, and the commands that speak to one.
 
+mod api_clients;
+mod audit;
 mod client;
 mod commands;
 mod exit;
@@ -60,7 +62,13 @@ enum Command {
     Mid(commands::MidCommand),
     /// Keys for this API
     #[command(subcommand)]
-    ApiKey(commands::ApiKeyCommand),
+    ApiKey(api_clients::ClientCommand),
+    /// Clients of this API that ask its token endpoint for tokens (OAuth 2.0)
+    #[command(subcommand)]
+    OauthClient(api_clients::ClientCommand),
+    /// The instance's audit
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Turns a MID Server's config.xml into a part of mid.toml; no password is copied
     Import(import::ImportArgs),
     /// Finds the first problem
@@ -94,7 +102,11 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Redrive { id } => commands::redrive(&client()?, &id, as_json).await,
         Command::Call(args) => commands::call(&client()?, args, as_json).await,
         Command::Mid(command) => commands::mid(&client()?, command, as_json).await,
-        Command::ApiKey(command) => commands::api_key(&client()?, command, as_json).await,
+        Command::ApiKey(command) => api_clients::run(&client()?, api_clients::API_KEYS, command, as_json).await,
+        Command::OauthClient(command) => {
+            api_clients::run(&client()?, api_clients::OAUTH_CLIENTS, command, as_json).await
+        }
+        Command::Audit(command) => audit::run(client, command, as_json).await,
         Command::Import(args) => import::import(&args, as_json),
         Command::Doctor => commands::doctor(&client()?, as_json).await,
         Command::Completions { shell } => {

@@ -1,14 +1,26 @@
 //! The real server on loopback with a scripted MID: what must hold whatever the database is.
 
+mod audit;
+mod clients;
 mod clusters;
 mod grants;
 pub(crate) mod support;
 mod terms;
 
+pub(crate) use audit::{
+    a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept,
+    the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole, the_figures_tell_what_waits_and_how_it_ended,
+};
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
+pub(crate) use clients::{
+    a_change_that_depends_on_what_was_seen_is_refused_after_another_one,
+    a_client_beyond_its_rate_is_told_when_to_come_back, a_rotated_key_overlaps_and_an_expired_one_is_refused,
+    an_oauth_client_gets_short_lived_tokens_at_the_instances_own_endpoint, each_role_may_do_its_own_and_nothing_else,
+    lists_come_in_pages_and_by_filters,
+};
 pub(crate) use clusters::{
     a_cluster_balances_by_what_each_mid_can_take, a_cluster_fails_over_in_its_order,
     a_mid_is_paused_drained_and_given_a_new_key, an_address_chooses_the_cluster_of_its_network,
@@ -35,6 +47,15 @@ macro_rules! for_each_scenario {
             documents_that_do_not_hold_together_change_nothing,
             grants_issuers_and_replay_methods_are_kept,
             the_connection_says_what_is_given_out_again_after_a_mid_was_lost,
+            the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole,
+            a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept,
+            the_figures_tell_what_waits_and_how_it_ended,
+            each_role_may_do_its_own_and_nothing_else,
+            a_rotated_key_overlaps_and_an_expired_one_is_refused,
+            an_oauth_client_gets_short_lived_tokens_at_the_instances_own_endpoint,
+            a_client_beyond_its_rate_is_told_when_to_come_back,
+            a_change_that_depends_on_what_was_seen_is_refused_after_another_one,
+            lists_come_in_pages_and_by_filters,
             a_callers_key_makes_calls_through_its_connections_and_nothing_else,
             a_synchronous_call_gets_the_apis_own_answer,
             a_lost_batch_is_delivered_again_and_executed_once,

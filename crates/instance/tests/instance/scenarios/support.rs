@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -12,11 +13,37 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use midward_core::{Clock as _, SystemClock, SystemRandom};
+use midward_core::{BootTime, Clock, SystemClock, SystemRandom, WallTime};
 use midward_instance::{InstanceConfig, PostgresConfig, Started, TlsConfig, TlsMode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+
+/// The machine's clocks, but for a suspend that the test makes, and a wall clock that it moves.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ShiftedClock(Arc<std::sync::atomic::AtomicU64>, Arc<std::sync::atomic::AtomicU64>);
+
+impl ShiftedClock {
+    /// As if the instance had not run for some seconds.
+    pub(crate) fn skip(&self, seconds: u64) {
+        self.0.fetch_add(seconds, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// From now on the wall clock is so many seconds ahead of the machine's.
+    pub(crate) fn set_wall_ahead(&self, seconds: u64) {
+        self.1.store(seconds, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl Clock for ShiftedClock {
+    fn boot(&self) -> BootTime {
+        SystemClock.boot() + Duration::from_secs(self.0.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
+    fn wall(&self) -> WallTime {
+        SystemClock.wall() + Duration::from_secs(self.1.load(std::sync::atomic::Ordering::SeqCst))
+    }
+}
 
 /// Where an instance keeps its things.
 pub(crate) struct Place {
@@ -60,6 +87,7 @@ impl Place {
 pub(crate) struct Instance {
     pub(crate) started: Started,
     pub(crate) key: String,
+    pub(crate) clock: ShiftedClock,
     http: Client<HttpConnector, Full<Bytes>>,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), midward_instance::InstanceError>>,
@@ -89,8 +117,11 @@ impl Instance {
         config.retention.finished_hours = place.finished_hours;
         let shutdown = CancellationToken::new();
         let (sender, notice) = oneshot::channel();
+        // So that it is seen within a test.
+        config.audit.checkpoint_seconds = 1;
+        let clock = ShiftedClock::default();
         let run =
-            midward_instance::run(config, Arc::new(SystemClock), Arc::new(SystemRandom), shutdown.clone(), sender);
+            midward_instance::run(config, Arc::new(clock.clone()), Arc::new(SystemRandom), shutdown.clone(), sender);
         let task = tokio::spawn(run);
         let Ok(started) = notice.await else {
             return Err(task.await.expect("no panic").expect_err("it did not start").to_string());
@@ -99,7 +130,7 @@ impl Instance {
             std::fs::read_to_string(place.path().join("first-admin-key")).expect("the first administrator's key")
         });
         let http = Client::builder(TokioExecutor::new()).build_http();
-        Ok(Self { started, key, http, shutdown, task })
+        Ok(Self { started, key, clock, http, shutdown, task })
     }
 
     pub(crate) async fn stop(self) {

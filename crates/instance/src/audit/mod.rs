@@ -1,0 +1,223 @@
+//! The audit: what was asked of this instance, by whom, and how it ended. Entries are written in blocks, in the
+//! transactions of what they tell of; each block's hash covers the block before. Signed checkpoints go to the MIDs,
+//! so an instance that writes its history anew is found out.
+//!
+//! Each start begins two chains, whose first block names the chains before.
+
+mod chain;
+mod journal;
+mod verify;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use midward_core::{Clock, Random, new_id};
+use midward_wire::{AuditCheckpoint, checkpoint_signing_input};
+use serde_json::{Value, json};
+use sqlx::{Any, Transaction};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::client::ApiClient;
+use crate::keys::SigningKey;
+use crate::store::{Store, StoreError, audit};
+use chain::{Chain, Committed};
+
+pub(crate) use journal::Journal;
+pub use verify::{AuditFault, AuditLine, AuditReport, verify_audit};
+
+/// How often refusals are written.
+const FLUSH: Duration = Duration::from_secs(1);
+/// Most kinds of refusal that are told apart between two writes.
+const KINDS: usize = 256;
+/// How often old blocks are looked for.
+const PRUNE: Duration = Duration::from_hours(1);
+/// Chains of before that a new one names.
+const NAMED_BEFORE: i64 = 20;
+
+/// Everything but the calls: changes, and refusals.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    changes: tokio::sync::Mutex<Chain>,
+    chains: Vec<(String, Committed)>,
+    refusals: Mutex<HashMap<Refusal, u64>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Refusal {
+    code: String,
+    client: String,
+    what: String,
+}
+
+/// A block that is in a transaction: nobody else makes the chain longer until it is settled or dropped.
+#[derive(Debug)]
+#[must_use = "settle it after the commit"]
+pub(crate) struct Pending<'a>(tokio::sync::MutexGuard<'a, Chain>);
+
+impl Pending<'_> {
+    pub(crate) fn settle(mut self) {
+        self.0.settle();
+    }
+}
+
+impl Audit {
+    /// Begins this start's chains.
+    pub(crate) async fn begin(
+        store: &Store,
+        key: &SigningKey,
+        clock: &dyn Clock,
+        random: &dyn Random,
+    ) -> Result<(Self, Journal), StoreError> {
+        let mut chains = [Chain::new(new_id(clock.wall(), random)), Chain::new(new_id(clock.wall(), random))];
+        let mut tx = store.begin().await?;
+        let before: Vec<Value> = audit::heads(&mut *tx, NAMED_BEFORE)
+            .await?
+            .into_iter()
+            .map(|(chain, seq, hash)| json!({ "chain": chain, "seq": seq, "hash": hash }))
+            .collect();
+        let now = clock.wall().unix_millis();
+        for (chain, of) in chains.iter_mut().zip(["changes", "calls"]) {
+            let version = env!("CARGO_PKG_VERSION");
+            let entry = json!({ "what": "started", "of": of, "key": key.id(), "version": version, "before": before });
+            chain.append(&mut tx, now, &[entry.to_string()]).await?;
+        }
+        tx.commit().await?;
+        chains.iter_mut().for_each(Chain::settle);
+        let known = chains.iter().map(|chain| (chain.id().to_owned(), chain.committed())).collect();
+        let [changes, calls] = chains;
+        let audit = Self { changes: tokio::sync::Mutex::new(changes), chains: known, refusals: Mutex::default() };
+        Ok((audit, Journal::new(calls)))
+    }
+
+    /// Records a change in the transaction that makes it, as the last thing before the commit.
+    pub(crate) async fn change(
+        &self,
+        tx: &mut Transaction<'static, Any>,
+        now: i64,
+        by: &ApiClient,
+        what: &str,
+        details: Value,
+    ) -> Result<Pending<'_>, StoreError> {
+        let mut entry = json!({ "what": what, "client": by.id, "by": by.name });
+        if let (Some(entry), Value::Object(details)) = (entry.as_object_mut(), details) {
+            entry.extend(details);
+        }
+        self.write(tx, now, &[entry.to_string()]).await
+    }
+
+    /// Records what nobody with an API key did.
+    pub(crate) async fn write(
+        &self,
+        tx: &mut Transaction<'static, Any>,
+        now: i64,
+        entries: &[String],
+    ) -> Result<Pending<'_>, StoreError> {
+        let mut chain = self.changes.lock().await;
+        chain.append(tx, now, entries).await?;
+        Ok(Pending(chain))
+    }
+
+    /// Counts a refusal; it is written within a second. `client` is empty for one who is not known.
+    pub(crate) fn refused(&self, code: &str, client: &str, what: &str) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let what: String = what.chars().take(200).collect();
+        let mut refusal = Refusal { code: code.to_owned(), client: client.to_owned(), what };
+        if refusals.len() >= KINDS && !refusals.contains_key(&refusal) {
+            refusal = Refusal { code: "others".to_owned(), client: String::new(), what: String::new() };
+        }
+        *refusals.entry(refusal).or_default() += 1;
+    }
+
+    async fn flush(&self, app: &App) -> Result<(), StoreError> {
+        let refusals = std::mem::take(&mut *self.refusals.lock().unwrap_or_else(PoisonError::into_inner));
+        if refusals.is_empty() {
+            return Ok(());
+        }
+        let entry = |(refusal, times): (&Refusal, &u64)| {
+            json!({ "what": "refused", "code": refusal.code, "client": refusal.client, "asked": refusal.what,
+                    "times": times })
+            .to_string()
+        };
+        let entries: Vec<String> = refusals.iter().map(entry).collect();
+        let mut tx = app.store.begin().await?;
+        let pending = self.write(&mut tx, app.now(), &entries).await?;
+        tx.commit().await?;
+        pending.settle();
+        Ok(())
+    }
+
+    /// Signs what is committed of each chain that has grown since `signed`.
+    async fn checkpoint(&self, app: &App, signed: &mut HashMap<String, i64>) -> Result<(), StoreError> {
+        let at = app.now();
+        let due: Vec<AuditCheckpoint> = self
+            .chains
+            .iter()
+            .map(|(id, committed)| (id, committed.head()))
+            .filter(|(id, head)| head.seq > signed.get(*id).copied().unwrap_or(0))
+            .map(|(id, head)| AuditCheckpoint {
+                signature: app.signing_key.sign(&checkpoint_signing_input(id, head.seq, &head.hash, at)),
+                chain: id.clone(),
+                seq: head.seq,
+                hash: head.hash,
+                at,
+                key: app.signing_key.id(),
+            })
+            .collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let mut tx = app.store.begin().await?;
+        for checkpoint in &due {
+            audit::insert_checkpoint(&mut *tx, checkpoint).await?;
+        }
+        tx.commit().await?;
+        signed.extend(due.into_iter().map(|checkpoint| (checkpoint.chain, checkpoint.seq)));
+        Ok(())
+    }
+}
+
+/// Writes refusals, signs checkpoints, removes what is old, until `shutdown`.
+pub(crate) async fn run(app: std::sync::Arc<App>, every: Duration, keep: Duration, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(FLUSH.min(every));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut signed = HashMap::new();
+    let (mut next_checkpoint, mut next_prune) = (app.clock.boot(), app.clock.boot());
+    loop {
+        let stopping = tokio::select! {
+            _ = ticks.tick() => false,
+            () = shutdown.cancelled() => true,
+        };
+        if let Err(error) = app.audit.flush(&app).await {
+            tracing::error!(%error, "refusals are missing in the audit");
+        }
+        let now = app.clock.boot();
+        if stopping || now >= next_checkpoint {
+            next_checkpoint = now + every;
+            if let Err(error) = app.audit.checkpoint(&app, &mut signed).await {
+                tracing::warn!(%error, "no checkpoint of the audit was made");
+            }
+        }
+        if stopping {
+            return;
+        }
+        if now >= next_prune {
+            next_prune = now + PRUNE;
+            if let Err(error) = prune(&app, keep).await {
+                tracing::warn!(%error, "old blocks of the audit were not removed");
+            }
+        }
+    }
+}
+
+async fn prune(app: &App, keep: Duration) -> Result<(), StoreError> {
+    let before = app.now().saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
+    let mut tx = app.store.begin().await?;
+    let removed = audit::remove_before(&mut *tx, before).await?;
+    tx.commit().await?;
+    if removed > 0 {
+        tracing::info!(removed, "old blocks of the audit are removed");
+    }
+    Ok(())
+}

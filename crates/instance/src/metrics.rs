@@ -1,0 +1,139 @@
+//! The instance's figures as Prometheus text (exposition format 0.0.4). Counters are this process's; what is in the
+//! queue is the database's.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use midward_wire::Outcome;
+
+use crate::fleet::MidView;
+
+/// Upper bounds of the commit's histogram, in microseconds.
+const BOUNDS: [u64; 10] = [500, 1000, 2000, 5000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_000_000];
+
+/// Counted since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    accepted: AtomicU64,
+    replied: AtomicU64,
+    failed: AtomicU64,
+    unknown: AtomicU64,
+    outcomes_refused: AtomicU64,
+    commits: [AtomicU64; BOUNDS.len() + 1],
+    commit_micros: AtomicU64,
+}
+
+/// What the database says of the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Depth {
+    pub(crate) queued: i64,
+    pub(crate) leased: i64,
+    /// Age of the oldest request that waits, in milliseconds.
+    pub(crate) oldest_ms: i64,
+}
+
+impl Counters {
+    pub(crate) fn accepted(&self, count: usize) {
+        self.accepted.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn ended(&self, outcome: &Outcome) {
+        let counter = match outcome {
+            Outcome::Replied { .. } => &self.replied,
+            Outcome::Failed { .. } => &self.failed,
+            Outcome::Unknown { .. } => &self.unknown,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn outcome_refused(&self) {
+        self.outcomes_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One transaction of the queue, from its begin until it was on disk.
+    pub(crate) fn committed(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS.len());
+        self.commits[bucket].fetch_add(1, Ordering::Relaxed);
+        self.commit_micros.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+/// The page.
+pub(crate) fn page(counters: &Arc<Counters>, depth: Depth, mids: &[(MidView, bool)]) -> String {
+    let mut out = String::new();
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    head(&mut out, "midward_requests", "gauge", "unfinished requests, of all instances on the database");
+    line(&mut out, "midward_requests{state=\"queued\"}", depth.queued);
+    line(&mut out, "midward_requests{state=\"leased\"}", depth.leased);
+    head(&mut out, "midward_oldest_queued_seconds", "gauge", "age of the oldest request that waits for a MID");
+    line(&mut out, "midward_oldest_queued_seconds", seconds(u64::try_from(depth.oldest_ms).unwrap_or(0) * 1000));
+    head(&mut out, "midward_requests_accepted_total", "counter", "requests that were put on disk");
+    line(&mut out, "midward_requests_accepted_total", read(&counters.accepted));
+    head(&mut out, "midward_requests_ended_total", "counter", "requests by how they ended");
+    for (how, counter) in [("replied", &counters.replied), ("failed", &counters.failed), ("unknown", &counters.unknown)]
+    {
+        line(&mut out, &format!("midward_requests_ended_total{{how=\"{how}\"}}"), read(counter));
+    }
+    head(&mut out, "midward_outcomes_refused_total", "counter", "outcomes of MIDs that no longer held the request");
+    line(&mut out, "midward_outcomes_refused_total", read(&counters.outcomes_refused));
+    head(&mut out, "midward_mids", "gauge", "MIDs by state, and whether they were heard of lately");
+    for state in ["enrolled", "validated", "paused", "invalidated"] {
+        for live in [true, false] {
+            let count = mids.iter().filter(|(mid, is_live)| mid.state.name() == state && *is_live == live).count();
+            line(&mut out, &format!("midward_mids{{state=\"{state}\",live=\"{live}\"}}"), count);
+        }
+    }
+    head(&mut out, "midward_commit_seconds", "histogram", "transactions of the queue, until they were on disk");
+    let mut sum = 0;
+    for (bound, count) in BOUNDS.iter().map(Some).chain([None]).zip(&counters.commits) {
+        sum += read(count);
+        let bound = bound.map_or_else(|| "+Inf".to_owned(), |bound| seconds(*bound));
+        line(&mut out, &format!("midward_commit_seconds_bucket{{le=\"{bound}\"}}"), sum);
+    }
+    line(&mut out, "midward_commit_seconds_sum", seconds(read(&counters.commit_micros)));
+    line(&mut out, "midward_commit_seconds_count", sum);
+    out
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn line(out: &mut String, name: &str, value: impl std::fmt::Display) {
+    let _ = writeln!(out, "{name} {value}");
+}
+
+/// Exact, without a detour over floating point.
+fn seconds(micros: u64) -> String {
+    format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_counts_upwards() {
+        let counters = Arc::new(Counters::default());
+        for micros in [1, 500, 501, 3_000_000] {
+            counters.committed(Duration::from_micros(micros));
+        }
+        let text = page(&counters, Depth { queued: 2, leased: 1, oldest_ms: 1500 }, &[]);
+        for expected in [
+            "midward_commit_seconds_bucket{le=\"0.000500\"} 2\n",
+            "midward_commit_seconds_bucket{le=\"0.001000\"} 3\n",
+            "midward_commit_seconds_bucket{le=\"2.000000\"} 3\n",
+            "midward_commit_seconds_bucket{le=\"+Inf\"} 4\n",
+            "midward_commit_seconds_sum 3.001002\n",
+            "midward_commit_seconds_count 4\n",
+            "midward_requests{state=\"queued\"} 2\n",
+            "midward_oldest_queued_seconds 1.500000\n",
+        ] {
+            assert!(text.contains(expected), "{expected} in {text}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The audit: who asked what of which connection, by which MID, how it ended; refusals; and whether it is whole.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request};
+use midward_instance::{AuditLine, verify_audit};
+use midward_wire::{CheckpointsReply, paths};
+use serde_json::{Value, json};
+
+use super::support::{Instance, Place, ScriptedMid};
+use super::{submit, with_document};
+
+async fn lines(instance: &Instance) -> Vec<AuditLine> {
+    let mut lines = Vec::new();
+    for list in ["keys", "checkpoints", "blocks"] {
+        let mut after = String::new();
+        loop {
+            // Small pages, so that there are several.
+            let query = if list == "keys" { String::new() } else { format!("?limit=2{after}") };
+            let (status, page) = instance.get(&format!("/api/v1/audit/{list}{query}")).await;
+            assert_eq!(status, 200, "{page}");
+            lines.extend(serde_json::from_value::<Vec<AuditLine>>(page["items"].clone()).expect("lines"));
+            let Some(next) = page["next"].as_str() else { break };
+            after = format!("&after={next}");
+        }
+    }
+    lines
+}
+
+fn entries(lines: &[AuditLine]) -> Vec<Value> {
+    let blocks = lines.iter().filter_map(|line| match line {
+        AuditLine::Block { entries, .. } => Some(serde_json::from_str::<Vec<Value>>(entries).expect("an array")),
+        _ => None,
+    });
+    blocks.flatten().collect()
+}
+
+/// The audit as soon as `done` says so.
+async fn eventually(instance: &Instance, done: impl Fn(&[AuditLine], &[Value]) -> bool) -> Vec<AuditLine> {
+    let looks = async {
+        loop {
+            let lines = lines(instance).await;
+            if done(&lines, &entries(&lines)) {
+                return lines;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), looks).await.expect("it stands in the audit")
+}
+
+pub(crate) async fn the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole(place: Place) {
+    let instance = with_document(&place).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let request = json!({"connection": "crm", "method": "POST", "path": "/items?secret=1", "body": "private"});
+    let (_, answer) = instance.post("/api/v1/requests", &request).await;
+    let id = answer["id"].as_str().expect("an id").to_owned();
+    let leases = mid.poll(&instance, 5000, true).await;
+    assert_eq!(mid.report(&instance, &id, leases[0].epoch, "private").await, "accepted");
+    assert_eq!(mid.report(&instance, &id, leases[0].epoch + 1, "forged").await, "refused");
+    let (_, answer) = instance.post("/api/v1/api-keys", &json!({"name": "app", "role": "caller"})).await;
+    let key = answer["key"].as_str().expect("a key").to_owned();
+    let client = answer["id"].as_str().expect("an id").to_owned();
+    assert_eq!(instance.api_as(&key, Method::GET, "/api/v1/mids", &Value::Null).await.0, 403);
+    assert_eq!(instance.api_as("mwk_wrong", Method::GET, "/api/v1/mids", &Value::Null).await.0, 401);
+    let call = Request::get(format!("{}/api/v1/connections/crm/call/", instance.started.call_url));
+    let call = call.header("authorization", format!("Bearer {key}")).body(Bytes::new()).expect("a request");
+    assert_eq!(instance.send(call).await.status(), 403);
+    let found = eventually(&instance, |_, entries| {
+        let refused = |code: &str, client: &str, asked: &str| {
+            entries.iter().any(|entry| {
+                entry["what"] == "refused"
+                    && entry["code"] == code
+                    && entry["client"] == client
+                    && entry["asked"] == asked
+            })
+        };
+        refused("not_allowed", &client, "GET /api/v1/mids")
+            && refused("unauthorized", "", "GET /api/v1/mids")
+            && refused("not_allowed", &client, "call GET crm")
+    })
+    .await;
+    let entries = entries(&found);
+    let entry = |what: &str| {
+        entries.iter().find(|entry| entry["what"] == what).unwrap_or_else(|| panic!("{what}: {entries:?}"))
+    };
+    let accepted = entry("accepted");
+    assert_eq!(
+        (&accepted["request"], &accepted["connection"], &accepted["method"], &accepted["path"]),
+        (&json!(id), &json!("crm"), &json!("POST"), &json!("/items"))
+    );
+    let ended = entry("ended");
+    assert_eq!((&ended["request"], &ended["mid"]), (&json!(id), &json!(mid.id)));
+    assert_eq!((&ended["how"], &ended["status"]), (&json!("replied"), &json!(201)));
+    assert_eq!((&entry("outcome_refused")["request"], &entry("outcome_refused")["epoch"]), (&json!(id), &json!(2)));
+    assert_eq!(
+        (&entry("client_made")["by"], &entry("client_made")["of"]["name"]),
+        (&json!("first-admin"), &json!("app"))
+    );
+    for what in ["started", "applied", "enroll_token_made", "mid_enrolled"] {
+        entry(what);
+    }
+    let text = format!("{entries:?}");
+    assert!(!text.contains("private") && !text.contains("secret=1") && !text.contains(&key));
+    assert!(verify_audit(&found, &[]).expect("whole").entries > 6);
+    instance.stop().await;
+}
+
+pub(crate) async fn a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept(place: Place) {
+    let instance = with_document(&place).await;
+    let mid = ScriptedMid::working(&instance, "mid-a").await;
+    submit(&instance, "GET").await;
+    let signed = |lines: &[AuditLine], _: &[Value]| {
+        lines.iter().filter(|line| matches!(line, AuditLine::Checkpoint(_))).count() >= 3
+    };
+    eventually(&instance, signed).await;
+    let (status, reply) = instance.api_as(&mid.token, Method::GET, paths::CHECKPOINTS, &Value::Null).await;
+    assert_eq!(status, 200, "{reply}");
+    let kept = serde_json::from_value::<CheckpointsReply>(reply).expect("checkpoints").checkpoints;
+    assert!(!kept.is_empty());
+    let lines = lines(&instance).await;
+    let report = verify_audit(&lines, &kept).expect("whole");
+    assert_eq!(report.mirrored, kept.len());
+    // Without the blocks that a MID has seen signed, and with another text in one of them.
+    let last = kept.iter().map(|checkpoint| checkpoint.seq).max().expect("one");
+    let cut: Vec<_> = lines
+        .iter()
+        .filter(|line| match line {
+            AuditLine::Block { seq, .. } => *seq < last,
+            AuditLine::Checkpoint(checkpoint) => checkpoint.seq < last,
+            AuditLine::Key { .. } => true,
+        })
+        .cloned()
+        .collect();
+    assert!(verify_audit(&cut, &kept).is_err());
+    assert_eq!(instance.api_as("mwk_wrong", Method::GET, paths::CHECKPOINTS, &Value::Null).await.0, 401);
+    instance.stop().await;
+}
+
+pub(crate) async fn the_figures_tell_what_waits_and_how_it_ended(place: Place) {
+    let instance = with_document(&place).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let id = submit(&instance, "GET").await;
+    let leases = mid.poll(&instance, 5000, true).await;
+    submit(&instance, "GET").await;
+    mid.report(&instance, &id, leases[0].epoch, "ok").await;
+    let request = |key: &str| {
+        let request = Request::get(format!("{}/metrics", instance.started.public_url));
+        request.header("authorization", format!("Bearer {key}")).body(Bytes::new()).expect("a request")
+    };
+    let answer = instance.send(request(&instance.key)).await;
+    assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4");
+    let text = String::from_utf8(answer.body().to_vec()).expect("text");
+    for expected in [
+        "midward_requests{state=\"queued\"} 1\n",
+        "midward_requests{state=\"leased\"} 0\n",
+        "midward_requests_accepted_total 2\n",
+        "midward_requests_ended_total{how=\"replied\"} 1\n",
+        "midward_mids{state=\"validated\",live=\"true\"} 1\n",
+    ] {
+        assert!(text.contains(expected), "{expected} in {text}");
+    }
+    assert_eq!(instance.send(request("mwk_wrong")).await.status(), 401);
+    instance.stop().await;
+}
