@@ -6,6 +6,7 @@ mod api;
 mod app;
 mod audit;
 mod auth;
+mod backup;
 mod check;
 mod client;
 mod config;
@@ -26,8 +27,10 @@ mod routes;
 mod server;
 mod store;
 mod tls;
+mod tls_reload;
 
 pub use audit::{AuditFault, AuditLine, AuditReport, verify_audit};
+pub use backup::{BackupError, back_up, restore};
 pub use config::{
     AuditConfig, ConfigError, InstanceConfig, LimitsConfig, PostgresConfig, RetentionConfig, ServerConfig, StoreConfig,
     TlsConfig, TlsFiles, TlsMode,

@@ -29,6 +29,7 @@ use crate::rates::Rates;
 use crate::routes::Routes;
 use crate::store::{Store, StoreError, api_clients, instance_keys, mids, replicas, settings};
 use crate::tls::{self, Tls, TlsError};
+use crate::tls_reload::CurrentTls;
 
 /// How long running requests may take to end after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -166,8 +167,11 @@ pub async fn run(
     };
     let listen_file = folder.join("listen.json");
     write_notice(&listen_file, &notice)?;
-    let acceptor = tls.map(|tls| TlsAcceptor::from(tls.server));
+    let acceptor = tls.as_ref().map(CurrentTls::new);
     let tracker = TaskTracker::new();
+    if let Some((current, files)) = acceptor.clone().zip(tls.and_then(|tls| tls.files)) {
+        tracker.spawn(current.follow(files, shutdown.clone()));
+    }
     let connections = config.limits.connections;
     tracker.spawn(accept(
         api,
@@ -333,7 +337,7 @@ async fn sweep(queue: Queue, shutdown: CancellationToken) {
 
 async fn accept(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<CurrentTls>,
     router: Router,
     most: usize,
     tracker: TaskTracker,
@@ -366,18 +370,20 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, shutdown: CancellationToken) {
+async fn connection(stream: TcpStream, tls: Option<CurrentTls>, router: Router, shutdown: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "the connection is gone");
         return;
     }
     match tls {
         None => serve(stream, router, shutdown).await,
-        Some(tls) => match tokio::time::timeout(Duration::from_secs(10), tls.accept(stream)).await {
-            Ok(Ok(stream)) => serve(stream, router, shutdown).await,
-            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
-            Err(_) => tracing::debug!("TLS handshake took too long"),
-        },
+        Some(tls) => {
+            match tokio::time::timeout(Duration::from_secs(10), TlsAcceptor::from(tls.config()).accept(stream)).await {
+                Ok(Ok(stream)) => serve(stream, router, shutdown).await,
+                Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+                Err(_) => tracing::debug!("TLS handshake took too long"),
+            }
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub enum TlsError {
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
     pub(crate) server: Arc<ServerConfig>,
+    /// Where `server` came from, when it did not come from the instance itself.
+    pub(crate) files: Option<TlsFiles>,
     /// PEM of the CA, unless it is a public one.
     pub(crate) ca_pem: Option<String>,
     /// Where the CA's PEM is.
@@ -46,7 +48,7 @@ pub(crate) fn from_files(files: &TlsFiles) -> Result<Tls, TlsError> {
     let key = read_private(&files.key)?.ok_or_else(|| not_pem(&files.key))?;
     let key = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| not_pem(&files.key))?;
     let ca_pem = files.ca.as_deref().map(read).transpose()?;
-    Ok(Tls { server: server(chain, key)?, ca_pem, ca_path: files.ca.clone() })
+    Ok(Tls { server: server(chain, key)?, files: Some(files.clone()), ca_pem, ca_path: files.ca.clone() })
 }
 
 /// Signs a certificate for `hosts` with the CA in `folder`, which is made when there is none. The certificate's own
@@ -82,7 +84,8 @@ pub(crate) fn self_signed(folder: &Path, hosts: &[String], now: WallTime) -> Res
     leaf.not_after = rcgen::date_time_ymd(year + 10, 1, 1);
     let leaf = leaf.signed_by(&leaf_key, &issuer)?;
     let leaf_key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialize_der()));
-    Ok(Tls { server: server(vec![leaf.der().clone()], leaf_key)?, ca_pem: Some(ca_pem), ca_path: Some(cert_path) })
+    let server = server(vec![leaf.der().clone()], leaf_key)?;
+    Ok(Tls { server, files: None, ca_pem: Some(ca_pem), ca_path: Some(cert_path) })
 }
 
 /// Names and addresses that a self-signed certificate is for.

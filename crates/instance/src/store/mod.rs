@@ -81,6 +81,20 @@ pub(crate) struct Store {
     dialect: Dialect,
 }
 
+/// The embedded database, in the data folder.
+pub(crate) const SQLITE_FILE: &str = "midward.db";
+
+/// Copies an embedded database, which may be in use, into the empty file `to`.
+pub(crate) async fn copy_sqlite(from: &Path, to: &Path) -> Result<(), StoreError> {
+    sqlx::any::install_default_drivers();
+    let url = Url::parse(&dialect::url(from)).map_err(|error| StoreError::Configuration(error.to_string()))?;
+    let pool = pool(Dialect::Sqlite, &url, 1).await?;
+    let done = sqlx::query("VACUUM INTO $1").bind(to.to_string_lossy().as_ref()).execute(&pool).await;
+    pool.close().await;
+    done?;
+    Ok(())
+}
+
 /// How long a read is tried again while the database is away.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
@@ -106,7 +120,7 @@ impl Store {
     pub(crate) async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
         match &config.postgres {
-            None => Self::open_sqlite(&config.path.join("midward.db")).await,
+            None => Self::open_sqlite(&config.path.join(SQLITE_FILE)).await,
             Some(postgres) => Self::open_postgres(postgres).await,
         }
     }

@@ -1,5 +1,6 @@
 //! The real server on loopback with a scripted MID, on each database.
 
+mod backup;
 mod openapi;
 mod postgres;
 mod replicas;

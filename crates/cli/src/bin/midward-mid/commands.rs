@@ -146,7 +146,7 @@ pub(crate) async fn policy(path: &Path, command: PolicyCommand, format: Format) 
                     let head = format!("request {request_id} for connection {connection} was refused ({code}):");
                     std::iter::once(head).chain(explanation.lines().map(str::to_owned)).collect()
                 }
-                AuditEntry::Call { .. } => Vec::new(),
+                AuditEntry::Call { .. } | AuditEntry::InstanceCheckpoint { .. } => Vec::new(),
             });
         }
         PolicyCommand::Suggest { reference } => {

@@ -2,6 +2,7 @@
 
 mod api_clients;
 mod audit;
+mod backup;
 mod client;
 mod commands;
 mod exit;
@@ -40,6 +41,20 @@ enum Output {
 enum Command {
     /// Runs an instance
     Instance(instance::InstanceArgs),
+    /// Copies the data of an instance on SQLite, which may run, into a new folder
+    Backup {
+        #[command(flatten)]
+        data: backup::DataArgs,
+        /// The new folder
+        to: PathBuf,
+    },
+    /// Puts a backup where an instance will look for its data
+    Restore {
+        #[command(flatten)]
+        data: backup::DataArgs,
+        /// The folder of the backup
+        from: PathBuf,
+    },
     /// Applies a document of connections, credentials and OAuth entities
     Apply {
         /// YAML or JSON; `-` for stdin
@@ -96,6 +111,8 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     let client = || Client::new(&cli.client);
     match cli.command {
         Command::Instance(args) => instance::run(args).await,
+        Command::Backup { data, to } => backup::back_up(data, to).await,
+        Command::Restore { data, from } => backup::restore(data, from),
         Command::Apply { file, dry_run } => commands::apply(&client()?, &file, dry_run, as_json).await,
         Command::Get { kind, name } => commands::get(&client()?, kind, name.as_deref(), as_json).await,
         Command::Cancel { id } => commands::cancel(&client()?, &id, as_json).await,
