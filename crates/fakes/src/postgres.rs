@@ -18,6 +18,7 @@ pub struct Postgres {
     programs: PathBuf,
     data: PathBuf,
     port: u16,
+    fsync: bool,
     databases: AtomicU32,
     folder: tempfile::TempDir,
 }
@@ -28,6 +29,19 @@ impl Postgres {
     /// # Errors
     /// The programs of the server (Debian's package `postgresql`) are missing, or do not do it.
     pub fn start() -> io::Result<Self> {
+        Self::launch(true)
+    }
+
+    /// As [`Self::start`], without `fsync`: for tests that kill the server again and again. What a killed process wrote
+    /// outlives it in the page cache, and no recovery syncs each file of the cluster.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_without_fsync() -> io::Result<Self> {
+        Self::launch(false)
+    }
+
+    fn launch(fsync: bool) -> io::Result<Self> {
         let programs = programs()?;
         let folder = tempfile::Builder::new().prefix("mw-pg-").tempdir()?;
         let data = folder.path().join("data");
@@ -35,7 +49,7 @@ impl Postgres {
             chown(folder.path(), Some(NOBODY), Some(NOBODY))?;
         }
         let port = free_port()?;
-        let server = Self { programs, data, port, databases: AtomicU32::new(0), folder };
+        let server = Self { programs, data, port, fsync, databases: AtomicU32::new(0), folder };
         server.run("initdb", |command| {
             command.args([
                 "--username=midward",
@@ -70,9 +84,11 @@ impl Postgres {
     /// It does not start.
     pub fn resume(&self) -> io::Result<()> {
         let options = format!(
-            "-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories={} -c max_connections=200",
+            "-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories={} -c max_connections=200 \
+             -c fsync={}",
             self.port,
-            self.folder.path().display()
+            self.folder.path().display(),
+            if self.fsync { "on" } else { "off" }
         );
         self.control(&["start", "--options", &options, "--log"], Some(&self.folder.path().join("log")))
     }

@@ -65,7 +65,8 @@ impl Heart {
     /// enough for both.
     pub(crate) async fn run(&self, stop: CancellationToken) {
         let mut state = self.link.state();
-        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+        // After a pause of the instance it counts as dead when it was not heard for nine seconds.
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(4));
         let mut told = Vec::new();
         let mut due = self.clock.boot();
         loop {

@@ -27,9 +27,9 @@ use crate::support::{CLIENT_ID, CLIENT_SECRET, RESOURCE, programs};
 /// Kills, unless `MIDWARD_KILLS` says how many.
 const KILLS: usize = 40;
 /// Callers side by side, each with one request at a time.
-const CALLERS: usize = 12;
+const CALLERS: usize = 8;
 /// Requests that have to end after each kill, before the next one.
-const PROGRESS: usize = 8;
+const PROGRESS: usize = 5;
 /// How long that may take.
 const RECOVERY: Duration = Duration::from_secs(30);
 /// Before a caller whose connection broke tries again.
@@ -89,7 +89,7 @@ struct Pair {
 impl Pair {
     async fn start() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let postgres = Arc::new(tokio::task::spawn_blocking(Postgres::start).await??);
+        let postgres = Arc::new(tokio::task::spawn_blocking(Postgres::start_without_fsync).await??);
         let balancer = Balancer::start()?;
         let clients = vec![OAuthClient::new(CLIENT_ID, CLIENT_SECRET)];
         let server = AuthorizationServer::start(AuthorizationServerConfig { clients, ..Default::default() })?;

@@ -74,11 +74,15 @@ impl Dialect {
 }
 
 /// Whether an error's code (SQLite's number, PostgreSQL's SQLSTATE) says that the same may work again: broken
-/// connections, a server that stops, starts or has just become a read-only standby, conflicts with others.
+/// connections, a server that stops, starts or has just become a read-only standby, conflicts with others. One of these is
+/// a unique value (23505): another replica has just stored the same idempotency key, which is found the next time.
 pub(super) fn is_passing(code: &str) -> bool {
     let busy = matches!(code, "5" | "6" | "261" | "262" | "517");
     busy || code.starts_with("08")
-        || matches!(code, "57P01" | "57P02" | "57P03" | "57014" | "53300" | "40001" | "40P01" | "55P03" | "25006")
+        || matches!(
+            code,
+            "57P01" | "57P02" | "57P03" | "57014" | "53300" | "40001" | "40P01" | "55P03" | "25006" | "23505"
+        )
 }
 
 /// The connection URL of a database file.

@@ -23,7 +23,7 @@ struct Pair {
 
 /// Two instances with the same keys, and the document applied at the first.
 async fn pair() -> Pair {
-    let server = Postgres::start().expect("a server");
+    let server = Postgres::start_without_fsync().expect("a server");
     let mut place = Place::postgres(&server.new_database().expect("a database"));
     place.public_url = Some("http://midward.test".to_owned());
     let a = Instance::start(&place, None).await;
@@ -139,6 +139,21 @@ async fn a_replica_with_another_key_does_not_start() {
     let error = Instance::try_start(&stranger).await.err().expect("another key");
     assert!(error.contains("store.keys"), "{error}");
     assert!(!pair.places.1.path().join("first-admin-key").exists(), "the first one's stands");
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_at_two_replicas_at_once_makes_one_request() {
+    let pair = pair().await;
+    for number in 0..20 {
+        let order =
+            json!({"connection": "crm", "method": "POST", "path": "/x", "idempotency_key": format!("k{number}")});
+        let (a, b) = tokio::join!(pair.a.post("/api/v1/requests", &order), pair.b.post("/api/v1/requests", &order));
+        assert!(matches!((a.0, b.0), (202, 200) | (200, 202)), "{a:?} {b:?}");
+        assert_eq!(a.1["id"], b.1["id"]);
+    }
+    let (_, listed) = pair.a.get("/api/v1/requests?limit=500").await;
+    assert_eq!(listed["items"].as_array().map(Vec::len), Some(20));
     pair.stop().await;
 }
 
