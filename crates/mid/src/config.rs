@@ -391,8 +391,9 @@ mod tests {
         let vault = "url = 'https://v'\nauth = { method = 'token', token_file = 'vault/token' }";
         let names = "fields = { client_secret = 'pw', private_key = 'key' }";
         let text = format!("{SMALL}[resolvers.v]\nkind = 'openbao'\n{names}\n{vault}\n");
-        let config = parse(&text).expect("legal");
-        let ResolverConfig::HashiCorpVault(read) = &config.resolvers["v"].kind else { panic!("another kind") };
+        let ResolverConfig::HashiCorpVault(read) = &parse(&text).expect("legal").resolvers["v"].kind else {
+            panic!("another kind")
+        };
         assert_eq!(read.fields.client_secret, "pw");
         let file = read.auth.clone().files_mut().remove(0).clone();
         assert_eq!(file, Path::new("/etc/midward/vault/token"));
