@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PRODUCT: [&str; 8] = ["core", "wire", "net", "oauth", "resolvers", "mid", "instance", "cli"];
 
 /// Words in files that make failures, which are no codes: keys of documents, states, parameters, words on the wire.
-const NO_CODES: [&str; 58] = [
+const NO_CODES: [&str; 62] = [
     "access_token",
     "actor_token",
     "actor_token_type",
@@ -31,6 +31,8 @@ const NO_CODES: [&str; 58] = [
     "client_id",
     "client_secret",
     "connection_timeout",
+    "cyberark_ccp",
+    "cyberark_cli",
     "cyberark_sdk",
     "default_drain_seconds",
     "default_max_concurrent",
@@ -41,9 +43,11 @@ const NO_CODES: [&str; 58] = [
     "expires_at",
     "finished_at",
     "grant_type",
+    "hashicorp_vault",
     "http_request_denied",
     "http_request_error",
     "key_file",
+    "jar_host_dir",
     "key_id",
     "max_body",
     "oauth_entities",
