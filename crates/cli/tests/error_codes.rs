@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PRODUCT: [&str; 8] = ["core", "wire", "net", "oauth", "resolvers", "mid", "instance", "cli"];
 
 /// Words in files that make failures, which are no codes: keys of documents, states, parameters, words on the wire.
-const NO_CODES: [&str; 75] = [
+const NO_CODES: [&str; 79] = [
     "access_token",
     "actor_token",
     "actor_token_type",
@@ -34,6 +34,8 @@ const NO_CODES: [&str; 75] = [
     "client_rotated",
     "client_secret",
     "connection_timeout",
+    "cyberark_ccp",
+    "cyberark_cli",
     "cyberark_sdk",
     "default_drain_seconds",
     "default_max_concurrent",
@@ -47,11 +49,13 @@ const NO_CODES: [&str; 75] = [
     "expires_in_seconds",
     "finished_at",
     "grant_type",
+    "hashicorp_vault",
     "http_request_denied",
     "http_request_error",
     "instance_checkpoint",
     "invalid_request",
     "jar_deleted",
+    "jar_host_dir",
     "jar_put",
     "key_file",
     "key_id",
