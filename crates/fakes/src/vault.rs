@@ -9,6 +9,7 @@ mod store;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -95,14 +96,20 @@ pub(super) struct State {
     /// Each with the object's name that it is for; none is for every one.
     faults: Faults<(VaultFault, Option<String>)>,
     seen: Mutex<Vec<SeenRequest>>,
+    /// Requests that were read and are not answered yet.
+    waiting: AtomicUsize,
 }
 
 impl Vault {
     /// Starts on loopback, with the admin endpoint on another free port.
     pub fn start(config: VaultConfig) -> io::Result<Self> {
         let port = config.port;
-        let state =
-            Arc::new(State { config: Mutex::new(config), faults: Faults::default(), seen: Mutex::new(Vec::new()) });
+        let state = Arc::new(State {
+            config: Mutex::new(config),
+            faults: Faults::default(),
+            seen: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        });
         let serving = Arc::clone(&state);
         let listening = Listening::start(port, move |stream| serve(Arc::clone(&serving), stream))?;
         let admin = admin::start(Arc::clone(&state))?;
@@ -169,6 +176,11 @@ impl Vault {
     /// All requests so far.
     pub fn requests(&self) -> Vec<SeenRequest> {
         lock(&self.state.seen).clone()
+    }
+
+    /// Whether a request was read that is not answered yet.
+    pub fn is_busy(&self) -> bool {
+        self.state.waiting.load(Ordering::SeqCst) > 0
     }
 
     pub fn request_count(&self) -> usize {
@@ -258,10 +270,26 @@ async fn answer(state: &State, stream: TcpStream) -> io::Result<()> {
         }
         request.push_line(line)?;
     }
+    let _waiting = Waiting::new(&state.waiting);
     // A dead vault answers nothing.
     let Some(answer) = state.answer(&request).await else { return Ok(()) };
     stream.write_all(answer.encode().as_bytes()).await?;
     stream.shutdown().await
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 fn names_object(query: &str, object: &str) -> bool {

@@ -105,10 +105,16 @@ impl GrantName {
 pub(crate) struct Credential {
     pub(crate) name: String,
     pub(crate) credential_id: String,
+    #[serde(default = "default_resolver")]
     pub(crate) resolver: String,
     pub(crate) oauth_entity_profile: String,
     #[serde(default)]
     pub(crate) applies_to: AppliesTo,
+}
+
+/// For a credential that names none: a route, say, or a MID's only resolver.
+fn default_resolver() -> String {
+    "default".to_owned()
 }
 
 /// Which MIDs may use a credential.

@@ -35,7 +35,7 @@ pub enum AdminRequest {
     /// Tries a resolver; what it returns is described, never shown.
     Resolve {
         credential_id: String,
-        /// The only configured resolver when absent.
+        /// The only configured resolver when absent, or the one named `default`.
         #[serde(default)]
         resolver: Option<String>,
         #[serde(default)]
@@ -53,6 +53,8 @@ pub enum AdminRequest {
     },
     /// The token engine's figures as Prometheus text.
     Metrics,
+    /// Reads the policy and the resolvers anew.
+    Reload,
     /// Why policy refused.
     PolicyExplain {
         reference: String,
@@ -75,6 +77,13 @@ pub enum AdminReply {
     },
     Metrics {
         text: String,
+    },
+    /// The resolvers by name: what became of each.
+    Reloaded {
+        added: Vec<String>,
+        changed: Vec<String>,
+        removed: Vec<String>,
+        unchanged: Vec<String>,
     },
     Refusal {
         refusal: AuditEntry,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use midward_core::{Failure, Hop, check_name};
 use midward_net::WayConfig;
-use midward_resolvers::ResolverConfig;
+use midward_resolvers::{ResolverConfig, ResolverSection, check_routes};
 use serde::Deserialize;
 
 use crate::token_requests::TokenRequestsSection;
@@ -21,7 +21,7 @@ pub struct MidConfig {
     pub policy: PolicySection,
     /// By the name that credentials use.
     #[serde(default)]
-    pub resolvers: BTreeMap<String, ResolverConfig>,
+    pub resolvers: BTreeMap<String, ResolverSection>,
     #[serde(default)]
     pub jar_host: JarHostSection,
     #[serde(default)]
@@ -57,6 +57,9 @@ pub struct MidSection {
     #[serde(default = "default_revoke_seconds")]
     pub revoke_seconds: u64,
 }
+
+/// An instance takes no more from one MID.
+const MAX_RESOLVERS: usize = 64;
 
 /// Folder of the JARs that came from the instance, in the state folder.
 const JARS_FOLDER: &str = "jars-from-instance";
@@ -188,9 +191,9 @@ impl MidConfig {
         for path in [&mut config.mid.state_dir, &mut config.policy.file] {
             *path = base_dir.join(&*path);
         }
-        for resolver in config.resolvers.values_mut() {
-            make_absolute(resolver, base_dir);
-            if let ResolverConfig::Jar(jar) = resolver
+        for section in config.resolvers.values_mut() {
+            make_absolute(&mut section.kind, base_dir);
+            if let ResolverConfig::Jar(jar) = &mut section.kind
                 && let (Some(_), Some(sha256)) = (&jar.own.from_instance, &jar.process.sha256)
             {
                 jar.process.jar = config.mid.state_dir.join(JARS_FOLDER).join(sha256.as_str()).join("resolver.jar");
@@ -212,6 +215,11 @@ impl MidConfig {
         for name in std::iter::once(&self.mid.name).chain(self.resolvers.keys()) {
             check_name(name).map_err(|error| invalid("config_invalid", error.to_string(), "Choose another name."))?;
         }
+        if self.resolvers.len() > MAX_RESOLVERS {
+            let detail = format!("{} resolvers are configured", self.resolvers.len());
+            return Err(invalid("config_invalid", detail, format!("Configure at most {MAX_RESOLVERS}.")));
+        }
+        check_routes(&self.resolvers)?;
         if !(1..=4096).contains(&self.mid.max_concurrent) {
             return Err(invalid(
                 "config_invalid",
@@ -260,6 +268,7 @@ fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
         ResolverConfig::AzureKeyVault(azure) => return below(base_dir, azure.credentials.files_mut()),
         ResolverConfig::HashiCorpVault(vault) => return below(base_dir, vault.auth.files_mut()),
         ResolverConfig::Conjur(conjur) => return below(base_dir, conjur.auth.files_mut()),
+        ResolverConfig::Route(_) => return,
     };
     process.jar = base_dir.join(&process.jar);
     for path in [&mut process.lib_dir, &mut process.java] {
@@ -319,6 +328,8 @@ fn refuse_secrets(table: &toml::Table, path: &str) -> Result<(), Failure> {
     for (key, value) in table {
         let here = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         match value {
+            // What is there says what a secret's fields are called.
+            toml::Value::Table(_) if path.starts_with("resolvers.") && matches!(&**key, "fields" | "variables") => {}
             toml::Value::Table(inner) => refuse_secrets(inner, &here)?,
             toml::Value::String(text) => {
                 let user_in_url =
@@ -376,6 +387,24 @@ mod tests {
     }
 
     #[test]
+    fn the_names_of_a_secrets_fields_are_no_secrets() {
+        let vault = "url = 'https://v'\nauth = { method = 'token', token_file = 'vault/token' }";
+        let names = "fields = { client_secret = 'pw', private_key = 'key' }";
+        let text = format!("{SMALL}[resolvers.v]\nkind = 'openbao'\n{names}\n{vault}\n");
+        let ResolverConfig::HashiCorpVault(read) = &parse(&text).expect("legal").resolvers["v"] else {
+            panic!("another kind")
+        };
+        assert_eq!(read.fields.client_secret, "pw");
+        let file = read.auth.clone().files_mut().remove(0).clone();
+        assert_eq!(file, Path::new("/etc/midward/vault/token"));
+        let conjur = "kind = 'conjur'\nurl = 'https://c'\naccount = 'a'\nvariables = { client_secret = '{id}/s' }\n\
+                      auth = { method = 'api_key', login = 'l', api_key_file = 'key' }";
+        assert!(parse(&format!("{SMALL}[resolvers.c]\n{conjur}\n")).is_ok());
+        let failure = parse(&text.replace("token_file", "token")).expect_err("a secret");
+        assert_eq!(failure.code, "secret_in_config");
+    }
+
+    #[test]
     fn metrics_are_for_this_host_only() {
         for listen in ["127.0.0.1:9464", "[::1]:9464"] {
             assert!(parse(&format!("{SMALL}[metrics]\nlisten = \"{listen}\"\n")).is_ok(), "{listen}");
@@ -391,5 +420,34 @@ mod tests {
     fn a_syntax_error_does_not_repeat_the_line() {
         let failure = parse(&format!("{SMALL}password = hunter2\n")).expect_err("not TOML");
         assert!(!failure.to_string().contains("hunter2"), "{failure}");
+    }
+
+    #[test]
+    fn a_resolvers_section_is_refused_with_the_nearest_key() {
+        let section = |more: &str| format!("{SMALL}[resolvers.vault]\nkind = \"jar\"\njar = \"a.jar\"\n{more}\n");
+        let config = parse(&section("limits = { max_concurrent = 2 }\ncache = { ttl_seconds = 30 }")).expect("legal");
+        let ResolverConfig::Jar(jar) = &config.resolvers["vault"].kind else { panic!("a JAR") };
+        assert_eq!(jar.process.jar, Path::new("/etc/midward/a.jar"));
+        for (more, near) in [
+            ("limit = { max_concurrent = 2 }", "limits"),
+            ("limits = { max_concurent = 2 }", "max_concurrent"),
+            ("cache = { ttl_second = 2 }", "ttl_seconds"),
+            ("parametrs = {}", "parameters"),
+        ] {
+            let failure = parse(&section(more)).expect_err(more);
+            assert_eq!((failure.code.as_str(), failure.action), ("config_invalid", format!("Did you mean `{near}`?")));
+        }
+    }
+
+    #[test]
+    fn routes_and_the_number_of_resolvers_are_checked() {
+        let route = "[resolvers.default]\nkind = \"route\"\nrules = [{ pattern = \"*\", to = [\"other\"] }]\n";
+        let failure = parse(&format!("{SMALL}{route}")).expect_err("no such resolver");
+        assert!(failure.detail.contains("leads to \"other\""), "{failure}");
+        let many = (0..65)
+            .map(|n| format!("[resolvers.v{n}]\nkind = \"jar\"\njar = \"a.jar\"\n"))
+            .collect::<Vec<_>>()
+            .concat();
+        assert!(parse(&format!("{SMALL}{many}")).expect_err("too many").detail.contains("65 resolvers"));
     }
 }

@@ -61,6 +61,7 @@ impl Execute for Engine {
     fn wipe(&self) {
         self.configs.clear();
         self.tokens.flush(|_| true);
+        self.forget_secrets();
     }
 
     fn revoke_all(&self, limit: Duration) -> BoxFuture<'_, ()> {
@@ -90,11 +91,18 @@ impl Engine {
         wanted: Option<&TokenKey>,
         limit: Duration,
     ) -> Vec<(TokenKey, Option<Revocation>)> {
+        // The next token comes of a secret that is read anew.
+        self.forget_secrets();
         let dropped = self.tokens.flush_all(|key| wanted.is_none_or(|wanted| key == wanted));
         let results = revoke::revoke_all(dropped, limit, &*self.clock).await;
         // Afterwards: what was known of an issuer served to revoke.
         self.discoveries.forget();
         results
+    }
+
+    /// Where a resolver keeps secrets for a while, they are gone.
+    fn forget_secrets(&self) {
+        self.resolvers.load().values().for_each(|resolver| resolver.forget());
     }
 
     /// The token that a connection uses, once it was used.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::Method;
 use midward_resolvers::{JarDigest, ResolverConfig};
@@ -37,7 +38,7 @@ pub(crate) struct Wanted {
 
 /// What `mid.toml` names.
 pub(crate) fn wanted(config: &MidConfig) -> Vec<Wanted> {
-    let jars = config.resolvers.iter().filter_map(|(name, resolver)| match resolver {
+    let jars = config.resolvers.iter().filter_map(|(name, section)| match &section.kind {
         ResolverConfig::Jar(jar) if jar.own.from_instance.is_some() => {
             Some(Wanted { resolver: name.clone(), digest: jar.process.sha256.clone()?, file: jar.process.jar.clone() })
         }
@@ -50,7 +51,8 @@ pub(crate) fn wanted(config: &MidConfig) -> Vec<Wanted> {
 pub(crate) struct JarFetch {
     pub(crate) link: Arc<Link>,
     pub(crate) policy: Arc<PolicyStore>,
-    pub(crate) wanted: Vec<Wanted>,
+    /// Replaced as a whole by a reload.
+    pub(crate) wanted: Arc<ArcSwap<Vec<Wanted>>>,
 }
 
 impl JarFetch {
@@ -59,7 +61,7 @@ impl JarFetch {
         let (mut told, mut rest) = (BTreeSet::new(), 0_u32);
         loop {
             rest = rest.saturating_sub(1);
-            for wanted in &self.wanted {
+            for wanted in self.wanted.load_full().iter() {
                 if rest > 0 && !wanted.file.exists() {
                     continue;
                 }

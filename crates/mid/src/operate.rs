@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use midward_core::{Failure, Hop};
 use midward_oauth::TokenKey;
-use midward_resolvers::{BoxFuture, CredentialId, Lookup};
+use midward_resolvers::{BoxFuture, CredentialId, Lookup, SetChanges};
 
 use crate::admin::{
     AdminReply, AdminRequest, FieldReport, FlushedToken, Operate, ResolveReport, StatusReport, TokenReport,
@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::heartbeat::{Heart, Resolvers};
 use crate::link::{Link, LinkState};
 use crate::metrics;
+use crate::reload::Reload;
 use crate::revoke;
 use crate::source::{LOOKUP_DEADLINE, find};
 
@@ -28,6 +29,7 @@ pub(crate) struct Operator {
     pub(crate) heart: Arc<Heart>,
     pub(crate) capacity: Capacity,
     pub(crate) engine: Arc<Engine>,
+    pub(crate) reload: Arc<Reload>,
     /// Most profiles with lines of their own in the metrics.
     pub(crate) max_profiles: usize,
 }
@@ -57,6 +59,10 @@ impl Operator {
             }
             AdminRequest::Metrics => {
                 Ok(AdminReply::Metrics { text: metrics::text(&self.engine.tokens.metrics(self.max_profiles)) })
+            }
+            AdminRequest::Reload => {
+                let SetChanges { added, changed, removed, unchanged } = self.reload.reload()?;
+                Ok(AdminReply::Reloaded { added, changed, removed, unchanged })
             }
             AdminRequest::PolicyExplain { reference } => self.explain(&reference),
         }
@@ -90,7 +96,7 @@ impl Operator {
     ) -> Result<ResolveReport, Failure> {
         CredentialId::check(&credential_id)
             .map_err(|error| wrong("credential_id_invalid", error.to_string(), "Correct the credential identifier."))?;
-        let name = resolver.map_or_else(|| only_name(&self.engine.resolvers), Ok)?;
+        let name = resolver.map_or_else(|| usual_name(&self.engine.resolvers), Ok)?;
         let resolver = find(&self.engine.resolvers, &name)?;
         let lookup = Lookup { credential_id, address, fresh: true };
         let resolution = resolver.resolve(&lookup, LOOKUP_DEADLINE).await.map_err(|error| *error.0)?;
@@ -155,11 +161,15 @@ fn scopes(key: &TokenKey) -> Vec<String> {
     key.scopes.iter().map(ToString::to_string).collect()
 }
 
-fn only_name(resolvers: &Resolvers) -> Result<String, Failure> {
+/// The only one, or the one of this name.
+const USUAL: &str = "default";
+
+fn usual_name(resolvers: &Resolvers) -> Result<String, Failure> {
     let resolvers = resolvers.load();
     let mut names = resolvers.keys();
     match (names.next(), names.next()) {
         (Some(name), None) => Ok(name.clone()),
+        _ if resolvers.contains_key(USUAL) => Ok(USUAL.to_owned()),
         _ => Err(wrong(
             "resolver_not_named",
             format!("{} resolvers are configured", resolvers.len()),

@@ -19,6 +19,7 @@ use crate::lease_loop::LeaseLoop;
 use crate::link::{Link, LinkState};
 use crate::metrics_listener::MetricsListener;
 use crate::outcomes::{OutcomeDelivery, outcomes};
+use crate::reload::warm_up;
 
 /// How long everything that is left after the calls may take: outcomes, handing back.
 const FLUSH: Duration = Duration::from_secs(10);
@@ -127,7 +128,7 @@ impl Mid {
         if let Some(metrics) = self.metrics {
             parts.spawn(named("metrics listener", metrics.serve(hard.clone())));
         }
-        warm_up(&self.resolvers);
+        warm_up(self.resolvers.load().iter());
 
         let early = tokio::select! {
             () = stop.cancelled() => None,
@@ -199,17 +200,6 @@ async fn wipe_when_invalidated(link: Arc<Link>, executor: Arc<dyn Execute>, stop
             () = stop.cancelled() => return,
             changed = state.changed() => if changed.is_err() { return },
         }
-    }
-}
-
-/// In the background: the first lease does not wait for a JVM.
-fn warm_up(resolvers: &Resolvers) {
-    for (name, resolver) in resolvers.load().iter() {
-        let (name, resolver) = (name.clone(), Arc::clone(resolver));
-        tokio::spawn(async move {
-            resolver.warm_up().await;
-            tracing::info!(resolver = name, report = ?resolver.report(), "warmed up");
-        });
     }
 }
 

@@ -1,16 +1,15 @@
 //! From `mid.toml` to a MID Server that can run.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use midward_core::{Clock, Failure, FingerprintKey, Hop, Random, SystemClock, SystemRandom};
 use midward_net::{WayConfig, WayOut};
 use midward_oauth::{TokenCache, TokenCacheConfig};
-use midward_resolvers::{Resolver, ResolverContext, build};
+use midward_resolvers::{ResolverContext, ResolverSet};
 
 use crate::admin::{AdminSocket, Operate};
 use crate::api::ApiCaller;
@@ -21,13 +20,14 @@ use crate::config_cache::ConfigCache;
 use crate::discovery::Discoveries;
 use crate::engine::Engine;
 use crate::execute::Execute;
-use crate::heartbeat::{Heart, Resolvers};
+use crate::heartbeat::Heart;
 use crate::http::InstanceWay;
 use crate::jar_fetch::{JarFetch, wanted};
 use crate::link::Link;
 use crate::metrics_listener::MetricsListener;
 use crate::operate::Operator;
 use crate::policy::{Policy, PolicyStore};
+use crate::reload::{Reload, shared};
 use crate::runtime::{Mid, Parts, new_incarnation};
 use crate::state::StateDir;
 
@@ -35,7 +35,11 @@ use crate::state::StateDir;
 pub const TRAMPOLINE_COMMAND: &str = "jar-host-exec";
 
 /// Builds everything. Nothing is started yet but the admin socket's binding, which proves that no other MID runs here.
-pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
+/// `load` reads the configuration again when it is asked to.
+pub async fn build_mid(
+    config: &MidConfig,
+    load: impl Fn() -> Result<MidConfig, Failure> + Send + Sync + 'static,
+) -> Result<(Mid, Arc<Reload>), Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
     let state = StateDir::open(&config.mid.state_dir)?;
@@ -44,7 +48,9 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
     let socket = AdminSocket::bind(&config.admin_socket()).await?;
     let http = Arc::new(InstanceWay::new(instance_way(config, None)?));
     let link = Arc::new(Link::new(http, enrollment, &state.key()?, Arc::clone(&clock), Arc::clone(&random))?);
-    let resolvers = resolvers(config, &instance_name, &clock, &random)?;
+    let context = resolver_context(config, &instance_name, &clock, &random)?;
+    let set = ResolverSet::build(&config.resolvers, &context)?;
+    let resolvers = shared(&set);
     let policy = Arc::new(PolicyStore::new(load_policy(&config.policy.file)?, Arc::clone(&random)));
     let api_way = way(config, "apis", &config.ways_out.apis)?;
     let capacity = Capacity::new(config.mid.max_concurrent);
@@ -73,19 +79,30 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
         Arc::clone(&clock),
         Arc::clone(&random),
     ));
-    let jars = JarFetch { link: Arc::clone(&link), policy: Arc::clone(&policy), wanted: wanted(config) };
+    let wanted = Arc::new(ArcSwap::from_pointee(wanted(config)));
+    let jars = JarFetch { link: Arc::clone(&link), policy: Arc::clone(&policy), wanted: Arc::clone(&wanted) };
+    let reload = Arc::new(Reload {
+        load: Box::new(load),
+        policy_file: config.policy.file.clone(),
+        policy,
+        engine: Arc::clone(&engine),
+        set: Mutex::new(set),
+        context,
+        resolvers: Arc::clone(&resolvers),
+        wanted,
+    });
     let operator: Arc<dyn Operate> = Arc::new(Operator {
         link: Arc::clone(&link),
         heart: Arc::clone(&heart),
         capacity: capacity.clone(),
         engine: Arc::clone(&engine),
+        reload: Arc::clone(&reload),
         max_profiles: config.metrics.max_profiles,
     });
     let metrics = match config.metrics.listen {
         Some(address) => Some(MetricsListener::bind(address, Arc::clone(&engine), config.metrics.max_profiles).await?),
         None => None,
     };
-    let reload = Reload { file: config.policy.file.clone(), policy, engine: Arc::clone(&engine) };
     let executor: Arc<dyn Execute> = engine;
     let mid = Mid::join(Parts {
         link,
@@ -103,28 +120,6 @@ pub async fn build_mid(config: &MidConfig) -> Result<(Mid, Reload), Failure> {
         random,
     });
     Ok((mid, reload))
-}
-
-/// Reads the policy anew while calls run.
-#[derive(Debug)]
-pub struct Reload {
-    file: PathBuf,
-    policy: Arc<PolicyStore>,
-    engine: Arc<Engine>,
-}
-
-impl Reload {
-    /// A policy that cannot be read changes nothing.
-    pub fn reload(&self) {
-        match load_policy(&self.file) {
-            Ok(policy) => {
-                self.policy.replace(policy);
-                self.engine.policy_changed();
-                tracing::info!(file = %self.file.display(), "policy read again");
-            }
-            Err(failure) => tracing::error!(%failure, "the policy stays as it was"),
-        }
-    }
 }
 
 /// Reads the policy file as a start would.
@@ -170,7 +165,7 @@ fn token_config(config: &MidConfig) -> TokenCacheConfig {
     }
 }
 
-fn load_policy(file: &Path) -> Result<Policy, Failure> {
+pub(crate) fn load_policy(file: &Path) -> Result<Policy, Failure> {
     Policy::load(file).map_err(|error| {
         Failure::permanent(
             Hop::Policy,
@@ -181,12 +176,12 @@ fn load_policy(file: &Path) -> Result<Policy, Failure> {
     })
 }
 
-fn resolvers(
+fn resolver_context(
     config: &MidConfig,
     mid_name: &str,
     clock: &Arc<dyn Clock>,
     random: &Arc<dyn Random>,
-) -> Result<Resolvers, Failure> {
+) -> Result<ResolverContext, Failure> {
     let program = std::env::current_exe().map_err(|error| {
         Failure::permanent(
             Hop::Mid,
@@ -195,7 +190,7 @@ fn resolvers(
             "Mount /proc.",
         )
     })?;
-    let context = ResolverContext {
+    Ok(ResolverContext {
         mid_name: mid_name.to_owned(),
         jar_host_dir: config.jar_host.dir.clone().unwrap_or_else(|| PathBuf::from("/usr/share/midward/jar-host")),
         state_dir: config.mid.state_dir.clone(),
@@ -204,10 +199,7 @@ fn resolvers(
         vaults: way(config, "vaults", &config.ways_out.vaults)?,
         clock: Arc::clone(clock),
         random: Arc::clone(random),
-    };
-    let all: BTreeMap<String, Arc<dyn Resolver>> =
-        config.resolvers.iter().map(|(name, resolver)| (name.clone(), build(name, resolver, &context))).collect();
-    Ok(Arc::new(ArcSwap::from_pointee(all)))
+    })
 }
 
 /// The usual places; the environment is not asked.

@@ -97,7 +97,7 @@ impl Running {
             Arc::clone(&random),
         ));
         let policy = Arc::new(PolicyStore::new(Policy::default(), Arc::clone(&random)));
-        let jars = JarFetch { link: Arc::clone(&link), policy, wanted: Vec::new() };
+        let jars = JarFetch { link: Arc::clone(&link), policy, wanted: Arc::default() };
         let mid = Mid::join(Parts {
             link,
             heart,

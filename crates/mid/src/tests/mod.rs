@@ -8,6 +8,7 @@ mod leases;
 mod link;
 mod metrics;
 mod raw_replies;
+mod reload;
 mod replay;
 mod tls_zoo;
 mod token_endpoint;

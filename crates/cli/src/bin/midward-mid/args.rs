@@ -24,12 +24,14 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the MID Server until SIGTERM; SIGHUP reads the policy again.
+    /// Run the MID Server until SIGTERM; SIGHUP reads the policy and the resolvers again.
     Run(RunArguments),
     /// Register with an instance, with a one-time token from `midward mid enroll-token`.
     Enroll(EnrollArguments),
     /// Try a resolver in the running MID Server; values are never shown.
     Resolve(ResolveArguments),
+    /// Have the running MID Server read its policy and its resolvers again.
+    Reload,
     /// Show or drop the cached tokens of a connection; tokens are never shown.
     Token(TokenArguments),
     /// Check the policy file, or explain a refusal.
@@ -48,7 +50,7 @@ pub(crate) enum Command {
     Completions { shell: clap_complete::Shell },
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct RunArguments {
     /// Most calls at a time; wins over the file.
     #[arg(long, env = "MIDWARD_MID_MAX_CONCURRENT")]
@@ -74,12 +76,18 @@ pub(crate) struct EnrollArguments {
 #[derive(Debug, Args)]
 pub(crate) struct ResolveArguments {
     pub(crate) credential_id: String,
-    /// Which resolver; not needed when only one is configured.
+    /// Which resolver; absent: the only one, or the one named `default`.
     #[arg(long)]
     pub(crate) resolver: Option<String>,
     /// Host of the connection, for look-ups by address.
     #[arg(long)]
     pub(crate) address: Option<String>,
+    /// Ask again and again, until Ctrl-C, and print a line whenever the secret's version or the failure changes.
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Seconds between two questions.
+    #[arg(long, value_name = "SECONDS", requires = "watch", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) interval: u64,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::path::Path;
+use std::time::Duration;
 
 use midward_core::{Failure, Hop};
 use midward_mid::admin::{AdminReply, AdminRequest, FlushedToken, TokenReport, ask};
@@ -11,12 +12,26 @@ use serde_json::json;
 use crate::args::{EnrollArguments, PolicyCommand, ResolveArguments, RunArguments, TokenArguments};
 use crate::logging;
 use crate::output::{Format, print};
+use crate::watch;
 
 /// Longest enrollment token, in bytes.
 const MAX_ENROLL_TOKEN: u64 = 256 * 1024;
 
 pub(crate) async fn run(path: &Path, arguments: &RunArguments) -> Result<(), Failure> {
     midward_mid::harden()?;
+    let load = {
+        let (path, arguments) = (path.to_owned(), arguments.clone());
+        move || configuration(&path, &arguments)
+    };
+    let config = load()?;
+    logging::start(config.log.format, config.log.filter.as_deref());
+    let (mid, reload) = midward_mid::build_mid(&config, load).await?;
+    // It logs what came of it.
+    midward_mid::run(mid, move || drop(reload.reload())).await
+}
+
+/// The file, with the flags over it.
+fn configuration(path: &Path, arguments: &RunArguments) -> Result<MidConfig, Failure> {
     let mut config = MidConfig::load(path)?;
     if let Some(max_concurrent) = arguments.max_concurrent {
         config.mid.max_concurrent = max_concurrent;
@@ -28,9 +43,7 @@ pub(crate) async fn run(path: &Path, arguments: &RunArguments) -> Result<(), Fai
         config.mid.state_dir.clone_from(folder);
     }
     config.check()?;
-    logging::start(config.log.format, config.log.filter.as_deref());
-    let (mid, reload) = midward_mid::build_mid(&config).await?;
-    midward_mid::run(mid, move || reload.reload()).await
+    Ok(config)
 }
 
 pub(crate) async fn enroll(path: &Path, arguments: &EnrollArguments, format: Format) -> Result<(), Failure> {
@@ -60,8 +73,13 @@ pub(crate) async fn enroll(path: &Path, arguments: &EnrollArguments, format: For
 }
 
 pub(crate) async fn resolve(path: &Path, arguments: ResolveArguments, format: Format) -> Result<(), Failure> {
-    let ResolveArguments { credential_id, resolver, address } = arguments;
-    let reply = ask_mid(path, &AdminRequest::Resolve { credential_id, resolver, address }).await?;
+    let ResolveArguments { credential_id, resolver, address, watch, interval } = arguments;
+    let request = AdminRequest::Resolve { credential_id, resolver, address };
+    if watch {
+        let socket = MidConfig::load(path)?.admin_socket();
+        return watch::watch(&socket, &request, Duration::from_secs(interval), format).await;
+    }
+    let reply = ask_mid(path, &request).await?;
     let AdminReply::Resolved(report) = reply else { return Err(unexpected()) };
     print(&report, format, |report| {
         let mut lines = vec![format!("{} returned, with fingerprint {}:", report.resolver, report.fingerprint)];
@@ -70,6 +88,20 @@ pub(crate) async fn resolve(path: &Path, arguments: ResolveArguments, format: Fo
             lines.push("  the vault is changing this secret right now".to_owned());
         }
         lines.extend(report.trace.0.iter().map(|hop| format!("  {:>9} us  {}: {}", hop.micros, hop.hop, hop.what)));
+        lines
+    });
+    Ok(())
+}
+
+pub(crate) async fn reload(path: &Path, format: Format) -> Result<(), Failure> {
+    let reply = ask_mid(path, &AdminRequest::Reload).await?;
+    let AdminReply::Reloaded { added, changed, removed, unchanged } = reply else { return Err(unexpected()) };
+    let report = json!({ "added": added, "changed": changed, "removed": removed, "unchanged": unchanged });
+    print(&report, format, |_| {
+        let mut lines = vec!["policy and resolvers were read again".to_owned()];
+        for (word, names) in [("added", added), ("changed", changed), ("removed", removed), ("unchanged", unchanged)] {
+            lines.extend((!names.is_empty()).then(|| format!("  {word:<9} {}", names.join(", "))));
+        }
         lines
     });
     Ok(())
@@ -203,7 +235,7 @@ fn read_token(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-fn unexpected() -> Failure {
+pub(crate) fn unexpected() -> Failure {
     failure("admin_answer_unexpected", "the MID Server gave another answer", "Use programs of the same version.")
 }
 

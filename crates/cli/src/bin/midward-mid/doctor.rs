@@ -26,7 +26,7 @@ pub(crate) async fn doctor(path: &Path, format: Format) -> Result<(), Failure> {
     let mut checks = vec![check("configuration", Ok(path.display().to_string()))];
     checks.push(check("policy", check_policy(&config).map(|()| config.policy.file.display().to_string())));
     // Resolvers without a JAR are the running MID Server's to judge.
-    let jars = config.resolvers.iter().filter_map(|(name, resolver)| Some((name, jar(resolver)?)));
+    let jars = config.resolvers.iter().filter_map(|(name, resolver)| Some((name, jar(&resolver.kind)?)));
     checks.extend(jars.map(|(name, file)| check(&format!("JAR of {name}"), readable(name, file))));
     checks.push(check("enrollment", enrollment(&config)));
     checks.push(check("way to the instance", instance_way(&config, None).map(|_| "usable".to_owned())));
@@ -65,7 +65,8 @@ fn jar(resolver: &ResolverConfig) -> Option<&Path> {
         | ResolverConfig::AwsSecretsManager(_)
         | ResolverConfig::AzureKeyVault(_)
         | ResolverConfig::HashiCorpVault(_)
-        | ResolverConfig::Conjur(_) => None,
+        | ResolverConfig::Conjur(_)
+        | ResolverConfig::Route(_) => None,
     }
 }
 

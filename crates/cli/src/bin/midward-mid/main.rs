@@ -6,6 +6,7 @@ mod doctor;
 mod jar;
 mod logging;
 mod output;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -66,6 +67,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
             Command::Enroll(enroll) => commands::enroll(&config, &enroll, format).await,
             Command::Doctor => doctor::doctor(&config, format).await,
             Command::Resolve(resolve) => commands::resolve(&config, resolve, format).await,
+            Command::Reload => commands::reload(&config, format).await,
             Command::Token(token) => commands::token(&config, token, format).await,
             Command::Policy(policy) => commands::policy(&config, policy, format).await,
             Command::Metrics => commands::metrics(&config, format).await,
