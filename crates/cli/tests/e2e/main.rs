@@ -10,6 +10,7 @@ mod kill;
 mod leak;
 mod leak_material;
 mod mutual_tls;
+mod replicas;
 mod resolvers;
 mod revocation;
 mod support;
