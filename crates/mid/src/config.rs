@@ -391,7 +391,7 @@ mod tests {
         let vault = "url = 'https://v'\nauth = { method = 'token', token_file = 'vault/token' }";
         let names = "fields = { client_secret = 'pw', private_key = 'key' }";
         let text = format!("{SMALL}[resolvers.v]\nkind = 'openbao'\n{names}\n{vault}\n");
-        let ResolverConfig::HashiCorpVault(read) = &parse(&text).expect("legal").resolvers["v"] else {
+        let ResolverConfig::HashiCorpVault(read) = &parse(&text).expect("legal").resolvers["v"].kind else {
             panic!("another kind")
         };
         assert_eq!(read.fields.client_secret, "pw");
