@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PRODUCT: [&str; 8] = ["core", "wire", "net", "oauth", "resolvers", "mid", "instance", "cli"];
 
 /// Words in files that make failures, which are no codes: keys of documents, states, parameters, words on the wire.
-const NO_CODES: [&str; 58] = [
+const NO_CODES: [&str; 65] = [
     "access_token",
     "actor_token",
     "actor_token_type",
@@ -31,6 +31,8 @@ const NO_CODES: [&str; 58] = [
     "client_id",
     "client_secret",
     "connection_timeout",
+    "cyberark_ccp",
+    "cyberark_cli",
     "cyberark_sdk",
     "default_drain_seconds",
     "default_max_concurrent",
@@ -41,8 +43,10 @@ const NO_CODES: [&str; 58] = [
     "expires_at",
     "finished_at",
     "grant_type",
+    "hashicorp_vault",
     "http_request_denied",
     "http_request_error",
+    "jar_host_dir",
     "key_file",
     "key_id",
     "max_body",
@@ -53,13 +57,16 @@ const NO_CODES: [&str; 58] = [
     "one_hour",
     "pfx_file",
     "pfx_password_file",
+    "policy_file",
     "policy_id",
     "private_key",
     "program_version",
     "proxy_internal_response",
     "refresh_token",
     "requested_token_type",
+    "resolver_circuit_open",
     "revocation_url",
+    "route_missing",
     "secret_key",
     "snake_case",
     "subject_token",
