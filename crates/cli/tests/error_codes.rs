@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PRODUCT: [&str; 8] = ["core", "wire", "net", "oauth", "resolvers", "mid", "instance", "cli"];
 
 /// Words in files that make failures, which are no codes: keys of documents, states, parameters, words on the wire.
-const NO_CODES: [&str; 79] = [
+const NO_CODES: [&str; 80] = [
     "access_token",
     "actor_token",
     "actor_token_type",
@@ -71,6 +71,7 @@ const NO_CODES: [&str; 79] = [
     "overlap_seconds",
     "pfx_file",
     "pfx_password_file",
+    "policy_file",
     "policy_id",
     "private_key",
     "program_version",
