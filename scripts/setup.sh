@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what a make target needs and is not there yet, and says what and why. A second run installs nothing.
 #
-#   scripts/setup.sh NEED...      needs: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao
+#   scripts/setup.sh NEED...      needs: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim
 #
 # Debian packages come through apt-get (as root, or through sudo), Rust tools through cargo, Node.js packages through
 # npm from the committed lock file. Tools that Debian has too old a version of go below build/tools.
@@ -12,6 +12,7 @@ NEXTEST_VERSION=0.9.143
 DENY_VERSION=0.20.2
 MDBOOK_VERSION=0.5.4
 MOTO="moto==5.2.5 flask==3.1.3 flask-cors==6.0.5"
+PYAIM="pyaim==1.5.4"
 OPENBAO_VERSION=2.7.2
 NODE_VERSION=22.23.3 # used only where the system's Node.js is older than 20
 OIDC=tests/oidc-provider
@@ -109,13 +110,22 @@ local_node() {
 }
 
 need_moto() {
-    [ "$(cat build/tools/moto/midward-version 2>/dev/null)" != "$MOTO" ] || return 0
-    python3 -c 'import ensurepip, venv' 2>/dev/null || debian "runs moto, the tests' AWS" python3 python3-venv
-    say "installing moto below build/tools: a server that speaks AWS's API, for the tests of aws_secrets_manager"
-    python3 -m venv --clear build/tools/moto
+    python_tool moto "$MOTO" "a server that speaks AWS's API, for the tests of aws_secrets_manager"
+}
+
+need_pyaim() {
+    python_tool pyaim "$PYAIM" "an independent client that the stand-ins for CyberArk's programs are tested with"
+}
+
+# python_tool NAME PACKAGES REASON
+python_tool() {
+    [ "$(cat "build/tools/$1/midward-version" 2>/dev/null)" != "$2" ] || return 0
+    python3 -c 'import ensurepip, venv' 2>/dev/null || debian "runs $1 ($3)" python3 python3-venv
+    say "installing $1 below build/tools: $3"
+    python3 -m venv --clear "build/tools/$1"
     # shellcheck disable=SC2086 # a list of words
-    build/tools/moto/bin/pip install --quiet --disable-pip-version-check $MOTO
-    printf '%s' "$MOTO" >build/tools/moto/midward-version
+    "build/tools/$1/bin/pip" install --quiet --disable-pip-version-check $2
+    printf '%s' "$2" >"build/tools/$1/midward-version"
 }
 
 need_openbao() {
@@ -153,10 +163,10 @@ need_rustfmt() { rust_component rustfmt rustfmt "checks the formatting"; }
 need_clippy() { rust_component cargo-clippy clippy "lints the code"; }
 
 has cargo || die "needs Rust: see https://rustup.rs"
-[ $# -gt 0 ] || die "say what is needed: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao"
+[ $# -gt 0 ] || die "say what is needed: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim"
 for need in "$@"; do
     case $need in
-        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto | openbao) "need_$need" ;;
+        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto | openbao | pyaim) "need_$need" ;;
         *) die "unknown need: $need" ;;
     esac
 done

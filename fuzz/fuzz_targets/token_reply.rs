@@ -26,8 +26,13 @@ fuzz_target!(|input: &[u8]| {
         }
     }
     let reply = TokenHttpReply { status: status.unwrap_or(200), headers, body: Secret::new(body.to_vec()) };
-    let expected = Expected::scopes(&["read".to_owned()]);
-    match parse_reply(&reply, &expected, WallTime::from_unix_millis(1_800_000_000_000)) {
+    for dpop in [false, true] {
+        judge(&reply, &Expected { dpop, ..Expected::scopes(&["read".to_owned()]) });
+    }
+});
+
+fn judge(reply: &TokenHttpReply, expected: &Expected) {
+    match parse_reply(reply, expected, WallTime::from_unix_millis(1_800_000_000_000)) {
         Ok(token) => {
             assert!((200..300).contains(&reply.status), "a token from a status that is no success");
             assert!(token.token.expose().len() <= AccessToken::MAX_LEN);
@@ -39,4 +44,4 @@ fuzz_target!(|input: &[u8]| {
             assert!(error.reason.len() < 200, "{}", error.reason);
         }
     }
-});
+}

@@ -8,6 +8,7 @@
 //                  "token_endpoint_auth_method": "client_secret_basic" | "client_secret_post" |
 //                                                "client_secret_jwt" | "private_key_jwt",
 //                  "certificate": "..",      PEM, for tls_client_auth and self_signed_tls_client_auth; tokens are bound to it
+//                                            unless "unbound": true stands beside "clients"
 //                  "public_keys": [{"pem": "..", "alg": "RS256", "kid": ".."}]}],    for private_key_jwt; PEM is SPKI
 //     "access_token_ttl": 300,                                   seconds; default 300
 //     "resource_servers": {"https://api.example": {"scope": "read write", "access_token_ttl": 60}},
@@ -161,7 +162,7 @@ async function describeClient(client) {
     ...(token_endpoint_auth_method === 'self_signed_tls_client_auth'
       ? { jwks: { keys: [{ ...(await exportJWK(certificate.publicKey)), x5c: [certificate.raw.toString('base64')] }] } }
       : {}),
-    ...(certificate ? { tls_client_certificate_bound_access_tokens: true } : {}),
+    ...(certificate && !config.unbound ? { tls_client_certificate_bound_access_tokens: true } : {}),
     ...(config.dpop?.required ? { dpop_bound_access_tokens: true } : {}),
     grant_types: ['client_credentials', JWT_BEARER],
     redirect_uris: [],

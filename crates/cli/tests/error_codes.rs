@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PRODUCT: [&str; 8] = ["core", "wire", "net", "oauth", "resolvers", "mid", "instance", "cli"];
 
 /// Words in files that make failures, which are no codes: keys of documents, states, parameters, words on the wire.
-const NO_CODES: [&str; 53] = [
+const NO_CODES: [&str; 58] = [
     "access_token",
     "actor_token",
     "actor_token_type",
@@ -23,6 +23,7 @@ const NO_CODES: [&str; 53] = [
     "authorization_servers",
     "base_url",
     "by_method",
+    "certificate_file",
     "circuit_open",
     "client_assertion",
     "client_assertion_type",
@@ -42,6 +43,7 @@ const NO_CODES: [&str; 53] = [
     "grant_type",
     "http_request_denied",
     "http_request_error",
+    "key_file",
     "key_id",
     "max_body",
     "oauth_entities",
@@ -49,6 +51,8 @@ const NO_CODES: [&str; 53] = [
     "oauth_entity_profile",
     "oauth_entity_profiles",
     "one_hour",
+    "pfx_file",
+    "pfx_password_file",
     "policy_id",
     "private_key",
     "program_version",
@@ -62,6 +66,7 @@ const NO_CODES: [&str; 53] = [
     "subject_token_type",
     "token_requests",
     "token_url",
+    "user_name",
     "vault_code",
 ];
 

@@ -80,6 +80,8 @@ pub struct Setup {
     pub environment: Vec<(String, String)>,
     /// Largest body that the instance takes, in bytes; its default when absent.
     pub body_limit: Option<usize>,
+    /// URL of the instance's PostgreSQL database; SQLite when absent.
+    pub postgres: Option<String>,
 }
 
 pub const SAFE: &str = "Finance";
@@ -100,6 +102,7 @@ impl Setup {
             public_url: None,
             environment: Vec::new(),
             body_limit: None,
+            postgres: None,
         }
     }
 }
@@ -124,7 +127,7 @@ impl Stack {
     pub async fn prepare(programs: Programs, setup: Setup, api: TargetApi, folder: &Path) -> anyhow::Result<Self> {
         let vault = Vault::start(VaultConfig {
             port: 0,
-            applications: vec![Application { app_id: APP_ID.to_owned(), safes: vec![SAFE.to_owned()], clients: None }],
+            applications: vec![Application::new(APP_ID, &[SAFE])],
             accounts: vec![Account::new(SAFE, OBJECT, &setup.client_id, &setup.client_secret)],
         })?;
         std::fs::create_dir_all(folder.join("logs"))?;
@@ -282,6 +285,9 @@ impl Stack {
             let _ = writeln!(text, "public_url = \"{url}\"");
         }
         text.push_str("[store]\npath = \"instance-data\"\n");
+        if let Some(url) = &self.setup.postgres {
+            let _ = writeln!(text, "[store.postgres]\nurl = \"{url}\"");
+        }
         if let Some(bytes) = self.setup.body_limit {
             let _ = writeln!(text, "[limits]\nbody_bytes = {bytes}");
         }

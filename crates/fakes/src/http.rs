@@ -90,7 +90,7 @@ pub(crate) fn serve<A: App>(app: Arc<A>, tls: &Tls, port: u16) -> io::Result<Lis
 pub(crate) fn base_url(tls: &Tls, addr: SocketAddr) -> String {
     match tls {
         Tls::Plain => format!("http://127.0.0.1:{}", addr.port()),
-        Tls::Server(_) | Tls::Mutual(_) => format!("https://localhost:{}", addr.port()),
+        Tls::Server(_) | Tls::Mutual(_) | Tls::Optional(_) => format!("https://localhost:{}", addr.port()),
     }
 }
 
@@ -98,7 +98,7 @@ pub(crate) fn base_url(tls: &Tls, addr: SocketAddr) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ShownCertificate(pub(crate) String);
 
-fn thumbprint(certificate: &[u8]) -> String {
+pub(crate) fn thumbprint(certificate: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(certificate))
 }
 

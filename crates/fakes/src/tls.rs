@@ -33,6 +33,8 @@ pub enum Tls {
     Server(Arc<Ca>),
     /// The same, and clients must show a certificate from the same CA.
     Mutual(Arc<Ca>),
+    /// The same, and clients may show one.
+    Optional(Arc<Ca>),
 }
 
 impl Ca {
@@ -109,7 +111,7 @@ impl Tls {
     pub fn scheme(&self) -> &'static str {
         match self {
             Self::Plain => "http",
-            Self::Server(_) | Self::Mutual(_) => "https",
+            Self::Server(_) | Self::Mutual(_) | Self::Optional(_) => "https",
         }
     }
 
@@ -117,26 +119,26 @@ impl Tls {
     pub fn ca(&self) -> Option<&Arc<Ca>> {
         match self {
             Self::Plain => None,
-            Self::Server(ca) | Self::Mutual(ca) => Some(ca),
+            Self::Server(ca) | Self::Mutual(ca) | Self::Optional(ca) => Some(ca),
         }
     }
 
     pub(crate) fn server_config(&self) -> io::Result<Option<Arc<ServerConfig>>> {
-        let (ca, mutual) = match self {
-            Self::Plain => return Ok(None),
-            Self::Server(ca) => (ca, false),
-            Self::Mutual(ca) => (ca, true),
-        };
+        let Some(ca) = self.ca() else { return Ok(None) };
         let (certificate, key) =
             ca.issue("localhost", &["localhost", "127.0.0.1"], ExtendedKeyUsagePurpose::ServerAuth)?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?;
-        let builder = if mutual {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(ca.roots()?), provider());
-            builder.with_client_cert_verifier(verifier.build().map_err(io::Error::other)?)
-        } else {
-            builder.with_no_client_auth()
+        let verifier =
+            || Ok::<_, io::Error>(WebPkiClientVerifier::builder_with_provider(Arc::new(ca.roots()?), provider()));
+        let builder = match self {
+            Self::Plain | Self::Server(_) => builder.with_no_client_auth(),
+            Self::Mutual(_) => builder.with_client_cert_verifier(verifier()?.build().map_err(io::Error::other)?),
+            Self::Optional(_) => {
+                let optional = verifier()?.allow_unauthenticated();
+                builder.with_client_cert_verifier(optional.build().map_err(io::Error::other)?)
+            }
         };
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let config = builder.with_single_cert(vec![certificate.der().clone()], key).map_err(io::Error::other)?;

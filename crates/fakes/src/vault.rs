@@ -3,6 +3,7 @@
 //! The AIM client's program (`clipasswordsdk`) and the stand-in SDK JAR reach it by the line protocol of [`line`].
 
 mod admin;
+pub mod ccp;
 pub mod line;
 mod store;
 
@@ -138,6 +139,16 @@ impl Vault {
         lock(&self.state.config).accounts.push(account);
     }
 
+    /// Replaces an account of the same safe and name, or adds it.
+    pub fn put_account(&self, account: Account) {
+        let mut config = lock(&self.state.config);
+        let same = |known: &Account| {
+            known.safe.eq_ignore_ascii_case(&account.safe) && known.name.eq_ignore_ascii_case(&account.name)
+        };
+        config.accounts.retain(|known| !same(known));
+        config.accounts.push(account);
+    }
+
     /// Rotates a password. False when there is no such account.
     pub fn set_password(&self, safe: &str, name: &str, password: &str) -> bool {
         self.state.change(safe, name, |account| password.clone_into(&mut account.password))
@@ -187,6 +198,56 @@ impl State {
         found.map(change).is_some()
     }
 
+    /// The answer to one request, after the faults that are ordered; `None` when the connection is to close without one.
+    async fn answer(&self, request: &Fields) -> Option<Answer> {
+        let fault = self.faults.take(|(fault, object)| {
+            let cli_only = matches!(fault, VaultFault::Cli { .. });
+            let named = |object: &String| names_object(request.value("Query").unwrap_or(""), object);
+            (!cli_only || request.value("client") == Some("cli")) && object.as_ref().is_none_or(named)
+        });
+        let right = || store::get_password(&lock(&self.config), request);
+        let answer = match fault.map(|(fault, _)| fault) {
+            None => right(),
+            Some(VaultFault::Slow { millis }) => {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                right()
+            }
+            Some(VaultFault::Dead) => {
+                self.record(request, "FAULT");
+                return None;
+            }
+            Some(VaultFault::Hang) => {
+                self.record(request, "FAULT");
+                std::future::pending().await
+            }
+            Some(VaultFault::Error { code, text }) => Answer::Refused { code, text },
+            Some(VaultFault::Denied) => store::denied(request.value("AppID").unwrap_or("")),
+            Some(VaultFault::Ambiguous) => store::ambiguous(request.value("Query").unwrap_or("")),
+            Some(VaultFault::EmptySecret) => match right() {
+                Answer::Account(mut account) => {
+                    for (name, value) in &mut account.0 {
+                        if name == "Password" {
+                            value.clear();
+                        }
+                    }
+                    Answer::Account(account)
+                }
+                other => other,
+            },
+            Some(VaultFault::Cli { mode }) => match right() {
+                Answer::Account(account) => Answer::Fault { mode: mode.name().to_owned(), account },
+                other => other,
+            },
+        };
+        let result = match &answer {
+            Answer::Account(_) => "OK",
+            Answer::Refused { code, .. } => code,
+            Answer::Fault { .. } => "FAULT",
+        };
+        self.record(request, result);
+        Some(answer)
+    }
+
     fn record(&self, request: &Fields, result: &str) {
         lock(&self.seen).push(SeenRequest { fields: request.clone(), result: result.to_owned() });
     }
@@ -210,51 +271,8 @@ async fn answer(state: &State, stream: TcpStream) -> io::Result<()> {
         request.push_line(line)?;
     }
     let _waiting = Waiting::new(&state.waiting);
-    let fault = state.faults.take(|(fault, object)| {
-        let cli_only = matches!(fault, VaultFault::Cli { .. });
-        let named = |object: &String| names_object(request.value("Query").unwrap_or(""), object);
-        (!cli_only || request.value("client") == Some("cli")) && object.as_ref().is_none_or(named)
-    });
-    let right = || store::get_password(&lock(&state.config), &request);
-    let answer = match fault.map(|(fault, _)| fault) {
-        None => right(),
-        Some(VaultFault::Slow { millis }) => {
-            tokio::time::sleep(Duration::from_millis(millis)).await;
-            right()
-        }
-        Some(VaultFault::Dead) => {
-            state.record(&request, "FAULT");
-            return Ok(());
-        }
-        Some(VaultFault::Hang) => {
-            state.record(&request, "FAULT");
-            std::future::pending().await
-        }
-        Some(VaultFault::Error { code, text }) => Answer::Refused { code, text },
-        Some(VaultFault::Denied) => store::denied(request.value("AppID").unwrap_or("")),
-        Some(VaultFault::Ambiguous) => store::ambiguous(request.value("Query").unwrap_or("")),
-        Some(VaultFault::EmptySecret) => match right() {
-            Answer::Account(mut account) => {
-                for (name, value) in &mut account.0 {
-                    if name == "Password" {
-                        value.clear();
-                    }
-                }
-                Answer::Account(account)
-            }
-            other => other,
-        },
-        Some(VaultFault::Cli { mode }) => match right() {
-            Answer::Account(account) => Answer::Fault { mode: mode.name().to_owned(), account },
-            other => other,
-        },
-    };
-    let result = match &answer {
-        Answer::Account(_) => "OK",
-        Answer::Refused { code, .. } => code,
-        Answer::Fault { .. } => "FAULT",
-    };
-    state.record(&request, result);
+    // A dead vault answers nothing.
+    let Some(answer) = state.answer(&request).await else { return Ok(()) };
     stream.write_all(answer.encode().as_bytes()).await?;
     stream.shutdown().await
 }

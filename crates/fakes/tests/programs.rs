@@ -81,6 +81,30 @@ async fn the_vault_reads_its_file_and_rotates_to_order() {
 }
 
 #[tokio::test]
+async fn the_ccp_serves_the_same_file_over_https() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("vault.json");
+    let contents = serde_json::json!({
+        "applications": [{ "app_id": "Midward", "safes": ["OAuth Safe"] }],
+        "accounts": [{ "safe": "OAuth Safe", "name": "crm", "user_name": "client-1", "password": "secret" }],
+    });
+    std::fs::write(&file, contents.to_string()).expect("written");
+    let (file, place) = (file.to_str().expect("UTF-8"), folder.path().to_str().expect("UTF-8"));
+    let arguments = ["--file", file, "--folder", place, "--client-certificate", "required", "--service", "Own"];
+    let ccp = Program::start(env!("CARGO_BIN_EXE_fake-ccp"), &arguments);
+    // curl would do; Python is what the tests of `pyaim` have anyway.
+    let script = "import ssl, sys, urllib.request as u\nc = ssl.create_default_context(cafile=sys.argv[2])\n\
+                  c.load_cert_chain(sys.argv[3], sys.argv[4])\nprint(u.urlopen(sys.argv[1], context=c).read().decode())";
+    let output = Command::new("python3")
+        .args(["-c", script, &format!("{}/Own/api/Accounts?AppID=Midward&Object=crm", ccp.text("url"))])
+        .args(["ca_file", "certificate_file", "key_file"].map(|name| ccp.text(name)))
+        .output()
+        .expect("Python");
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    assert_eq!(answer["Content"], "secret", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
 async fn the_authorization_server_and_the_api_work_together_and_take_orders() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("clients.json");

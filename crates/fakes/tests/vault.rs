@@ -12,12 +12,8 @@ fn vault() -> Vault {
     Vault::start(VaultConfig {
         port: 0,
         applications: vec![
-            Application { app_id: "Midward".to_owned(), safes: vec!["OAuth".to_owned()], clients: None },
-            Application {
-                app_id: "SdkOnly".to_owned(),
-                safes: vec!["OAuth".to_owned()],
-                clients: Some(vec!["sdk".to_owned()]),
-            },
+            Application::new("Midward", &["OAuth"]),
+            Application { clients: Some(vec!["sdk".to_owned()]), ..Application::new("SdkOnly", &["OAuth"]) },
         ],
         accounts: vec![
             Account::new("OAuth", "crm", "client-1", SECRET).with_address("as.example").with_property("Team", "red"),

@@ -1,10 +1,13 @@
 //! What a caller may put into a request and an administrator into a record. The MID checks again.
 
+use std::collections::HashSet;
+
 use midward_core::check_name;
 use midward_wire::{ClientAuth, GrantType, HeaderKind, header_kind};
 use url::Url;
 
-use crate::model::{AppliesTo, Connection, Credential, OAuthEntity, OAuthEntityProfile};
+use crate::model::{AppliesTo, Cluster, Connection, Credential, OAuthEntity, OAuthEntityProfile};
+use crate::network::Network;
 use crate::problem::Problem;
 
 const FIX: &str = "Correct the request.";
@@ -280,11 +283,45 @@ pub(crate) fn connection(connection: &Connection) -> Result<(), Problem> {
     if !(1..=600_000).contains(&connection.timeout_ms) {
         return Err(invalid(&connection.alias, "timeout_ms is not between 1 and 600000"));
     }
+    connection.cluster.as_deref().map_or(Ok(()), |cluster| name("cluster", cluster))?;
+    if connection.mid.is_some() && connection.cluster.is_some() {
+        return Err(invalid(&connection.alias, "it names both a mid and a cluster"));
+    }
+    if connection.max_concurrent == Some(0) {
+        return Err(invalid(&connection.alias, "max_concurrent is 0: pause its MIDs instead"));
+    }
+    if connection.max_per_minute.is_some_and(|rate| !(1..=6_000_000).contains(&rate)) {
+        return Err(invalid(&connection.alias, "max_per_minute is not between 1 and 6000000"));
+    }
+    if let Some(retry) = &connection.retry {
+        if !(2..=100).contains(&retry.attempts) || retry.statuses.len() > 50 {
+            return Err(invalid(&connection.alias, "retry.attempts is not between 2 and 100, or over 50 statuses"));
+        }
+        if retry.statuses.iter().any(|status| !(400..=599).contains(status)) {
+            return Err(invalid(&connection.alias, "retry.statuses holds what is no error of an API (400 to 599)"));
+        }
+        let day = 86_400_000;
+        if retry.backoff_ms == 0 || retry.backoff_ms > retry.backoff_max_ms || retry.backoff_max_ms > day {
+            return Err(invalid(&connection.alias, "retry needs 0 < backoff_ms <= backoff_max_ms <= 86400000"));
+        }
+    }
     let methods = connection.replay_methods.as_deref().unwrap_or_default();
     if methods.len() > 20 || methods.iter().any(|name| method(name).is_err()) {
         return Err(invalid(&connection.alias, "replay_methods holds what is no method in capitals"));
     }
     Ok(())
+}
+
+pub(crate) fn cluster(cluster: &Cluster) -> Result<(), Problem> {
+    name("cluster", &cluster.name)?;
+    let distinct: HashSet<&String> = cluster.mids.iter().collect();
+    if cluster.mids.is_empty() || cluster.mids.len() > 1000 || distinct.len() < cluster.mids.len() {
+        return Err(invalid(&cluster.name, "it names no MID, more than 1000, or one twice"));
+    }
+    if cluster.networks.len() > 100 || cluster.networks.iter().any(|network| Network::parse(network).is_none()) {
+        return Err(invalid(&cluster.name, "networks holds what is no network, such as 10.1.0.0/16 or fd00::/8"));
+    }
+    cluster.mids.iter().try_for_each(|mid| name("MID", mid))
 }
 
 pub(crate) fn name(what: &str, name: &str) -> Result<(), Problem> {

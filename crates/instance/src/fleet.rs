@@ -143,18 +143,37 @@ impl Fleet {
             .collect()
     }
 
+    /// Whether a MID can take work of a resolver that would be another one's if it could not.
+    pub(crate) fn goes_before(&self, id: &str, other: &str, resolver: &str, now: BootTime) -> bool {
+        let mids = self.lock();
+        let Some(mid) = mids.get(id).filter(|mid| mid.takes_work(now)) else { return false };
+        let is_ready = |mid: &MidView| mid.health(resolver) == Some(ResolverHealth::Ready);
+        let is_degraded = mid.health(resolver) == Some(ResolverHealth::Degraded);
+        is_ready(mid) || (is_degraded && !mids.get(other).is_some_and(is_ready))
+    }
+
     /// The MIDs that can serve a route now, best first: ready before degraded, then as `free` says (most free first).
+    /// Where their order counts, only the first.
     pub(crate) fn eligible(&self, route: &Route, now: BootTime, free: impl Fn(&str) -> u32) -> Vec<String> {
         let mids = self.lock();
-        let mut found: Vec<(bool, std::cmp::Reverse<u32>, &str)> = mids
+        let mut found: Vec<(bool, usize, &str)> = mids
             .values()
             .filter(|mid| route.allows(&mid.id) && mid.takes_work(now))
-            .filter_map(|mid| match mid.health(&route.resolver)? {
-                ResolverHealth::Unusable => None,
-                health => Some((health == ResolverHealth::Degraded, std::cmp::Reverse(free(&mid.id)), mid.id.as_str())),
+            .filter_map(|mid| {
+                let place = match route.place(&mid.id) {
+                    Some(place) if route.ordered => place,
+                    _ => usize::MAX - free(&mid.id) as usize,
+                };
+                match mid.health(&route.resolver)? {
+                    ResolverHealth::Unusable => None,
+                    health => Some((health == ResolverHealth::Degraded, place, mid.id.as_str())),
+                }
             })
             .collect();
         found.sort_unstable();
+        if route.ordered {
+            found.truncate(1);
+        }
         let best = found.first().is_some_and(|first| !first.0);
         found.into_iter().filter(|(degraded, ..)| !(best && *degraded)).map(|(_, _, id)| id.to_owned()).collect()
     }
@@ -176,6 +195,12 @@ impl Fleet {
         if mids.is_empty() {
             let detail = if route.mid_names.is_empty() {
                 format!("connection {} has no MID: none is enrolled", route.alias)
+            } else if let Some(cluster) = &route.cluster {
+                format!(
+                    "connection {} is served by cluster {cluster}, of which no MID is enrolled ({})",
+                    route.alias,
+                    route.mid_names.join(", ")
+                )
             } else {
                 format!(
                     "connection {} may only use MID {}, which is not enrolled",
@@ -266,5 +291,76 @@ fn view(row: MidRow, now: BootTime, wall: i64) -> MidView {
         heartbeat: row.heartbeat,
         draining: row.draining,
         version: row.version,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use midward_wire::{ConfigDigest, ResolverStatus};
+
+    use super::*;
+
+    fn route(ordered: bool) -> Route {
+        Route {
+            alias: "crm".into(),
+            digest: ConfigDigest::of(b""),
+            document: String::new(),
+            resolver: "vault".into(),
+            mid_names: Vec::new(),
+            mids: ",b,a,c,".into(),
+            cluster: None,
+            ordered,
+            limited: false,
+            retry: None,
+            timeout_ms: 1,
+            replay_methods: None,
+        }
+    }
+
+    fn fleet(health: &[(&str, ResolverHealth)]) -> Fleet {
+        let fleet = Fleet::default();
+        for (name, health) in health {
+            let status = ResolverStatus { name: "vault".into(), kind: "jar".into(), health: *health, reason: None };
+            let heartbeat = Heartbeat {
+                version: 1,
+                incarnation: "i".into(),
+                program_version: "0".into(),
+                capacity: 8,
+                running: 0,
+                draining: false,
+                resolvers: vec![status],
+            };
+            let row = MidRow {
+                id: (*name).into(),
+                name: (*name).into(),
+                state: MidState::Validated,
+                public_key: String::new(),
+                created_at: 0,
+                last_seen_at: Some(1000),
+                heartbeat: Some(heartbeat),
+                draining: false,
+                version: 0,
+            };
+            fleet.add(row, BootTime::from_duration(Duration::from_secs(60)), 1000);
+        }
+        fleet
+    }
+
+    #[test]
+    fn who_has_most_room_is_first_and_in_order_the_first_that_can() {
+        let now = BootTime::from_duration(Duration::from_secs(60));
+        let free = |id: &str| if id == "c" { 5 } else { 2 };
+        let all_ready = [("a", ResolverHealth::Ready), ("b", ResolverHealth::Ready), ("c", ResolverHealth::Ready)];
+        let all = fleet(&all_ready);
+        assert_eq!(all.eligible(&route(false), now, free), ["c", "a", "b"]);
+        assert_eq!(all.eligible(&route(true), now, free), ["b"]);
+        assert!(all.goes_before("b", "a", "vault", now));
+        let some =
+            fleet(&[("a", ResolverHealth::Ready), ("b", ResolverHealth::Degraded), ("c", ResolverHealth::Ready)]);
+        assert_eq!(some.eligible(&route(true), now, free), ["a"], "ready before degraded");
+        assert!(!some.goes_before("b", "a", "vault", now));
+        let late = now + LIVE_FOR + Duration::from_millis(1);
+        assert!(all.eligible(&route(true), late, free).is_empty());
+        assert!(!all.goes_before("b", "a", "vault", late));
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use midward_wire::{AssertionAlgorithm, ClientAuth, GrantType, JwtBearerConfig, TokenExchangeConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::retry::RetryPolicy;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OAuthEntity {
@@ -136,12 +138,49 @@ pub(crate) struct Connection {
     /// Name of the one MID that may serve it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mid: Option<String>,
+    /// Name of the cluster whose MIDs serve it. With neither: any MID that has the resolver, or those of the cluster in
+    /// whose networks the base URL's address is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cluster: Option<String>,
     /// How long the API may take to answer, in milliseconds.
     #[serde(default = "default_timeout")]
     pub(crate) timeout_ms: u64,
     /// Methods whose calls may be sent twice; absent: GET, HEAD and OPTIONS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) replay_methods: Option<Vec<String>>,
+    /// When queued requests are tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) retry: Option<RetryPolicy>,
+    /// Most calls at a time, over all MIDs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) max_concurrent: Option<u32>,
+    /// Most calls a minute, over all MIDs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) max_per_minute: Option<u32>,
+}
+
+/// MIDs that serve connections together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Cluster {
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) mode: ClusterMode,
+    /// Names of MIDs; in order, for failover.
+    pub(crate) mids: Vec<String>,
+    /// In CIDR notation: connections to addresses in there are this cluster's, unless they say otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) networks: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ClusterMode {
+    /// Each takes what it can take now.
+    #[default]
+    LoadBalance,
+    /// The first that can serve takes all.
+    Failover,
 }
 
 fn default_timeout() -> u64 {
@@ -159,6 +198,8 @@ pub(crate) struct ApplyDocument {
     pub(crate) oauth_entity_profiles: Vec<OAuthEntityProfile>,
     #[serde(default)]
     pub(crate) credentials: Vec<Credential>,
+    #[serde(default)]
+    pub(crate) clusters: Vec<Cluster>,
     #[serde(default)]
     pub(crate) connections: Vec<Connection>,
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::config::PostgresConfig;
 use crate::queue::{Ended, Job};
-use crate::store::{self, StoreError, mids, replicas, requests};
+use crate::store::{self, StoreError, mids, outcomes, replicas};
 
 /// How often is looked without a hint.
 const EVERY: Duration = Duration::from_millis(500);
@@ -52,7 +52,7 @@ async fn look(app: &App, hints: &Notify, shutdown: &CancellationToken) {
 /// Takes over what changed: records, MIDs, and outcomes that somebody here waits for.
 async fn catch_up(app: &App, changes: &mut i64) -> Result<(), StoreError> {
     for ids in app.waiters.ids().chunks(AT_ONCE) {
-        for (id, outcome, trace) in requests::ended(app.store.readers(), ids).await? {
+        for (id, outcome, trace) in outcomes::ended(app.store.readers(), ids).await? {
             let outcome = Arc::new(store::from_json(&outcome)?);
             app.waiters.deliver(&id, Ended { outcome, trace: trace.into() });
         }

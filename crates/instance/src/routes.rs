@@ -2,14 +2,17 @@
 //! until something changes.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use midward_wire::{ConfigDigest, ConfigDocument, ConnectionConfig, CredentialConfig, ProfileConfig};
+use url::{Host, Url};
 
 use crate::fleet::Fleet;
-use crate::model::{AppliesTo, Connection, Credential, OAuthEntity, OAuthEntityProfile};
-use crate::store::{Store, StoreError, connections, credentials, oauth, to_json};
+use crate::model::{AppliesTo, Cluster, ClusterMode, Connection, Credential, OAuthEntity, OAuthEntityProfile};
+use crate::network::Network;
+use crate::store::{Store, StoreError, clusters, connections, credentials, oauth, to_json};
 
 /// Everything that a submission needs to know about its connection.
 #[derive(Debug)]
@@ -22,6 +25,14 @@ pub(crate) struct Route {
     pub(crate) mid_names: Vec<String>,
     /// Their identifiers as `,id,id,`; empty: any; `,,`: limited to MIDs that do not exist.
     pub(crate) mids: String,
+    /// The cluster that serves it.
+    pub(crate) cluster: Option<String>,
+    /// The first of `mids` that can serve it takes it.
+    pub(crate) ordered: bool,
+    /// It has a concurrency or a rate.
+    pub(crate) limited: bool,
+    /// JSON of the policy by which queued requests are tried again.
+    pub(crate) retry: Option<String>,
     pub(crate) timeout_ms: u64,
     /// See [`midward_wire::ApiCall::may_repeat`].
     pub(crate) replay_methods: Option<Vec<String>>,
@@ -29,7 +40,12 @@ pub(crate) struct Route {
 
 impl Route {
     pub(crate) fn allows(&self, mid_id: &str) -> bool {
-        self.mids.is_empty() || self.mids.split(',').any(|id| !id.is_empty() && id == mid_id)
+        self.mids.is_empty() || self.place(mid_id).is_some()
+    }
+
+    /// Where a MID stands among those that may serve it.
+    pub(crate) fn place(&self, mid_id: &str) -> Option<usize> {
+        self.mids.split(',').filter(|id| !id.is_empty()).position(|id| id == mid_id)
     }
 }
 
@@ -98,25 +114,54 @@ async fn load(store: &Store, fleet: &Fleet, alias: &str) -> Result<Option<Route>
     let entity = oauth::entity_named(db, &profile.oauth_entity)
         .await?
         .ok_or_else(|| missing("OAuth entity", &profile.oauth_entity))?;
-    compile(connection, credential, profile, entity, fleet).map(Some)
+    let clusters = clusters::all(db).await?;
+    let cluster = cluster_of(&connection, clusters)?;
+    compile(connection, cluster, credential, profile, entity, fleet).map(Some)
+}
+
+/// The cluster that a connection names; else, when it names no MID either, the one with the most precise network around
+/// the address in its base URL.
+fn cluster_of(connection: &Connection, clusters: Vec<Cluster>) -> Result<Option<Cluster>, StoreError> {
+    if let Some(name) = &connection.cluster {
+        let found = clusters.into_iter().find(|cluster| cluster.name == *name);
+        return found.map(Some).ok_or_else(|| StoreError::Corrupt(format!("cluster {name} is missing")));
+    }
+    let address = match Url::parse(&connection.base_url).ok().as_ref().and_then(Url::host) {
+        Some(Host::Ipv4(address)) => IpAddr::V4(address),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address),
+        _ => return Ok(None),
+    };
+    if connection.mid.is_some() {
+        return Ok(None);
+    }
+    let bits = |cluster: &Cluster| {
+        let networks = cluster.networks.iter().filter_map(|text| Network::parse(text));
+        networks.filter(|network| network.contains(address)).map(Network::bits).max()
+    };
+    Ok(clusters.into_iter().filter(|cluster| bits(cluster).is_some()).max_by_key(bits))
 }
 
 fn compile(
     connection: Connection,
+    cluster: Option<Cluster>,
     credential: Credential,
     profile: OAuthEntityProfile,
     entity: OAuthEntity,
     fleet: &Fleet,
 ) -> Result<Route, StoreError> {
-    let limited = connection.mid.is_some() || credential.applies_to != AppliesTo::All;
-    let mid_names = match (&connection.mid, credential.applies_to) {
+    let chosen = match (&connection.mid, &cluster) {
+        (Some(name), _) => Some(vec![name.clone()]),
+        (None, Some(cluster)) => Some(cluster.mids.clone()),
+        (None, None) => None,
+    };
+    let is_limited = chosen.is_some() || credential.applies_to != AppliesTo::All;
+    let mid_names = match (chosen, credential.applies_to) {
         (None, AppliesTo::All) => Vec::new(),
-        (None, AppliesTo::Mids(names)) => names,
-        (Some(name), AppliesTo::All) => vec![name.clone()],
-        (Some(name), AppliesTo::Mids(names)) => names.into_iter().filter(|other| other == name).collect(),
+        (None, AppliesTo::Mids(names)) | (Some(names), AppliesTo::All) => names,
+        (Some(names), AppliesTo::Mids(may)) => names.into_iter().filter(|name| may.contains(name)).collect(),
     };
     let mut mids = String::new();
-    if limited {
+    if is_limited {
         mids.push(',');
         for mid in mid_names.iter().filter_map(|name| fleet.by_name(name)) {
             mids.push_str(&mid.id);
@@ -166,6 +211,10 @@ fn compile(
         resolver: credential.resolver,
         mid_names,
         mids,
+        ordered: cluster.as_ref().is_some_and(|cluster| cluster.mode == ClusterMode::Failover),
+        cluster: cluster.map(|cluster| cluster.name),
+        limited: connection.max_concurrent.is_some() || connection.max_per_minute.is_some(),
+        retry: connection.retry.as_ref().map(to_json).transpose()?,
         timeout_ms: connection.timeout_ms,
         replay_methods: connection.replay_methods,
     })

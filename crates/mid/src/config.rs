@@ -262,6 +262,8 @@ fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
     let process = match resolver {
         ResolverConfig::Jar(jar) => &mut jar.process,
         ResolverConfig::CyberArkSdk(sdk) => &mut sdk.process,
+        ResolverConfig::CyberArkCli(cli) => return below(base_dir, [&mut cli.path]),
+        ResolverConfig::CyberArkCcp(ccp) => return below(base_dir, ccp.files_mut()),
         ResolverConfig::AwsSecretsManager(aws) => return below(base_dir, aws.credentials.files_mut()),
         ResolverConfig::AzureKeyVault(azure) => return below(base_dir, azure.credentials.files_mut()),
         ResolverConfig::HashiCorpVault(vault) => return below(base_dir, vault.auth.files_mut()),
@@ -326,6 +328,8 @@ fn refuse_secrets(table: &toml::Table, path: &str) -> Result<(), Failure> {
     for (key, value) in table {
         let here = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         match value {
+            // What is there says what a secret's fields are called.
+            toml::Value::Table(_) if path.starts_with("resolvers.") && matches!(&**key, "fields" | "variables") => {}
             toml::Value::Table(inner) => refuse_secrets(inner, &here)?,
             toml::Value::String(text) => {
                 let user_in_url =
@@ -380,6 +384,24 @@ mod tests {
             assert_eq!(failure.code, "secret_in_config");
             assert!(!failure.to_string().contains("hunter2"), "{failure}");
         }
+    }
+
+    #[test]
+    fn the_names_of_a_secrets_fields_are_no_secrets() {
+        let vault = "url = 'https://v'\nauth = { method = 'token', token_file = 'vault/token' }";
+        let names = "fields = { client_secret = 'pw', private_key = 'key' }";
+        let text = format!("{SMALL}[resolvers.v]\nkind = 'openbao'\n{names}\n{vault}\n");
+        let ResolverConfig::HashiCorpVault(read) = &parse(&text).expect("legal").resolvers["v"].kind else {
+            panic!("another kind")
+        };
+        assert_eq!(read.fields.client_secret, "pw");
+        let file = read.auth.clone().files_mut().remove(0).clone();
+        assert_eq!(file, Path::new("/etc/midward/vault/token"));
+        let conjur = "kind = 'conjur'\nurl = 'https://c'\naccount = 'a'\nvariables = { client_secret = '{id}/s' }\n\
+                      auth = { method = 'api_key', login = 'l', api_key_file = 'key' }";
+        assert!(parse(&format!("{SMALL}[resolvers.c]\n{conjur}\n")).is_ok());
+        let failure = parse(&text.replace("token_file", "token")).expect_err("a secret");
+        assert_eq!(failure.code, "secret_in_config");
     }
 
     #[test]

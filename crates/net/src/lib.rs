@@ -1,12 +1,14 @@
 //! Ways out: outbound HTTP/1.1 with a private CA, an authenticated proxy, and a guard on the address that is dialled.
 //! Nothing is taken from the environment, no redirect is followed, no body is unbounded.
 
+mod ber;
 mod config;
 mod connect;
 mod dial;
 mod error;
 mod guard;
 mod identity;
+mod pfx;
 mod proxy;
 mod tls;
 mod way;

@@ -5,13 +5,17 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use midward_core::{Clock, Failure, Hop, Random};
+use midward_core::{Clock, Random};
 use midward_net::WayOut;
 use serde::Deserialize;
 
+use crate::cyberark::{CcpResolver, CliResolver};
 use crate::jar::{CyberArkSdkConfig, JarConfig, JarResolver};
 use crate::unusable::Unusable;
-use crate::{AwsConfig, AzureConfig, ConjurConfig, HashiCorpVaultConfig, Resolver, RouteConfig};
+use crate::{
+    AwsConfig, AzureConfig, ConjurConfig, CyberArkCcpConfig, CyberArkCliConfig, HashiCorpVaultConfig, Resolver,
+    RouteConfig,
+};
 
 /// One resolver's configuration, told apart by `kind`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -22,6 +26,12 @@ pub enum ResolverConfig {
     /// CyberArk's `JavaPasswordSDK.jar`, from the AIM client's installation folder.
     #[serde(rename = "cyberark_sdk")]
     CyberArkSdk(CyberArkSdkConfig),
+    /// The AIM client's command line, without a JAR.
+    #[serde(rename = "cyberark_cli")]
+    CyberArkCli(CyberArkCliConfig),
+    /// CyberArk's Central Credential Provider, over HTTPS.
+    #[serde(rename = "cyberark_ccp")]
+    CyberArkCcp(CyberArkCcpConfig),
     /// AWS Secrets Manager (cargo feature `aws`).
     AwsSecretsManager(AwsConfig),
     /// Azure Key Vault (cargo feature `azure`).
@@ -70,18 +80,16 @@ pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> 
         ResolverConfig::Conjur(conjur) => crate::conjur::build(name, conjur, context),
         ResolverConfig::Jar(jar) => Arc::new(JarResolver::jar(name, jar, context)),
         ResolverConfig::CyberArkSdk(sdk) => Arc::new(JarResolver::sdk(name, sdk, context)),
-        ResolverConfig::Route(_) => Arc::new(Unusable::new("route", without_others())),
+        ResolverConfig::CyberArkCli(cli) => match CliResolver::new(name, cli, context) {
+            Ok(resolver) => Arc::new(resolver),
+            Err(failure) => Arc::new(Unusable::new("cyberark_cli", failure)),
+        },
+        ResolverConfig::CyberArkCcp(ccp) => match CcpResolver::new(name, ccp, context) {
+            Ok(resolver) => Arc::new(resolver),
+            Err(failure) => Arc::new(Unusable::new("cyberark_ccp", failure)),
+        },
+        ResolverConfig::Route(_) => Arc::new(Unusable::route()),
     }
-}
-
-/// Only [`crate::ResolverSet`] knows them.
-fn without_others() -> Failure {
-    Failure::permanent(
-        Hop::Resolver,
-        "resolver_misconfigured",
-        "a route was made without the resolvers that it leads to",
-        "Put it into mid.toml beside them.",
-    )
 }
 
 #[cfg(test)]

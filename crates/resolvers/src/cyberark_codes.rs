@@ -8,6 +8,8 @@ enum Meaning {
     Ambiguous,
     Changing,
     Connectivity,
+    /// The provider does not run.
+    ClientAbsent,
     BadRequest,
 }
 
@@ -61,6 +63,12 @@ pub fn cyberark_failure(code: &str) -> Failure {
             "vault_unreachable",
             format!("the vault answered {code}: the connection to the vault failed"),
             "It is tried again by itself; if it lasts, check the provider's service and its way to the vault.",
+        ),
+        Some(Meaning::ClientAbsent) => Failure::transient(
+            hop,
+            "vault_client_absent",
+            format!("the AIM client answered {code}: its provider does not run"),
+            "Start CyberArk's Credential Provider on the MID's host; it is asked again by itself.",
         ),
         Some(Meaning::BadRequest) => Failure::permanent(
             hop,
@@ -118,6 +126,7 @@ fn meaning(code: &str) -> Option<Meaning> {
         "APPAP007E" | "APPAP096W" | "APPAP289E" | "APPAP291E" | "APPAP292E" | "APPAP297E" | "APPBC007E" => {
             Meaning::Connectivity
         }
+        "APPAP005E" => Meaning::ClientAbsent,
         "AIMWS030E" | "AIMWS031E" | "APPAP081E" | "CASVL010E" | "APPPR010E" => Meaning::BadRequest,
         _ => return None,
     })
@@ -136,6 +145,7 @@ mod tests {
             ("APPAP229E", "vault_ambiguous", Persistence::Permanent),
             ("APPAP282E", "vault_changing", Persistence::Transient),
             ("APPAP096W", "vault_unreachable", Persistence::Transient),
+            ("APPAP005E", "vault_client_absent", Persistence::Transient),
             ("AIMWS031E", "vault_bad_request", Persistence::Permanent),
             ("APPXX999E", "vault_error", Persistence::Transient),
         ] {

@@ -1,4 +1,4 @@
-//! The conformance suite over the adapters that run a JAR.
+//! The conformance suite over the adapters that run a JAR, and over CyberArk's own interfaces.
 
 #[path = "support/conformance.rs"]
 mod conformance;
@@ -8,26 +8,29 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use conformance::{Trouble, Vault};
+use midward_fakes::tls::{Ca, Tls};
+use midward_fakes::vault::ccp::{Ccp, CcpConfig};
 use midward_fakes::vault::{Account, Application, Vault as AimVault, VaultConfig, VaultFault};
-use midward_resolvers::{BoxFuture, Resolver};
+use midward_net::{WayConfig, WayOut};
+use midward_resolvers::{BoxFuture, Resolver, ResolverConfig, ResolverContext, build};
 use support::Bench;
 
-/// `cyberark_sdk`: the stand-in for `JavaPasswordSDK.jar`, in a real JVM, against the stand-in for the AIM client.
-struct Sdk {
+/// An adapter of CyberArk's against the stand-in for its vault.
+struct CyberArk {
     vault: AimVault,
     resolver: Arc<dyn Resolver>,
+    /// The code when no answer comes.
+    slow: &'static str,
 }
 
-impl Vault for Sdk {
+impl Vault for CyberArk {
     fn resolver(&self) -> Arc<dyn Resolver> {
         Arc::clone(&self.resolver)
     }
 
     fn put<'a>(&'a self, name: &'a str, client_id: &'a str, secret: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            if !self.vault.set_password("Main", name, secret) {
-                self.vault.add_account(Account::new("Main", name, client_id, secret));
-            }
+            self.vault.put_account(Account::new("Main", name, client_id, secret));
         })
     }
 
@@ -54,7 +57,7 @@ impl Vault for Sdk {
     }
 
     fn code(&self, trouble: Trouble) -> &'static str {
-        jar_code(trouble)
+        if trouble == Trouble::Slow { self.slow } else { jar_code(trouble) }
     }
 
     fn bad_identifiers(&self) -> &[&str] {
@@ -65,16 +68,62 @@ impl Vault for Sdk {
 #[tokio::test]
 async fn cyberark_sdk_conforms() {
     let bench = Bench::new();
-    let application = Application { app_id: "App1".to_owned(), safes: vec!["Main".to_owned()], clients: None };
-    let config = VaultConfig { applications: vec![application], ..VaultConfig::default() };
-    let vault = AimVault::start(config).expect("vault");
+    let vault = aim_vault();
     let resolver = bench.resolver(&format!(
         "kind = 'cyberark_sdk'\njar = '{}'\napp_id = 'App1'\nsafe = 'Main'\nport = {}\nconnection_timeout_s = 60\n\
          timeout_ms = 60000",
         bench.jars.sdk().display(),
         vault.port()
     ));
-    conformance::run(&Sdk { vault, resolver }, &[]).await;
+    conformance::run(&CyberArk { vault, resolver, slow: "resolver_timeout" }, &[]).await;
+}
+
+/// `cyberark_cli`: the stand-in for the AIM client's command line, which cargo builds beside this crate's programs.
+#[tokio::test]
+async fn cyberark_cli_conforms() {
+    let vault = aim_vault();
+    let client = Path::new(env!("CARGO_BIN_EXE_jar-host-exec")).with_file_name("clipasswordsdk");
+    assert!(client.exists(), "`cargo build -p midward-fakes --bins` builds {}", client.display());
+    let resolver = Bench::new().resolver(&format!(
+        "kind = 'cyberark_cli'\npath = '{}'\napp_id = 'App1'\nsafe = 'Main'\nport = {}\ntimeout_ms = 60000",
+        client.display(),
+        vault.port()
+    ));
+    conformance::run(&CyberArk { vault, resolver, slow: "vault_client_timeout" }, &[]).await;
+}
+
+/// `cyberark_ccp`: the stand-in for the Central Credential Provider, which wants a client certificate.
+#[tokio::test]
+async fn cyberark_ccp_conforms() {
+    for api in ["rest", "soap"] {
+        let (bench, vault) = (Bench::new(), aim_vault());
+        let ca = Arc::new(Ca::generate("CCP CA").expect("CA"));
+        let client = ca.issue_client("midward").expect("certificate");
+        let tls = Tls::Mutual(Arc::clone(&ca));
+        let ccp = Ccp::start(&vault, CcpConfig { tls, ..CcpConfig::default() }).expect("CCP");
+        let file = |name: &str, text: &str| {
+            let path = bench.folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            private(&path);
+            path.display().to_string()
+        };
+        let (pem, key) = (file("client.pem", &client.certificate_pem), file("client.key", &client.key_pem));
+        let way = WayConfig { ca_file: Some(file("ca.pem", ca.pem()).into()), ..WayConfig::default() };
+        let vaults = WayOut::new(&way, Path::new("/")).expect("a way out");
+        let settings = format!(
+            "kind = 'cyberark_ccp'\nurl = '{}'\napi = '{api}'\napp_id = 'App1'\nsafe = 'Main'\ntimeout_ms = 60000\n\
+             certificate_file = '{pem}'\nkey_file = '{key}'",
+            ccp.url()
+        );
+        let settings: ResolverConfig = toml::from_str(&settings).expect("configuration");
+        let resolver = build("vault", &settings, &ResolverContext { vaults, ..bench.context() });
+        conformance::run(&CyberArk { vault, resolver, slow: "vault_timeout" }, &[]).await;
+    }
+}
+
+fn aim_vault() -> AimVault {
+    let config = VaultConfig { applications: vec![Application::new("App1", &["Main"])], ..VaultConfig::default() };
+    AimVault::start(config).expect("vault")
 }
 
 /// `jar`: the sample resolver, in a real JVM, over a program that stands for the AIM client's command line.
@@ -184,6 +233,11 @@ fn jar_code(trouble: Trouble) -> &'static str {
         Trouble::Slow => "resolver_timeout",
         Trouble::Dead => "vault_unreachable",
     }
+}
+
+fn private(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("private");
 }
 
 fn executable(path: &Path) {

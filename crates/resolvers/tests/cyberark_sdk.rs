@@ -39,7 +39,7 @@ fn reply(asked: &str) -> String {
     let query = query.replace("%3D", "=").replace("%3B", ";");
     let part = |key: &str| query.split(';').find_map(|part| part.strip_prefix(key)).unwrap_or_default().to_owned();
     assert!(asked.contains("AppID=App1\n") && asked.contains("client=sdk\n"), "{asked}");
-    let (safe, object) = (part("Safe="), part("Object="));
+    let (safe, object) = (part("Safe="), part("Object=") + &part("VirtualUserName=") + &part("UserName="));
     match object.as_str() {
         "denied" => "ERR APPAP008E hunter2\n\n".to_owned(),
         "empty" => "OK\nPassword=\nPassProps.UserName=u\n\n".to_owned(),
@@ -51,8 +51,12 @@ fn reply(asked: &str) -> String {
 }
 
 fn config(bench: &Bench, jar: &std::path::Path, port: u16) -> Arc<dyn midward_resolvers::Resolver> {
+    config_with(bench, jar, port, "")
+}
+
+fn config_with(bench: &Bench, jar: &std::path::Path, port: u16, more: &str) -> Arc<dyn midward_resolvers::Resolver> {
     bench.resolver(&format!(
-        "kind = 'cyberark_sdk'\njar = '{}'\napp_id = 'App1'\nsafe = 'Main'\nport = {port}\nconnection_timeout_s = 5",
+        "kind = 'cyberark_sdk'\njar = '{}'\napp_id = 'App1'\nsafe = 'Main'\nport = {port}\nconnection_timeout_s = 5\n{more}",
         jar.display()
     ))
 }
@@ -91,6 +95,36 @@ async fn the_vaults_code_gets_out_and_its_text_does_not() {
     drop(listener);
     let failure = failed(&*config(&bench, &bench.jars.sdk(), nobody), "crm").await;
     assert_eq!((failure.code.as_str(), failure.persistence), ("vault_unreachable", Persistence::Transient));
+}
+
+#[tokio::test]
+async fn an_identifier_can_be_a_user_name_or_a_dual_accounts() {
+    let (bench, port) = (Bench::new(), vault().await);
+    for by in ["user_name", "virtual_user_name"] {
+        let resolver = config_with(&bench, &bench.jars.sdk(), port, &format!("lookup_by = '{by}'"));
+        assert_eq!(resolved(&*resolver, "Apps:dual").await.0, "id-Apps-dual", "{by}");
+    }
+}
+
+#[tokio::test]
+async fn a_jar_of_another_version_than_the_aim_client_is_not_used() {
+    let (bench, port) = (Bench::new(), vault().await);
+    let (jar, manifest) = (bench.folder.path().join("sdk.jar"), bench.folder.path().join("manifest"));
+    std::fs::copy(bench.jars.sdk(), &jar).expect("copied");
+    std::fs::write(&manifest, "Implementation-Version: 12.01.0.5\n").expect("written");
+    let updated = std::process::Command::new("jar").arg("ufm").arg(&jar).arg(&manifest).status();
+    assert!(updated.expect("a JDK").success());
+    let other = config_with(&bench, &jar, port, "aim_version = '14.2'");
+    other.warm_up().await;
+    assert!(
+        matches!(other.report(), ResolverReport::Unusable(why) if why.contains("12.01.0.5") && why.contains("14.2"))
+    );
+    assert_eq!(failed(&*other, "crm").await.code, "sdk_version_mismatch");
+    for same in ["12.1", "12.01.0.5", "any", "installed"] {
+        let resolver = config_with(&bench, &jar, port, &format!("aim_version = '{same}'"));
+        assert_eq!(resolved(&*resolver, "crm").await.0, "id-Main-crm", "{same}");
+        assert_eq!(resolver.report(), ResolverReport::Ready, "{same}");
+    }
 }
 
 #[tokio::test]

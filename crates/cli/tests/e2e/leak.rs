@@ -164,32 +164,32 @@ async fn exercise(stack: &Stack, server: &AuthorizationServer, told: &mut Vec<Ve
     Ok(())
 }
 
-async fn call(stack: &Stack, path: &str, told: &mut Vec<Vec<u8>>) -> anyhow::Result<bool> {
+pub(crate) async fn call(stack: &Stack, path: &str, told: &mut Vec<Vec<u8>>) -> anyhow::Result<bool> {
     let output = stack.midward(&["call", "crm", "GET", path, "--output", "json", "--trace"]).await?;
     told.push([output.stdout, output.stderr].concat());
     Ok(output.status.success())
 }
 
-async fn flush(stack: &Stack) -> anyhow::Result<()> {
+pub(crate) async fn flush(stack: &Stack) -> anyhow::Result<()> {
     let output = stack.mid_command(&["token", "--all", "--flush", "--config", &stack.path("mid.toml")]).await?;
     ensure!(output.status.success(), "flush: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 
-async fn stop(stack: &mut Stack) -> anyhow::Result<()> {
+pub(crate) async fn stop(stack: &mut Stack) -> anyhow::Result<()> {
     for daemon in [stack.mid.take(), stack.instance.take()].into_iter().flatten() {
         daemon.stop(Duration::from_secs(40)).await?;
     }
     Ok(())
 }
 
-fn check(place: &str, bytes: &[u8], needles: &[&[u8]]) -> anyhow::Result<()> {
+pub(crate) fn check(place: &str, bytes: &[u8], needles: &[&[u8]]) -> anyhow::Result<()> {
     let found = scan(bytes, needles);
     ensure!(found.is_empty(), "{place} holds a secret or a token: {found:?}");
     Ok(())
 }
 
-fn check_files(folder: &Path, needles: &[&[u8]]) -> anyhow::Result<usize> {
+pub(crate) fn check_files(folder: &Path, needles: &[&[u8]]) -> anyhow::Result<usize> {
     let mut files = 0;
     for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
@@ -206,7 +206,7 @@ fn check_files(folder: &Path, needles: &[&[u8]]) -> anyhow::Result<usize> {
 
 /// Every writable mapping of a process (proc(5), `/proc/PID/mem`). Needs the right to trace it: `make test` runs as
 /// root, or as the same user with `kernel.yama.ptrace_scope` 0.
-fn memory_of(pid: u32) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn memory_of(pid: u32) -> anyhow::Result<Vec<u8>> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let mut memory = std::fs::File::open(format!("/proc/{pid}/mem")).context("cannot read the process's memory")?;
     let mut all = Vec::new();
@@ -244,7 +244,7 @@ fn bearer_tokens(recorded: &[u8]) -> Vec<Vec<u8>> {
     tokens
 }
 
-fn last(told: &[Vec<u8>]) -> String {
+pub(crate) fn last(told: &[Vec<u8>]) -> String {
     told.last().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
 }
 

@@ -1,13 +1,16 @@
 //! End-to-end tests: the real programs, the real authorization server, JARs compiled from source.
 
 mod client_auth;
+mod cyberark;
 mod discovery;
 mod dpop;
 mod failures;
 mod grants;
 mod kill;
 mod leak;
+mod leak_material;
 mod mutual_tls;
+mod replicas;
 mod resolvers;
 mod revocation;
 mod support;

@@ -27,10 +27,21 @@ pub struct Application {
     pub app_id: String,
     /// The safes that it may read.
     pub safes: Vec<String>,
-    /// The kinds of client (`cli`, `sdk`) that may use it; absent means all. Stands for CyberArk's path, hash and
+    /// The kinds of client (`cli`, `sdk`, `ccp`) that may use it; absent means all. Stands for CyberArk's path, hash and
     /// user checks.
     #[serde(default)]
     pub clients: Option<Vec<String>>,
+    /// SHA-256 thumbprints (base64url) of the client certificates that may use it over the CCP; absent means that none
+    /// is needed.
+    #[serde(default)]
+    pub certificates: Option<Vec<String>>,
+}
+
+impl Application {
+    pub fn new(app_id: &str, safes: &[&str]) -> Self {
+        let safes = safes.iter().map(|&safe| safe.to_owned()).collect();
+        Self { app_id: app_id.to_owned(), safes, clients: None, certificates: None }
+    }
 }
 
 /// One account. The fields have the names that CyberArk gives them.
@@ -152,6 +163,12 @@ pub(super) fn get_password(config: &VaultConfig, request: &Fields) -> Answer {
     };
     let client = request.value("client").unwrap_or("");
     if application.clients.as_ref().is_some_and(|allowed| !allowed.iter().any(|known| known == client)) {
+        return denied(app_id);
+    }
+    if client == "ccp"
+        && let Some(allowed) = &application.certificates
+        && !allowed.iter().any(|known| given("certificate") == Some(known))
+    {
         return denied(app_id);
     }
     let criteria = match Criteria::parse(query, given("QueryFormat")) {

@@ -53,6 +53,7 @@ pub(super) async fn apply(
     put_all(&mut tx, &document.oauth_entities, &mut changes).await?;
     put_all(&mut tx, &document.oauth_entity_profiles, &mut changes).await?;
     put_all(&mut tx, &document.credentials, &mut changes).await?;
+    put_all(&mut tx, &document.clusters, &mut changes).await?;
     put_all(&mut tx, &document.connections, &mut changes).await?;
     if options.dry_run {
         tx.rollback().await?;
@@ -65,6 +66,7 @@ pub(super) async fn apply(
         .connections
         .iter()
         .filter_map(|connection| connection.mid.as_ref())
+        .chain(document.clusters.iter().flat_map(|cluster| &cluster.mids))
         .chain(document.credentials.iter().flat_map(Credential::mid_names))
         .filter(|name| app.fleet.by_name(name).is_none())
         .collect();

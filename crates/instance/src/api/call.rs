@@ -89,7 +89,7 @@ async fn execute(
     }
     // Registered before it is submitted: the outcome may come at once.
     let waiting = app.waiters.wait(id, Wants::Answer);
-    let terms = submit::Terms { priority: Priority::Interactive, idempotency_key: None };
+    let terms = submit::Terms { priority: Priority::Interactive, idempotency_key: None, not_before: 0, retries: false };
     let submitted = submit::submit(app, &client, &route, id.to_owned(), call, wait, terms).await.map_err(early)?;
     if !matches!(submitted, Submitted::New(_)) {
         return Err(early(submit::key_reused()));

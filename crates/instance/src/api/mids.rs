@@ -10,6 +10,7 @@ use midward_wire::{EnrollToken, MidState};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::records::Tx;
 use super::{Body, body, page, parse};
 use crate::app::{App, Shared};
 use crate::auth;
@@ -105,20 +106,52 @@ pub(super) async fn enroll_token(
     if let Some(name) = &request.name {
         check::name("MID", name)?;
     }
-    if !(1..=7 * 86_400).contains(&request.ttl_seconds) {
+    let name = request.name.as_deref();
+    let expires_at = expiry(&app, request.ttl_seconds)?;
+    let mut tx = app.store.begin().await?;
+    let token = one_time(&app, &mut tx, (name, request.prevalidated), expires_at, None).await?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(json!({ "token": token, "expires_at": expires_at }))))
+}
+
+/// A one-time token by which an enrolled MID gets a new key; name, identifier and state stay. The old key is good until
+/// the token is used.
+pub(super) async fn rekey(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let client = auth::administrator(&app, &headers).await?;
+    let mid = app.fleet.by_name(&name).ok_or_else(|| Problem::not_found("MID", &name))?;
+    let expires_at = expiry(&app, one_hour())?;
+    let mut tx = app.store.begin().await?;
+    let token = one_time(&app, &mut tx, (Some(&name), false), expires_at, Some(&mid.id)).await?;
+    tx.commit().await?;
+    tracing::info!(client = client.name, mid = name, "a MID may get a new key");
+    Ok((StatusCode::CREATED, Json(json!({ "token": token, "expires_at": expires_at }))))
+}
+
+fn expiry(app: &App, ttl_seconds: u64) -> Result<i64, Problem> {
+    if !(1..=7 * 86_400).contains(&ttl_seconds) {
         return Err(Problem::bad_request(
             "invalid_ttl",
             "ttl_seconds is not between 1 and 604800",
             "Choose a shorter time.",
         ));
     }
+    Ok((app.clock.wall() + Duration::from_secs(ttl_seconds)).unix_millis())
+}
+
+async fn one_time(
+    app: &App,
+    tx: &mut Tx,
+    (name, prevalidated): (Option<&str>, bool),
+    expires_at: i64,
+    mid_id: Option<&str>,
+) -> Result<String, Problem> {
     let secret = new_secret("", &*app.random);
-    let expires_at = (app.clock.wall() + Duration::from_secs(request.ttl_seconds)).unix_millis();
-    let mut tx = app.store.begin().await?;
     let hash = hash_text(&hash(&secret));
-    let name = request.name.as_deref();
-    mids::insert_enroll_token(&mut *tx, &app.new_id(), &hash, name, request.prevalidated, expires_at).await?;
-    tx.commit().await?;
+    mids::insert_enroll_token(&mut **tx, &app.new_id(), &hash, name, prevalidated, expires_at, mid_id).await?;
     let token = EnrollToken {
         instance_url: app.public_url.clone(),
         instance_id: app.instance_id.clone(),
@@ -126,7 +159,7 @@ pub(super) async fn enroll_token(
         instance_key: app.signing_key.public(),
         secret,
     };
-    Ok((StatusCode::CREATED, Json(json!({ "token": token.encode(), "expires_at": expires_at }))))
+    Ok(token.encode())
 }
 
 fn shown(app: &App, mid: &MidView) -> Value {

@@ -3,6 +3,7 @@
 mod apply;
 pub(crate) mod call;
 mod clients;
+mod dead_letters;
 mod jars;
 mod mids;
 mod openapi;
@@ -32,6 +33,8 @@ pub(crate) fn router(app: Shared) -> Router {
     let limit = app.limits.body_bytes.saturating_mul(3) / 2 + 64 * 1024;
     Router::new()
         .route("/api/v1/apply", post(apply::apply))
+        .route("/api/v1/clusters", get(records::list::<crate::model::Cluster>))
+        .route("/api/v1/clusters/{name}", records::one::<crate::model::Cluster>())
         .route("/api/v1/connections", get(records::list::<crate::model::Connection>))
         .route("/api/v1/connections/{name}", records::one::<crate::model::Connection>())
         .route("/api/v1/credentials", get(records::list::<crate::model::Credential>))
@@ -43,6 +46,7 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/v1/mids", get(mids::list))
         .route("/api/v1/mids/enroll-tokens", post(mids::enroll_token))
         .route("/api/v1/mids/{name}", get(mids::one))
+        .route("/api/v1/mids/{name}/rekey", post(mids::rekey))
         .route("/api/v1/mids/{name}/{action}", post(mids::act))
         .route("/api/v1/api-keys", get(clients::list).post(clients::create))
         .route("/api/v1/api-keys/{name}", axum::routing::delete(clients::delete))
@@ -54,6 +58,8 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/v1/requests", get(requests::list).post(requests::submit))
         .route("/api/v1/requests/{id}", get(requests::one))
         .route("/api/v1/requests/{id}/cancel", post(requests::cancel))
+        .route("/api/v1/dead-letters", get(dead_letters::list))
+        .route("/api/v1/dead-letters/{id}/redrive", post(dead_letters::redrive))
         .route_layer(from_fn_with_state(Arc::clone(&app), auth::clients_only))
         .route("/api/v1/openapi.json", get(openapi::document))
         .route("/healthz", get(async || "ok\n"))

@@ -16,9 +16,9 @@ use super::{Body, body, page, parse};
 use crate::app::Shared;
 use crate::auth;
 use crate::check;
-use crate::model::{AppliesTo, Connection, Credential, OAuthEntity, OAuthEntityProfile};
+use crate::model::{AppliesTo, Cluster, Connection, Credential, OAuthEntity, OAuthEntityProfile};
 use crate::problem::Problem;
-use crate::store::{StoreError, connections, credentials, oauth};
+use crate::store::{StoreError, clusters, connections, credentials, oauth};
 
 pub(crate) type Tx = Transaction<'static, Any>;
 
@@ -118,8 +118,24 @@ record!(
     check::connection,
     connections::all,
     connections::put,
-    |connection| vec![("credential", "credentials", "name", connection.credential.clone())],
+    |connection| {
+        let cluster = connection.cluster.clone().map(|name| ("cluster", "clusters", "name", name));
+        let credential = ("credential", "credentials", "name", connection.credential.clone());
+        std::iter::once(credential).chain(cluster).collect()
+    },
     None
+);
+record!(
+    Cluster,
+    "cluster",
+    "clusters",
+    "name",
+    name,
+    check::cluster,
+    clusters::all,
+    clusters::put,
+    |_| Vec::new(),
+    Some(("connections", "cluster"))
 );
 
 impl Credential {

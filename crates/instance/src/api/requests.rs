@@ -49,6 +49,9 @@ struct NewRequest {
     idempotency_key: Option<String>,
     #[serde(default)]
     priority: Priority,
+    /// Unix milliseconds; its expiry counts from then.
+    #[serde(default)]
+    not_before: i64,
 }
 
 pub(super) async fn submit(State(app): State<Shared>, headers: HeaderMap, content: Body) -> Result<Response, Problem> {
@@ -77,11 +80,24 @@ pub(super) async fn submit(State(app): State<Shared>, headers: HeaderMap, conten
             "Shorten it.",
         ));
     }
+    let latest = (app.clock.wall() + LONGEST_EXPIRY).unix_millis();
+    if !(0..=latest).contains(&new.not_before) {
+        return Err(Problem::bad_request(
+            "invalid_not_before",
+            "not_before is not a time in unix milliseconds within the next seven days",
+            "Give an earlier time, or leave it out.",
+        ));
+    }
     let route = submit::route(&app, &client, &new.connection).await?;
     let expires_in = Duration::from_millis(new.expires_in_ms.unwrap_or(app.limits.expires_in_ms)).min(LONGEST_EXPIRY);
     let call =
         ApiCall { method: new.method, path: new.path, headers: new.headers, body: Bytes64(body), replay: new.replay };
-    let terms = submit::Terms { priority: new.priority, idempotency_key: new.idempotency_key };
+    let terms = submit::Terms {
+        priority: new.priority,
+        idempotency_key: new.idempotency_key,
+        not_before: new.not_before,
+        retries: true,
+    };
     let submitted = submit::submit(&app, &client, &route, app.new_id(), call, expires_in, terms).await?;
     let (status, id) = match submitted {
         Submitted::New(id) => (StatusCode::ACCEPTED, id),
@@ -150,10 +166,10 @@ pub(super) async fn cancel(
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
     #[serde(default)]
-    limit: Option<u16>,
+    pub(super) limit: Option<u16>,
     /// Identifier of the last request of the page before.
     #[serde(default)]
-    before: String,
+    pub(super) before: String,
 }
 
 pub(super) async fn list(
@@ -168,13 +184,13 @@ pub(super) async fn list(
     Ok(page(rows.iter().map(|row| summary(&app, row)).collect()))
 }
 
-async fn visible(app: &App, client: &ApiKey, id: &str) -> Result<RequestRow, Problem> {
+pub(super) async fn visible(app: &App, client: &ApiKey, id: &str) -> Result<RequestRow, Problem> {
     let row = requests::find(app.store.readers(), id).await?;
     let seen = |row: &RequestRow| client.role == Role::Administrator || row.client_id == client.id;
     row.filter(seen).ok_or_else(|| Problem::not_found("request", id))
 }
 
-fn summary(app: &App, row: &RequestRow) -> Value {
+pub(super) fn summary(app: &App, row: &RequestRow) -> Value {
     let state = match row.state {
         QUEUED => "queued",
         LEASED => "leased",
@@ -193,6 +209,9 @@ fn summary(app: &App, row: &RequestRow) -> Value {
         "created_at": row.created_at,
         "expires_at": row.expires_at,
         "finished_at": row.finished_at,
+        "not_before": Some(row.not_before).filter(|time| *time > 0),
+        "attempts": row.attempts + 1,
+        "dead": row.dead,
     })
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use midward_core::{Failure, Hop};
+use midward_core::{Failure, Hop, WallTime};
 use midward_wire::{ApiCall, Outcome};
 use sha2::{Digest, Sha256};
 
@@ -15,10 +15,10 @@ use crate::problem::Problem;
 use crate::queue::{Ended, Submitted, Waiting};
 use crate::routes::Route;
 use crate::store::requests::{self, NewRequest, Priority, RequestRow};
-use crate::store::{from_json, to_json};
+use crate::store::{from_json, outcomes, to_json};
 
 /// A lease outlives the API's time-out by this, for the token and the way back.
-const LEASE_MARGIN: Duration = Duration::from_secs(15);
+pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(15);
 /// How often a waiting caller asks the database, in case no word reached it in memory.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -36,6 +36,10 @@ pub(super) async fn route(app: &App, client: &ApiKey, alias: &str) -> Result<Arc
 pub(super) struct Terms {
     pub(super) priority: Priority,
     pub(super) idempotency_key: Option<String>,
+    /// It is not sent before this time, in unix milliseconds.
+    pub(super) not_before: i64,
+    /// It is tried again as its connection says; nobody waits for it.
+    pub(super) retries: bool,
 }
 
 /// Commits a request under `id`.
@@ -71,7 +75,7 @@ pub(super) async fn submit(
         mids: route.mids.clone(),
         repeatable,
         lease_ms: i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
-        expires_at: (now + expires_in).unix_millis(),
+        expires_at: (WallTime::from_unix_millis(now.unix_millis().max(terms.not_before)) + expires_in).unix_millis(),
         created_at: now.unix_millis(),
         client_id: client.id.clone(),
         idempotency_key: terms.idempotency_key,
@@ -81,6 +85,10 @@ pub(super) async fn submit(
         call_json,
         priority: terms.priority,
         origin: String::new(),
+        ordered: route.ordered,
+        limited: route.limited,
+        not_before: terms.not_before,
+        retry: route.retry.clone().filter(|_| terms.retries),
         lease: None,
     };
     // Named, so that its caller can see whether it was taken after all.
@@ -129,7 +137,7 @@ pub(super) async fn withdraw(app: &App, id: &str, failure: Failure) -> Result<Op
     let outcome = Outcome::Failed { failure };
     let mut tx = app.store.begin().await?;
     let now = app.store.now(&mut tx, app.now()).await?;
-    let withdrawn = requests::withdraw(&mut tx, id, now, &to_json(&outcome)?).await?;
+    let withdrawn = outcomes::withdraw(&mut tx, id, now, &to_json(&outcome)?).await?;
     tx.commit().await?;
     if !withdrawn {
         return Ok(None);

@@ -30,7 +30,7 @@ pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Jso
     let now = app.now();
     let mut tx = app.store.begin_change().await?;
     let spent = mids::spend_enroll_token(&mut *tx, &hash_text(&hash(&request.secret)), now).await?;
-    let Some((pinned, prevalidated)) = spent else {
+    let Some(enrollment) = spent else {
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
             Failure::permanent(
@@ -41,11 +41,21 @@ pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Jso
             ),
         ));
     };
+    if let Some(mid_id) = &enrollment.mid_id {
+        mids::set_key(&mut tx, mid_id, &request.public_key).await?;
+        let row = mids::by_id(&mut *tx, mid_id).await?.ok_or_else(|| Problem::not_found("MID", mid_id))?;
+        tx.commit().await?;
+        tracing::info!(mid = row.name, "a MID has a new key");
+        let reply = EnrollReply { version: VERSION, mid_id: row.id.clone(), name: row.name.clone(), state: row.state };
+        app.fleet.add(row, app.clock.boot(), app.store_now().await?);
+        app.mid_tokens.forget();
+        return Ok(Json(reply));
+    }
     let row = MidRow {
         id: app.new_id(),
         // The administrator's name for it wins.
-        name: pinned.unwrap_or(request.name),
-        state: if prevalidated { MidState::Validated } else { MidState::Enrolled },
+        name: enrollment.name.unwrap_or(request.name),
+        state: if enrollment.prevalidated { MidState::Validated } else { MidState::Enrolled },
         public_key: request.public_key,
         created_at: now,
         last_seen_at: None,

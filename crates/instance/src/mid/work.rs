@@ -22,7 +22,8 @@ use crate::app::Shared;
 use crate::auth;
 use crate::problem::Problem;
 use crate::queue::{Job, Poll, Report};
-use crate::store::requests::{FAILED, Finish, REPLIED, UNKNOWN};
+use crate::store::outcomes::Finish;
+use crate::store::requests::{FAILED, REPLIED, UNKNOWN};
 use crate::store::{StoreError, connections, jars, mids};
 
 /// Longest that a poll is held open.

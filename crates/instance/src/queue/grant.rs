@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::store::requests::Leased;
+use crate::store::leases::Leased;
 
 /// A [`midward_wire::LeaseGrant`], with the call's JSON as it was stored.
 #[derive(Serialize)]

@@ -3,6 +3,7 @@
 
 mod batch;
 mod grant;
+mod terms;
 mod transaction;
 mod waiters;
 mod work;
@@ -16,7 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::routes::Route;
 use crate::store::StoreError;
-use crate::store::requests::{Finish, NewRequest};
+use crate::store::outcomes::Finish;
+use crate::store::requests::{FAILED, NewRequest};
 
 pub(crate) use batch::Parts;
 pub(crate) use waiters::{Ended, Waiters, Waiting, Wants};
@@ -97,6 +99,16 @@ pub(crate) struct Batch {
 pub(crate) struct Report {
     pub(crate) finish: Finish,
     pub(crate) outcome: Arc<Outcome>,
+}
+
+impl Report {
+    /// Whether it is one after which a policy could have the request tried again.
+    fn may_be_tried_again(&self) -> bool {
+        match &*self.outcome {
+            Outcome::Replied { reply } => reply.status >= 400,
+            _ => self.finish.state == FAILED,
+        }
+    }
 }
 
 /// Where jobs are handed in.

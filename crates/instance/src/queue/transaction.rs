@@ -9,11 +9,13 @@ use midward_wire::{Outcome, OutcomeVerdict};
 use sqlx::{Any, Transaction};
 
 use super::batch::Writer;
+use super::terms::Fate;
 use super::work::{Answer, Effects, Work};
 use super::{Batch, Ended, Poll, Report, Submission, Submitted};
 use crate::fleet::LIVE_FOR;
-use crate::store::requests::{self, Claim, Leased, NewLease};
-use crate::store::{StoreError, mids, replicas, to_json};
+use crate::store::leases::{self, Leased};
+use crate::store::requests::{self, NewLease};
+use crate::store::{StoreError, from_json, mids, outcomes, replicas, to_json};
 
 /// Most requests handed to a MID in one answer.
 const MOST_LEASES: u32 = 256;
@@ -37,13 +39,13 @@ impl Writer {
             ended.filter_map(|(id, ended)| self.parts.waiters.answer(&id, ended).map(|left| (id, left))).collect();
         for job in &work.hand_backs {
             for (id, epoch) in &job.leases {
-                let is_queued = requests::hand_back(&mut tx, &job.mid_id, id, *epoch).await?;
+                let is_queued = leases::hand_back(&mut tx, &job.mid_id, id, *epoch).await?;
                 self.backlog |= is_queued;
                 effects.hint |= is_queued;
             }
         }
         for (mid_id, current) in work.fresh.iter().chain(&work.ended_incarnations) {
-            let which = requests::Ended::OtherIncarnations { mid_id, current };
+            let which = leases::Ended::OtherIncarnations { mid_id, current };
             self.end_leases(&mut tx, which, now, effects).await?;
         }
         if work.sweep {
@@ -53,11 +55,13 @@ impl Writer {
         while let Some(poll) = work.polls.pop() {
             self.serve(&mut tx, poll, now, effects).await?;
         }
-        if (work.sweep || work.look) && self.backlog {
-            self.serve_parked(&mut tx, now, effects).await?;
-            self.backlog = requests::any_queued(&mut tx).await?;
-        }
         self.submit(&mut tx, &work.submissions, work.again, now, effects).await?;
+        // What limits hold back goes on when something ended, and at once as far as they allow.
+        self.backlog |= effects.freed;
+        if (work.sweep || work.look || effects.freed) && self.backlog {
+            self.serve_parked(&mut tx, now, effects).await?;
+            self.backlog = leases::any_queued(&mut tx, now).await?;
+        }
         if effects.hint && self.parts.store.is_shared() {
             replicas::hint(&mut tx).await?;
         }
@@ -68,7 +72,7 @@ impl Writer {
 
     /// Serves a poll from the database: what got lost first, then what is queued; parks it when there is neither.
     async fn serve(&mut self, tx: &mut Tx, poll: Poll, now: i64, effects: &mut Effects) -> Result<(), StoreError> {
-        let lost = requests::undelivered(tx, &poll.mid_id, &poll.incarnation, poll.received_batch).await?;
+        let lost = leases::undelivered(tx, &poll.mid_id, &poll.incarnation, poll.received_batch).await?;
         let Some(session) = self.sessions.get_mut(&poll.mid_id) else { return Ok(()) };
         if !lost.is_empty() {
             session.batch = lost.iter().map(|lease| lease.batch).fold(session.batch, i64::max);
@@ -81,7 +85,7 @@ impl Writer {
                 self.send_away(poll);
                 return Ok(());
             }
-            self.claim(tx, &poll, now).await?
+            self.claim(tx, &poll, poll.capacity.min(MOST_LEASES), now).await?
         } else {
             Vec::new()
         };
@@ -97,20 +101,6 @@ impl Writer {
             effects.answers.insert(poll.mid_id.clone(), Answer { poll, batch, leases });
         }
         Ok(())
-    }
-
-    async fn claim(&self, tx: &mut Tx, poll: &Poll, now: i64) -> Result<Vec<Leased>, StoreError> {
-        let Some(session) = self.sessions.get(&poll.mid_id) else { return Ok(Vec::new()) };
-        let resolvers = self.parts.fleet.claimable(&poll.mid_id, self.parts.clock.boot());
-        let claim = Claim {
-            mid_id: &poll.mid_id,
-            incarnation: &poll.incarnation,
-            batch: session.batch + 1,
-            resolvers: &resolvers,
-            limit: poll.capacity.min(MOST_LEASES),
-            now,
-        };
-        requests::claim(tx, &claim).await
     }
 
     async fn serve_parked(&mut self, tx: &mut Tx, now: i64, effects: &mut Effects) -> Result<(), StoreError> {
@@ -172,11 +162,14 @@ impl Writer {
             request.created_at = request.created_at.saturating_add(self.ahead);
             request.expires_at = request.expires_at.saturating_add(self.ahead);
             request.origin.clone_from(&self.parts.replica);
-            if request.expires_at > now {
+            let is_due = request.not_before <= now;
+            if is_due && !request.limited && request.expires_at > now {
                 self.assign(tx, route, &mut request, (boot, now), &mut checked, effects).await?;
             }
-            self.backlog |= request.lease.is_none();
-            effects.hint |= request.lease.is_none();
+            let waits = is_due && request.lease.is_none();
+            self.backlog |= waits;
+            effects.hint |= waits;
+            effects.freed |= waits && request.limited;
             effects.submitted.push(Submitted::New(request.id.clone()));
             rows.push(request);
         }
@@ -256,8 +249,13 @@ impl Writer {
             if turn.after_pause {
                 // MIDs could not report meanwhile.
                 let grace = i64::try_from(GRACE.as_millis()).unwrap_or(i64::MAX);
-                requests::grant_grace(tx, now.saturating_add(grace)).await?;
+                leases::grant_grace(tx, now.saturating_add(grace)).await?;
                 mids::clamp_seen(tx, now).await?;
+            }
+            for (id, outcome, trace) in outcomes::expire_retried(tx, now).await? {
+                let outcome = Arc::new(from_json(&outcome)?);
+                effects.ended.push((id, Ended { outcome, trace: trace.into() }));
+                effects.hint = true;
             }
             // Lost: it was given to a MID before it came back into the queue, so it may have been sent.
             for (outcome, was_given_out) in
@@ -265,34 +263,34 @@ impl Writer {
             {
                 let text = to_json(&outcome)?;
                 let outcome = Arc::new(outcome);
-                for id in requests::expire(tx, now, &text, was_given_out).await? {
+                for id in outcomes::expire(tx, now, &text, was_given_out).await? {
                     effects.ended.push((id, Ended { outcome: Arc::clone(&outcome), trace: "[]".into() }));
                     effects.hint = true;
                 }
             }
-            self.end_leases(tx, requests::Ended::Overdue, now, effects).await?;
+            self.end_leases(tx, leases::Ended::Overdue, now, effects).await?;
             // Their work moves now, and not when each lease runs out; but each MID had its chance to be heard.
             let live_for = i64::try_from(LIVE_FOR.as_millis()).unwrap_or(i64::MAX);
             if turn.alive_since <= now.saturating_sub(live_for) {
-                self.end_leases(tx, requests::Ended::Dead, now, effects).await?;
+                self.end_leases(tx, leases::Ended::Dead, now, effects).await?;
             }
             mids::forget_expired(tx, now).await?;
         }
-        self.backlog = requests::any_queued(tx).await?;
+        self.backlog = leases::any_queued(tx, now).await?;
         Ok(())
     }
 
     async fn end_leases(
         &mut self,
         tx: &mut Tx,
-        which: requests::Ended<'_>,
+        which: leases::Ended<'_>,
         now: i64,
         effects: &mut Effects,
     ) -> Result<(), StoreError> {
         let outcome = Outcome::Unknown { failure: lost() };
         let text = to_json(&outcome)?;
         let outcome = Arc::new(outcome);
-        for id in requests::end_leases(tx, which, now, &text).await? {
+        for id in leases::end_leases(tx, which, now, &text).await? {
             effects.ended.push((id, Ended { outcome: Arc::clone(&outcome), trace: "[]".into() }));
             effects.hint = true;
         }
@@ -302,7 +300,7 @@ impl Writer {
 
     /// Records what a MID reported; one verdict each, in order.
     async fn record(
-        &self,
+        &mut self,
         tx: &mut Tx,
         mid_id: &str,
         now: i64,
@@ -312,25 +310,37 @@ impl Writer {
     ) -> Result<Vec<OutcomeVerdict>, StoreError> {
         // One statement cannot update a row twice: of two reports on one request, the second is looked at afterwards.
         let mut seen = HashSet::new();
-        let first: Vec<_> =
-            reports.iter().map(|report| &report.finish).filter(|finish| seen.insert(finish.id.as_str())).collect();
+        let mut first = Vec::new();
+        let mut fates = HashMap::new();
+        for report in reports.iter().filter(|report| seen.insert(report.finish.id.as_str())) {
+            let fate = self.fate(tx, mid_id, report, now, effects).await?;
+            if fate != Fate::TriedAgain {
+                first.push(&report.finish);
+            }
+            fates.insert(report.finish.id.as_str(), fate);
+        }
         let mut accepted = HashSet::new();
-        for (id, origin) in requests::finish(tx, mid_id, now, &first).await? {
+        for finished in outcomes::finish(tx, mid_id, now, &first).await? {
             // Its caller may wait at another replica.
-            effects.hint |= origin != self.parts.replica;
-            accepted.insert(id);
+            effects.hint |= finished.origin != self.parts.replica;
+            effects.freed |= finished.limited;
+            if fates.get(finished.id.as_str()) == Some(&Fate::Dead) {
+                outcomes::bury(tx, &finished.id).await?;
+            }
+            accepted.insert(finished.id);
         }
         let mut verdicts = Vec::with_capacity(reports.len());
         for report in reports {
             let id = &report.finish.id;
             let is_new = accepted.remove(id);
-            let is_recorded = is_new || requests::is_recorded(tx, mid_id, &report.finish).await?;
+            let is_recorded = is_new || outcomes::is_recorded(tx, mid_id, &report.finish).await?;
             // A commit whose answer got lost may have recorded it, and nobody was told.
             if is_new || (is_recorded && again) {
                 let trace = report.finish.trace.as_str().into();
                 effects.ended.push((id.clone(), Ended { outcome: Arc::clone(&report.outcome), trace }));
             }
-            verdicts.push(if is_recorded { OutcomeVerdict::Accepted } else { OutcomeVerdict::Refused });
+            let is_taken = is_recorded || outcomes::is_tried_again(tx, &report.finish).await?;
+            verdicts.push(if is_taken { OutcomeVerdict::Accepted } else { OutcomeVerdict::Refused });
         }
         Ok(verdicts)
     }

@@ -8,7 +8,7 @@ use midward_wire::OutcomeVerdict;
 
 use super::{Ended, HandBack, Job, Outcomes, Poll, Submission, Submitted};
 use crate::store::StoreError;
-use crate::store::requests::Leased;
+use crate::store::leases::Leased;
 
 /// Jobs of one batch by kind.
 #[derive(Debug, Default)]
@@ -50,6 +50,8 @@ pub(super) struct Effects {
     /// One list for each message of outcomes, in order.
     pub(super) verdicts: Vec<Vec<OutcomeVerdict>>,
     pub(super) ended: Vec<(String, Ended)>,
+    /// Something with limits was queued or ended, or waits for its next attempt: parked polls are served.
+    pub(super) freed: bool,
     /// Whether other replicas have to look.
     pub(super) hint: bool,
 }

@@ -1,39 +1,34 @@
 //! Connections, and the documents that leases name by digest.
 
 use sqlx::any::AnyRow;
-use sqlx::{Any, Executor, Row as _};
+use sqlx::{Any, AssertSqlSafe, Executor, Row as _};
 
 use super::{StoreError, from_json, to_json};
 use crate::model::Connection;
 
+const COLUMNS: &str = "SELECT alias, base_url, credential, mid, timeout_ms, replay_methods, cluster, retry, \
+                       max_concurrent, max_per_minute FROM connections";
+
 pub(crate) async fn all<'e>(db: impl Executor<'e, Database = Any>) -> Result<Vec<Connection>, StoreError> {
-    sqlx::query("SELECT alias, base_url, credential, mid, timeout_ms, replay_methods FROM connections ORDER BY alias")
-        .fetch_all(db)
-        .await?
-        .iter()
-        .map(connection)
-        .collect()
+    let sql = format!("{COLUMNS} ORDER BY alias");
+    sqlx::query(AssertSqlSafe(sql)).fetch_all(db).await?.iter().map(connection).collect()
 }
 
 pub(crate) async fn named<'e>(
     db: impl Executor<'e, Database = Any>,
     alias: &str,
 ) -> Result<Option<Connection>, StoreError> {
-    sqlx::query("SELECT alias, base_url, credential, mid, timeout_ms, replay_methods FROM connections WHERE alias = $1")
-        .bind(alias)
-        .fetch_optional(db)
-        .await?
-        .as_ref()
-        .map(connection)
-        .transpose()
+    let sql = format!("{COLUMNS} WHERE alias = $1");
+    sqlx::query(AssertSqlSafe(sql)).bind(alias).fetch_optional(db).await?.as_ref().map(connection).transpose()
 }
 
 pub(crate) async fn put<'e>(db: impl Executor<'e, Database = Any>, record: &Connection) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO connections (alias, base_url, credential, mid, timeout_ms, replay_methods) \
-         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (alias) DO UPDATE SET base_url = excluded.base_url, credential = excluded.credential, \
+        "INSERT INTO connections (alias, base_url, credential, mid, timeout_ms, replay_methods, cluster, retry, \
+         max_concurrent, max_per_minute) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (alias) DO UPDATE SET base_url = excluded.base_url, credential = excluded.credential, \
          mid = excluded.mid, timeout_ms = excluded.timeout_ms, \
-         replay_methods = excluded.replay_methods",
+         replay_methods = excluded.replay_methods, cluster = excluded.cluster, retry = excluded.retry, \
+         max_concurrent = excluded.max_concurrent, max_per_minute = excluded.max_per_minute",
     )
     .bind(&record.alias)
     .bind(&record.base_url)
@@ -41,6 +36,10 @@ pub(crate) async fn put<'e>(db: impl Executor<'e, Database = Any>, record: &Conn
     .bind(&record.mid)
     .bind(i64::try_from(record.timeout_ms).unwrap_or(i64::MAX))
     .bind(record.replay_methods.as_ref().map(to_json).transpose()?)
+    .bind(&record.cluster)
+    .bind(record.retry.as_ref().map(to_json).transpose()?)
+    .bind(record.max_concurrent.map(i64::from))
+    .bind(record.max_per_minute.map(i64::from))
     .execute(db)
     .await?;
     Ok(())
@@ -88,5 +87,9 @@ fn connection(row: &AnyRow) -> Result<Connection, StoreError> {
         mid: row.try_get(3)?,
         timeout_ms: u64::try_from(row.try_get::<i64, _>(4)?).unwrap_or(0),
         replay_methods: row.try_get::<Option<&str>, _>(5)?.map(from_json).transpose()?,
+        cluster: row.try_get(6)?,
+        retry: row.try_get::<Option<&str>, _>(7)?.map(from_json).transpose()?,
+        max_concurrent: row.try_get::<Option<i64>, _>(8)?.and_then(|most| u32::try_from(most).ok()),
+        max_per_minute: row.try_get::<Option<i64>, _>(9)?.and_then(|most| u32::try_from(most).ok()),
     })
 }

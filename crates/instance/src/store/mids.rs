@@ -108,38 +108,67 @@ pub(crate) async fn insert_enroll_token<'e>(
     name: Option<&str>,
     prevalidated: bool,
     expires_at: i64,
+    mid_id: Option<&str>,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO enroll_tokens (id, secret_hash, name, prevalidated, expires_at) VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO enroll_tokens (id, secret_hash, name, prevalidated, expires_at, mid_id) \
+         VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(id)
     .bind(secret_hash)
     .bind(name)
     .bind(i64::from(prevalidated))
     .bind(expires_at)
+    .bind(mid_id)
     .execute(db)
     .await?;
     Ok(())
 }
 
-/// Spends a one-time secret: its pinned name and whether the MID is validated at once. `None`: unknown, used, expired.
+/// What a one-time secret is good for.
+#[derive(Clone, Debug)]
+pub(crate) struct Enrollment {
+    /// The name that the MID gets, whatever it asks for.
+    pub(crate) name: Option<String>,
+    /// The MID is validated at once.
+    pub(crate) prevalidated: bool,
+    /// The MID that gets a new key by it.
+    pub(crate) mid_id: Option<String>,
+}
+
+/// Spends a one-time secret. `None`: unknown, used, expired.
 pub(crate) async fn spend_enroll_token<'e>(
     db: impl Executor<'e, Database = Any>,
     secret_hash: &str,
     now: i64,
-) -> Result<Option<(Option<String>, bool)>, StoreError> {
+) -> Result<Option<Enrollment>, StoreError> {
     let row = sqlx::query(
         "UPDATE enroll_tokens SET used_at = $1 WHERE secret_hash = $2 AND used_at IS NULL AND expires_at > $1 \
-         RETURNING name, prevalidated",
+         RETURNING name, prevalidated, mid_id",
     )
     .bind(now)
     .bind(secret_hash)
     .fetch_optional(db)
     .await?;
     match row {
-        Some(row) => Ok(Some((row.try_get(0)?, row.try_get::<i64, _>(1)? == 1))),
+        Some(row) => Ok(Some(Enrollment {
+            name: row.try_get(0)?,
+            prevalidated: row.try_get::<i64, _>(1)? == 1,
+            mid_id: row.try_get(2)?,
+        })),
         None => Ok(None),
     }
+}
+
+/// Gives a MID another key; what was signed or issued for the old one is good no more.
+pub(crate) async fn set_key(
+    tx: &mut sqlx::Transaction<'static, Any>,
+    id: &str,
+    public_key: &str,
+) -> Result<(), StoreError> {
+    let sql = "UPDATE mids SET public_key = $1, version = version + 1 WHERE id = $2";
+    sqlx::query(sql).bind(public_key).bind(id).execute(&mut **tx).await?;
+    delete_tokens(&mut **tx, id).await
 }
 
 pub(crate) async fn insert_token<'e>(

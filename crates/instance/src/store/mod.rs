@@ -1,12 +1,16 @@
 //! SQL, written once in a portable subset, one file per aggregate. What differs between databases is in [`dialect`].
 
 pub(crate) mod api_keys;
+pub(crate) mod clusters;
 pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod dialect;
 pub(crate) mod jars;
+pub(crate) mod leases;
+pub(crate) mod limits;
 pub(crate) mod mids;
 pub(crate) mod oauth;
+pub(crate) mod outcomes;
 pub(crate) mod replicas;
 pub(crate) mod requests;
 pub(crate) mod rows;
@@ -87,6 +91,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (8, "certificate-bound tokens", include_str!("../../migrations/0008_certificate_bound_tokens.sql")),
     (9, "DPoP-bound tokens", include_str!("../../migrations/0009_dpop_bound_tokens.sql")),
     (10, "replicas", include_str!("../../migrations/0010_replicas.sql")),
+    (11, "clusters and retries", include_str!("../../migrations/0011_clusters_and_retries.sql")),
 ];
 
 impl Store {

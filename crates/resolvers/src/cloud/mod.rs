@@ -11,7 +11,7 @@ mod unbuilt;
 #[cfg(any(feature = "aws", feature = "azure"))]
 pub(crate) use failures::Why;
 pub(crate) use failures::{Meaning, misconfigured, send_failure, timeout_failure};
-pub(crate) use network::{Network, check_endpoint, read_line, read_private, read_shared_line};
+pub(crate) use network::{Network, check_endpoint, read_line, read_private, read_private_bytes, read_shared_line};
 #[cfg(any(feature = "aws", feature = "azure"))]
 pub(crate) use payload::material;
 pub(crate) use payload::{Members, SecretText, from_members, version};

@@ -96,6 +96,11 @@ pub(crate) fn read_private(name: &str, path: &Path) -> Result<Secret, Failure> {
     read(name, path, true)
 }
 
+/// The same for a file that is not text.
+pub(crate) fn read_private_bytes(name: &str, path: &Path) -> Result<Secret, Failure> {
+    read_bytes(name, path, true)
+}
+
 /// A private file with one line in it, of visible ASCII: a token, a key.
 pub(crate) fn read_line(name: &str, path: &Path) -> Result<Secret, Failure> {
     one_line(name, path, &read(name, path, true)?)
@@ -115,6 +120,14 @@ fn one_line(name: &str, path: &Path, text: &Secret) -> Result<Secret, Failure> {
 }
 
 fn read(name: &str, path: &Path, private: bool) -> Result<Secret, Failure> {
+    let secret = read_bytes(name, path, private)?;
+    if secret.expose_str().is_none() {
+        return Err(misconfigured(format!("{name}: {} is no text", path.display())));
+    }
+    Ok(secret)
+}
+
+fn read_bytes(name: &str, path: &Path, private: bool) -> Result<Secret, Failure> {
     use std::io::Read as _;
     use std::os::unix::fs::MetadataExt as _;
     const LIMIT: u64 = 64 * 1024;
@@ -131,10 +144,11 @@ fn read(name: &str, path: &Path, private: bool) -> Result<Secret, Failure> {
     // Enough room from the start, so that no unwiped copy is left behind by growing.
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(LIMIT)).unwrap_or(0) + 2);
     file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(unread)?;
-    if bytes.len() as u64 > LIMIT || std::str::from_utf8(&bytes).is_err() {
-        return Err(misconfigured(format!("{name}: {} is no text of at most 64 KiB", path.display())));
+    let secret = Secret::new(bytes);
+    if secret.len() as u64 > LIMIT {
+        return Err(misconfigured(format!("{name}: {} is larger than 64 KiB", path.display())));
     }
-    Ok(Secret::new(bytes))
+    Ok(secret)
 }
 
 #[cfg(test)]

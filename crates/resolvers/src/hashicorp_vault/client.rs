@@ -76,9 +76,9 @@ impl Client {
     pub(super) fn new(config: &HashiCorpVaultConfig, context: &ResolverContext) -> Result<Self, Failure> {
         check_endpoint("url", &config.url)?;
         for (name, path) in [
-            ("mount", Some(config.mount.as_str())),
-            ("path_prefix", config.path_prefix.as_deref()),
-            ("auth.mount", config.auth.mount()),
+            ("the mount", Some(config.mount.as_str())),
+            ("the path_prefix", config.path_prefix.as_deref()),
+            ("the auth.mount", config.auth.mount()),
         ] {
             if path.is_some_and(|path| encoded(path).is_none()) {
                 return Err(misconfigured(format!(
@@ -91,8 +91,8 @@ impl Client {
         Ok(Self {
             auth: config.auth.clone(),
             base: base(&config.url),
-            namespace: namespace("namespace", config.namespace.as_deref())?,
-            auth_namespace: namespace("auth_namespace", auth_namespace.map(String::as_str))?,
+            namespace: namespace("the namespace", config.namespace.as_deref())?,
+            auth_namespace: namespace("the auth_namespace", auth_namespace.map(String::as_str))?,
             limit: Duration::from_millis(config.timeout_ms),
             network: Mutex::new(network.clone()),
             bare: network,

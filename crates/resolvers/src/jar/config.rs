@@ -7,7 +7,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde::{Deserialize, de};
 
 use super::{JarDigest, SandboxMode, Target};
-use crate::CredentialId;
+use crate::{AimVersion, CredentialId, LookupBy};
 
 /// `kind = "jar"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +63,14 @@ pub struct CyberArkSdkSettings {
     /// Shown in the vault's own audit.
     #[serde(default)]
     pub reason: Option<String>,
+    /// The platform (policy id) for identifiers that name none.
+    #[serde(default)]
+    pub platform: Option<String>,
+    #[serde(default)]
+    pub lookup_by: LookupBy,
+    /// What the JAR's version must be: `installed`, `any`, or a version such as `14.2`.
+    #[serde(default)]
+    pub aim_version: AimVersion,
 }
 
 /// The JAR's files, and the JVM process that runs them: the same for every kind of JAR.

@@ -287,10 +287,10 @@ async fn read_frames(pipe: &mut pipe::Receiver, shared: &Shared, first: &mut Opt
 }
 
 /// Tells when the process has ended, without reaping it: as long as it is a zombie, its id names no other group. One
-/// small thread per JVM, which lives as long as that does.
-fn watch_exit(pid: Pid) -> io::Result<oneshot::Receiver<()>> {
+/// small thread per process, which lives as long as that does.
+pub(crate) fn watch_exit(pid: Pid) -> io::Result<oneshot::Receiver<()>> {
     let (sender, ended) = oneshot::channel();
-    std::thread::Builder::new().name("jvm-watch".to_owned()).stack_size(64 * 1024).spawn(move || {
+    std::thread::Builder::new().name("exit-watch".to_owned()).stack_size(64 * 1024).spawn(move || {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         while matches!(rustix::process::waitid(WaitId::Pid(pid), options), Err(rustix::io::Errno::INTR)) {}
         // Nobody listens any more once the host was ended for another reason.

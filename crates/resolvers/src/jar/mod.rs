@@ -15,6 +15,7 @@ pub mod trampoline;
 
 pub use config::{CyberArkSdkConfig, CyberArkSdkSettings, JarConfig, JarSettings, ProcessConfig};
 pub use forward::{InvalidTarget, Target};
+pub(crate) use host::watch_exit;
 pub use resolver::JarResolver;
 pub use sandbox::SandboxMode;
 pub use store::{InvalidJarDigest, JarDigest};

@@ -16,6 +16,7 @@ use super::launch::Launch;
 use super::sandbox::{Network, Sandbox};
 use super::store::JarStore;
 use super::supervisor::{Parts, Supervisor};
+use crate::cyberark::{Search, VersionCheck};
 use crate::frame::{Frame, FrameKind};
 use crate::{
     BoxFuture, CredentialId, CyberArkSdkConfig, JarConfig, Lookup, ProcessConfig, Resolution, ResolveError, Resolver,
@@ -53,7 +54,7 @@ struct Inner {
 /// How a look-up becomes a call frame.
 enum Questions {
     Jar { credential_type: String, mid_name: String },
-    CyberArkSdk { separator: String, safe: Option<String> },
+    CyberArkSdk(Search),
 }
 
 impl JarResolver {
@@ -65,7 +66,7 @@ impl JarResolver {
             jar.parameters.iter().fold(frame, |frame, (key, value)| frame.with(format!("param:{key}"), value.as_str()));
         let questions =
             Questions::Jar { credential_type: jar.credential_type.clone(), mid_name: context.mid_name.clone() };
-        Self::with(name, process, sandbox(process, &[]), frame, questions, context)
+        Self::with(name, process, sandbox(process, &[]), frame, questions, None, context)
     }
 
     /// `kind = "cyberark_sdk"`.
@@ -78,9 +79,18 @@ impl JarResolver {
             .with_optional("port", sdk.port.map(|port| port.to_string()))
             .with_optional("connection_timeout", sdk.connection_timeout_s.map(|seconds| seconds.to_string()))
             .with_optional("reason", sdk.reason.as_deref());
-        let questions = Questions::CyberArkSdk { separator: sdk.separator.clone(), safe: sdk.safe.clone() };
+        let questions = Questions::CyberArkSdk(Search {
+            separator: sdk.separator.clone(),
+            safe: sdk.safe.clone(),
+            folder: sdk.folder.clone(),
+            platform: sdk.platform.clone(),
+            user_name: None,
+            database: None,
+            lookup_by: sdk.lookup_by,
+        });
         let sandbox = sandbox(process, &[sdk.port.unwrap_or(PROVIDER_PORT)]);
-        Self::with(name, process, sandbox, frame, questions, context)
+        let versions = Some(VersionCheck::new(&sdk.aim_version));
+        Self::with(name, process, sandbox, frame, questions, versions, context)
     }
 
     fn with(
@@ -89,6 +99,7 @@ impl JarResolver {
         sandbox: Sandbox,
         configuration: Frame,
         questions: Questions,
+        versions: Option<VersionCheck>,
         context: &ResolverContext,
     ) -> Self {
         let concurrency = process.concurrency.max(1);
@@ -110,6 +121,7 @@ impl JarResolver {
             },
             store: JarStore { jar: process.jar.clone(), lib_dir: process.lib_dir.clone(), state_dir },
             pin: process.sha256.clone(),
+            versions,
             jar_host_dir,
             configuration: configuration.with("concurrency", concurrency.to_string()),
             max_calls: process.recycle_after_calls,
@@ -140,7 +152,7 @@ impl Resolver for JarResolver {
     fn kind(&self) -> &'static str {
         match self.inner.questions {
             Questions::Jar { .. } => "jar",
-            Questions::CyberArkSdk { .. } => "cyberark_sdk",
+            Questions::CyberArkSdk(_) => "cyberark_sdk",
         }
     }
 
@@ -227,7 +239,7 @@ impl Inner {
         };
         let source = match self.questions {
             Questions::Jar { .. } => Source::Jar,
-            Questions::CyberArkSdk { .. } => Source::CyberArkSdk,
+            Questions::CyberArkSdk(_) => Source::CyberArkSdk,
         };
         let (material, changing) = material(&answer, source)?;
         Ok(Resolution { material, changing, trace })
@@ -246,22 +258,18 @@ impl Questions {
                     .with("type", credential_type.as_str())
                     .with("mid", mid_name.as_str()))
             }
-            Self::CyberArkSdk { separator, safe } => {
-                let id = CredentialId::parse(&lookup.credential_id, separator)?;
-                let address = lookup.address.as_deref().filter(|_| id.is_by_address());
-                if id.is_by_address() && address.is_none() {
-                    return Err(Failure::permanent(
-                        Hop::Resolver,
-                        "invalid_credential_id",
-                        "the credential identifier names no account and there is no address to look one up by",
-                        "Put the account's name into the credential identifier.",
-                    ));
+            Self::CyberArkSdk(search) => {
+                let criteria = search.criteria(lookup)?;
+                // The SDK has no setter for a dual account's name: it is part of a query, which overrides all else.
+                if criteria.virtual_user_name.is_some() {
+                    return Ok(frame.with("query", criteria.query()));
                 }
                 Ok(frame
-                    .with_optional("safe", id.safe.as_deref().or(safe.as_deref()))
-                    .with_optional("object", id.object.as_deref())
-                    .with_optional("policy_id", id.platform.as_deref())
-                    .with_optional("address", address))
+                    .with_optional("safe", criteria.safe.as_deref())
+                    .with_optional("object", criteria.object.as_deref())
+                    .with_optional("user_name", criteria.user_name.as_deref())
+                    .with_optional("policy_id", criteria.policy_id.as_deref())
+                    .with_optional("address", criteria.address.as_deref()))
             }
         }
     }

@@ -14,6 +14,7 @@ use super::host::{End, Host, StartError};
 use super::launch::Launch;
 use super::store::{JarDigest, JarStore, Mark, Staged};
 use crate::ResolverReport;
+use crate::cyberark::{Verdict, VersionCheck};
 use crate::frame::{Frame, FrameKind};
 
 /// Longest start of a JVM together with loading the JAR and its `config()`.
@@ -36,6 +37,8 @@ struct State {
     backoff: Backoff,
     not_before: Option<BootTime>,
     verdict: Option<(Option<Mark>, BootTime, Failure)>,
+    /// What may be wrong with the JAR that is loaded.
+    doubt: Option<String>,
     closed: bool,
 }
 
@@ -45,6 +48,8 @@ pub(super) struct Parts {
     pub(super) launch: Launch,
     pub(super) store: JarStore,
     pub(super) pin: Option<JarDigest>,
+    /// Whether the JAR's version is that of what it talks to.
+    pub(super) versions: Option<VersionCheck>,
     pub(super) jar_host_dir: PathBuf,
     pub(super) configuration: Frame,
     pub(super) max_calls: u64,
@@ -63,6 +68,7 @@ impl Supervisor {
                 backoff: Backoff::new(FIRST_RESTART, LAST_RESTART),
                 not_before: None,
                 verdict: None,
+                doubt: None,
                 closed: false,
             }),
             report: StdMutex::new(ResolverReport::Degraded("not started yet".to_owned())),
@@ -80,7 +86,7 @@ impl Supervisor {
         let mut state = self.state.lock().await;
         let outcome = self.host_locked(&mut state, patience).await;
         let report = match &outcome {
-            Ok(_) => ResolverReport::Ready,
+            Ok(_) => state.doubt.clone().map_or(ResolverReport::Ready, ResolverReport::Degraded),
             Err(failure) if failure.persistence == midward_core::Persistence::Permanent => {
                 ResolverReport::Unusable(failure.detail.clone())
             }
@@ -152,6 +158,11 @@ impl Supervisor {
                     millis = u64::try_from(self.parts.clock.boot().saturating_since(before).as_millis()).unwrap_or(u64::MAX),
                     "resolver ready"
                 );
+                match self.compare_versions(host.version.clone()).await {
+                    Verdict::Fits => state.doubt = None,
+                    Verdict::Doubtful(why) => state.doubt = Some(why),
+                    Verdict::Refused(why) => return Err(self.judge(state, Some(mark), version_mismatch(&why))),
+                }
                 let host = Arc::new(host);
                 state.current = Some((Arc::clone(&host), mark));
                 Ok(host)
@@ -174,6 +185,12 @@ impl Supervisor {
                 Err(crashed(&end))
             }
         }
+    }
+
+    async fn compare_versions(&self, jar: Option<String>) -> Verdict {
+        let Some(check) = self.parts.versions.clone() else { return Verdict::Fits };
+        let judged = blocking(move || Ok(check.judge(jar.as_deref()))).await;
+        judged.unwrap_or(Verdict::Fits)
     }
 
     /// Ends the host and starts none any more.
@@ -293,6 +310,15 @@ fn our_jars(folder: &std::path::Path) -> io::Result<Vec<PathBuf>> {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+fn version_mismatch(why: &str) -> Failure {
+    Failure::permanent(
+        Hop::Resolver,
+        "sdk_version_mismatch",
+        format!("this JavaPasswordSDK.jar is not the AIM client's: {why}"),
+        "Use the JAR from the installation folder of the AIM client on this host, or correct `aim_version`.",
+    )
 }
 
 fn jvm_missing(kind: io::ErrorKind) -> Failure {

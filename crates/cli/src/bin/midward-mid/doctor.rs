@@ -60,7 +60,9 @@ fn jar(resolver: &ResolverConfig) -> Option<&Path> {
     match resolver {
         ResolverConfig::Jar(jar) => Some(&jar.process.jar),
         ResolverConfig::CyberArkSdk(sdk) => Some(&sdk.process.jar),
-        ResolverConfig::AwsSecretsManager(_)
+        ResolverConfig::CyberArkCli(_)
+        | ResolverConfig::CyberArkCcp(_)
+        | ResolverConfig::AwsSecretsManager(_)
         | ResolverConfig::AzureKeyVault(_)
         | ResolverConfig::HashiCorpVault(_)
         | ResolverConfig::Conjur(_)

@@ -14,12 +14,14 @@ use crate::output;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
+    Clusters,
     Connections,
     Credentials,
     OauthEntities,
     OauthEntityProfiles,
     Mids,
     Requests,
+    DeadLetters,
     ApiKeys,
     Jars,
 }
@@ -27,12 +29,14 @@ pub(crate) enum Kind {
 impl Kind {
     const fn path(self) -> &'static str {
         match self {
+            Self::Clusters => "clusters",
             Self::Connections => "connections",
             Self::Credentials => "credentials",
             Self::OauthEntities => "oauth-entities",
             Self::OauthEntityProfiles => "oauth-entity-profiles",
             Self::Mids => "mids",
             Self::Requests => "requests",
+            Self::DeadLetters => "dead-letters",
             Self::ApiKeys => "api-keys",
             Self::Jars => "jars",
         }
@@ -40,11 +44,13 @@ impl Kind {
 
     const fn columns(self) -> &'static [&'static str] {
         match self {
-            Self::Connections => &["alias", "base_url", "credential", "mid", "timeout_ms"],
+            Self::Clusters => &["name", "mode", "mids", "networks"],
+            Self::Connections => &["alias", "base_url", "credential", "mid", "cluster", "timeout_ms"],
             Self::Credentials => &["name", "credential_id", "resolver", "oauth_entity_profile", "applies_to"],
             Self::OauthEntities => &["name", "token_url", "client_auth", "issuer"],
             Self::OauthEntityProfiles => &["name", "oauth_entity", "scopes", "audience", "resource"],
             Self::Mids => &["name", "state", "live", "draining", "running", "capacity", "program_version"],
+            Self::DeadLetters => &["id", "connection", "state", "method", "path", "attempts"],
             Self::Requests => &["id", "connection", "state", "method", "path", "mid"],
             Self::ApiKeys => &["name", "role", "prefix", "connections"],
             Self::Jars => &["name", "sha256", "size"],
@@ -97,6 +103,13 @@ pub(crate) enum MidCommand {
         #[arg(long)]
         output_file: Option<PathBuf>,
     },
+    /// Makes a one-time token by which an enrolled MID gets a new key (`midward-mid enroll`)
+    Rekey {
+        name: String,
+        /// Writes the token to a file that only its owner can read
+        #[arg(long)]
+        output_file: Option<PathBuf>,
+    },
     /// Lets an enrolled MID work
     Validate { name: String },
     /// Takes a MID's tokens away
@@ -140,6 +153,16 @@ pub(crate) async fn cancel(client: &Client, id: &str, as_json: bool) -> Result<(
     Ok(())
 }
 
+pub(crate) async fn redrive(client: &Client, id: &str, as_json: bool) -> Result<(), CliError> {
+    let answer = client.api(Method::POST, &format!("/api/v1/dead-letters/{id}/redrive"), None).await?;
+    if as_json {
+        output::json(&answer);
+    } else {
+        output::say(&format!("request {id} is queued again"));
+    }
+    Ok(())
+}
+
 pub(crate) async fn apply(client: &Client, file: &Path, dry_run: bool, as_json: bool) -> Result<(), CliError> {
     let text = read_text(file)?;
     let mut document: Value = serde_yaml_ng::from_str(&text)
@@ -177,6 +200,8 @@ pub(crate) async fn apply(client: &Client, file: &Path, dry_run: bool, as_json: 
 
 pub(crate) async fn get(client: &Client, kind: Kind, name: Option<&str>, as_json: bool) -> Result<(), CliError> {
     let path = format!("/api/v1/{}", kind.path());
+    // A dead letter is a request.
+    let path = if name.is_some() { path.replace("dead-letters", "requests") } else { path };
     if let Some(name) = name {
         let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
         output::json(&client.api(Method::GET, &format!("{path}/{name}"), None).await?);
@@ -322,6 +347,11 @@ pub(crate) async fn mid(client: &Client, command: MidCommand, as_json: bool) -> 
             must_be_new(output_file.as_deref())?;
             let request = json!({ "name": name, "prevalidated": prevalidated, "ttl_seconds": ttl_seconds });
             let answer = client.api(Method::POST, "/api/v1/mids/enroll-tokens", Some(&request)).await?;
+            return hand_out(&answer, "token", output_file.as_deref(), as_json);
+        }
+        MidCommand::Rekey { name, output_file } => {
+            must_be_new(output_file.as_deref())?;
+            let answer = client.api(Method::POST, &format!("/api/v1/mids/{name}/rekey"), None).await?;
             return hand_out(&answer, "token", output_file.as_deref(), as_json);
         }
         MidCommand::Validate { name } => ("validate", name),

@@ -3,6 +3,7 @@
 mod client;
 mod commands;
 mod exit;
+mod import;
 mod instance;
 mod jars;
 mod output;
@@ -50,6 +51,8 @@ enum Command {
     Get { kind: commands::Kind, name: Option<String> },
     /// Ends a queued request that no MID was given yet
     Cancel { id: String },
+    /// Queues a dead letter again with all its attempts
+    Redrive { id: String },
     /// Calls an API through a connection
     Call(commands::CallArgs),
     /// MID Servers
@@ -58,6 +61,8 @@ enum Command {
     /// Keys for this API
     #[command(subcommand)]
     ApiKey(commands::ApiKeyCommand),
+    /// Turns a MID Server's config.xml into a part of mid.toml; no password is copied
+    Import(import::ImportArgs),
     /// Finds the first problem
     Doctor,
     /// Prints a completion script
@@ -86,9 +91,11 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Apply { file, dry_run } => commands::apply(&client()?, &file, dry_run, as_json).await,
         Command::Get { kind, name } => commands::get(&client()?, kind, name.as_deref(), as_json).await,
         Command::Cancel { id } => commands::cancel(&client()?, &id, as_json).await,
+        Command::Redrive { id } => commands::redrive(&client()?, &id, as_json).await,
         Command::Call(args) => commands::call(&client()?, args, as_json).await,
         Command::Mid(command) => commands::mid(&client()?, command, as_json).await,
         Command::ApiKey(command) => commands::api_key(&client()?, command, as_json).await,
+        Command::Import(args) => import::import(&args, as_json),
         Command::Doctor => commands::doctor(&client()?, as_json).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

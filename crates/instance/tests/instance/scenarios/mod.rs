@@ -1,12 +1,19 @@
 //! The real server on loopback with a scripted MID: what must hold whatever the database is.
 
+mod clusters;
 mod grants;
 pub(crate) mod support;
+mod terms;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
+pub(crate) use clusters::{
+    a_cluster_balances_by_what_each_mid_can_take, a_cluster_fails_over_in_its_order,
+    a_mid_is_paused_drained_and_given_a_new_key, an_address_chooses_the_cluster_of_its_network,
+    clusters_hold_together_with_what_names_them,
+};
 pub(crate) use grants::{
     grants_issuers_and_replay_methods_are_kept, the_connection_says_what_is_given_out_again_after_a_mid_was_lost,
 };
@@ -15,6 +22,10 @@ use midward_core::{Clock as _, SystemClock};
 use midward_wire::{EnrollToken, MidState, paths, state_signing_input};
 use serde_json::{Value, json};
 use support::{Instance, Place, ScriptedMid, document};
+pub(crate) use terms::{
+    a_connection_has_its_concurrency_and_rate, a_delayed_request_is_sent_when_its_time_has_come,
+    what_the_policy_says_is_tried_again_and_then_a_dead_letter,
+};
 
 /// Calls a macro with the names of all scenarios.
 macro_rules! for_each_scenario {
@@ -45,6 +56,14 @@ macro_rules! for_each_scenario {
             nobody_is_listened_to_for_long_before_showing_a_key,
             an_answer_may_be_larger_than_a_request,
             a_jar_is_kept_for_mids_and_given_out_by_its_digest,
+            a_cluster_balances_by_what_each_mid_can_take,
+            a_cluster_fails_over_in_its_order,
+            an_address_chooses_the_cluster_of_its_network,
+            clusters_hold_together_with_what_names_them,
+            a_mid_is_paused_drained_and_given_a_new_key,
+            a_delayed_request_is_sent_when_its_time_has_come,
+            a_connection_has_its_concurrency_and_rate,
+            what_the_policy_says_is_tried_again_and_then_a_dead_letter,
         }
     };
 }

@@ -210,6 +210,17 @@ impl ScriptedMid {
         (answer.status().as_u16(), serde_json::from_slice(answer.body()).expect("JSON"))
     }
 
+    /// Gets a new key with a one-time token.
+    pub(crate) async fn rekey(&mut self, instance: &Instance, token: &str) {
+        let token = midward_wire::EnrollToken::decode(token).expect("a token");
+        let key = Ed25519KeyPair::generate().expect("a key");
+        let request = json!({"version": 1, "secret": token.secret, "name": "whatever",
+                             "public_key": URL_SAFE_NO_PAD.encode(key.public_key().as_ref())});
+        let (status, answer) = instance.post(midward_wire::paths::ENROLL, &request).await;
+        assert_eq!((status, answer["mid_id"].as_str()), (200, Some(self.id.as_str())), "{answer}");
+        self.key = key;
+    }
+
     pub(crate) async fn sign_in(&mut self, instance: &Instance, jti: &str) {
         let (status, answer) = self.token_request(instance, jti).await;
         assert_eq!(status, 200, "{answer}");
@@ -258,10 +269,20 @@ impl ScriptedMid {
     }
 
     pub(crate) async fn report(&self, instance: &Instance, id: &str, epoch: i64, body: &str) -> String {
+        self.report_status(instance, id, epoch, (201, body)).await
+    }
+
+    pub(crate) async fn report_status(
+        &self,
+        instance: &Instance,
+        id: &str,
+        epoch: i64,
+        (status, body): (u16, &str),
+    ) -> String {
         let body = base64::engine::general_purpose::STANDARD.encode(body);
         let report = json!({"version": 1, "incarnation": self.incarnation, "outcomes": [{
             "request_id": id, "epoch": epoch,
-            "outcome": {"kind": "replied", "reply": {"status": 201, "headers": [["X-Api", "yes"],
+            "outcome": {"kind": "replied", "reply": {"status": status, "headers": [["X-Api", "yes"],
                 ["Set-Cookie", "a=b"], ["Connection", "close"], ["Content-Type", "text/plain"]], "body": body}},
             "trace": [{"hop": "api", "what": "POST answered 201", "micros": 7}]}]});
         let (status, answer) = instance.api_as(&self.token, Method::POST, midward_wire::paths::OUTCOMES, &report).await;

@@ -71,8 +71,12 @@ final class SdkSource implements Source {
         set(asked, "setConnectionPort", configuration.get("port"));
         set(asked, "setConnectionTimeout", configuration.get("connection_timeout"));
         set(asked, "setReason", configuration.get("reason"));
-        set(asked, "setFolder", configuration.get("folder"));
+        // A query overrides every other criterion.
+        boolean query = call.get("query") != null;
+        set(asked, "setQuery", call.get("query"));
+        set(asked, "setFolder", query ? null : configuration.get("folder"));
         set(asked, "setSafe", call.get("safe"));
+        set(asked, "setUserName", call.get("user_name"));
         set(asked, "setObject", call.get("object"));
         set(asked, "setPolicyID", call.get("policy_id"));
         set(asked, "setAddress", call.get("address"));

@@ -1,0 +1,70 @@
+//! Queued requests that failed after their last attempt.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use midward_core::{Failure, Hop};
+use serde_json::{Value, json};
+
+use super::requests::{ListQuery, summary, visible};
+use super::{page, submit};
+use crate::app::Shared;
+use crate::auth;
+use crate::model::Role;
+use crate::problem::Problem;
+use crate::queue::Job;
+use crate::store::outcomes::{self, Redrive};
+use crate::store::requests;
+
+pub(super) async fn list(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Value>, Problem> {
+    let client = auth::client(&app, &headers).await?;
+    let whose = if client.role == Role::Administrator { "" } else { &client.id };
+    let limit = i64::from(query.limit.unwrap_or(50).clamp(1, 500));
+    let rows = requests::dead_letters(app.store.readers(), whose, &query.before, limit).await?;
+    Ok(page(rows.iter().map(|row| summary(&app, row)).collect()))
+}
+
+/// Queues it again with all its attempts, by its connection as it is now.
+pub(super) async fn redrive(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let client = auth::client(&app, &headers).await?;
+    let row = visible(&app, &client, &id).await?;
+    let route = submit::route(&app, &client, &row.connection).await?;
+    let mut tx = app.store.begin().await?;
+    let now = app.store.now(&mut tx, app.now()).await?;
+    let lives = i64::try_from(app.limits.expires_in_ms).unwrap_or(i64::MAX);
+    let lease = Duration::from_millis(route.timeout_ms) + submit::LEASE_MARGIN;
+    let terms = Redrive {
+        config_digest: &route.digest.0,
+        resolver: &route.resolver,
+        mids: &route.mids,
+        ordered: route.ordered,
+        limited: route.limited,
+        retry: route.retry.as_deref(),
+        lease_ms: i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
+        expires_at: now.saturating_add(lives),
+    };
+    let is_driven = outcomes::redrive(&mut tx, &id, &terms).await?;
+    tx.commit().await?;
+    if !is_driven {
+        let failure = Failure::permanent(
+            Hop::Caller,
+            "not_a_dead_letter",
+            "the request did not fail after its last attempt, or was driven again already",
+            "List those that did: `midward get dead-letters`.",
+        );
+        return Err(Problem::new(StatusCode::CONFLICT, failure).with_request(&id));
+    }
+    app.queue.send(Job::Look).await?;
+    tracing::info!(client = client.name, request = id, "a dead letter is driven again");
+    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))))
+}

@@ -1,0 +1,260 @@
+//! How requests end, and which of them are tried again.
+
+use std::sync::LazyLock;
+
+use sqlx::any::AnyRow;
+use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
+
+use super::StoreError;
+use super::dialect::Dialect;
+use super::leases::ids;
+use super::requests::{FAILED, UNKNOWN};
+use super::rows::{Sized, pieces};
+
+type Tx = Transaction<'static, Any>;
+
+/// An outcome to be recorded.
+#[derive(Clone, Debug)]
+pub(crate) struct Finish {
+    pub(crate) id: String,
+    pub(crate) epoch: i64,
+    pub(crate) state: i64,
+    pub(crate) outcome: String,
+    pub(crate) trace: String,
+}
+
+/// A request whose outcome was recorded.
+#[derive(Clone, Debug)]
+pub(crate) struct Finished {
+    pub(crate) id: String,
+    /// The replica that took it.
+    pub(crate) origin: String,
+    pub(crate) limited: bool,
+}
+
+static FINISH: LazyLock<Sized> = LazyLock::new(|| {
+    Sized::new(
+        "WITH reported (id, epoch, state, outcome, trace) AS (VALUES ",
+        &["TEXT", "BIGINT", "BIGINT", "TEXT", "TEXT"],
+        ") UPDATE requests SET state = reported.state, outcome = reported.outcome, trace = reported.trace, \
+         finished_at = ",
+        &[
+            (
+                "BIGINT",
+                " FROM reported WHERE requests.id = reported.id AND requests.epoch = reported.epoch \
+                 AND requests.lease_mid = ",
+            ),
+            (
+                "TEXT",
+                " AND requests.state IN (0, 1, 4) RETURNING requests.id, requests.origin, \
+             requests.limited",
+            ),
+        ],
+    )
+});
+
+/// Records outcomes of one MID; returns the requests for which the MID's last epoch still stands. A late outcome
+/// replaces `unknown`, and ends a request that was queued again but that nobody else was given.
+pub(crate) async fn finish(
+    tx: &mut Tx,
+    mid_id: &str,
+    now: i64,
+    outcomes: &[&Finish],
+) -> Result<Vec<Finished>, StoreError> {
+    let dialect = Dialect::of(tx);
+    let mut rest = outcomes;
+    let mut accepted = Vec::with_capacity(outcomes.len());
+    for piece in pieces(outcomes.len()) {
+        let (these, later) = rest.split_at(piece);
+        rest = later;
+        let mut query = sqlx::query(AssertSqlSafe(FINISH.sql(dialect, piece)));
+        for outcome in these {
+            query = query
+                .bind(&outcome.id)
+                .bind(outcome.epoch)
+                .bind(outcome.state)
+                .bind(&outcome.outcome)
+                .bind(&outcome.trace);
+        }
+        for row in query.bind(now).bind(mid_id).fetch_all(&mut **tx).await? {
+            let limited = row.try_get::<i64, _>(2)? == 1;
+            accepted.push(Finished { id: row.try_get(0)?, origin: row.try_get(1)?, limited });
+        }
+    }
+    Ok(accepted)
+}
+
+/// Whether exactly this outcome was recorded before.
+pub(crate) async fn is_recorded(tx: &mut Tx, mid_id: &str, outcome: &Finish) -> Result<bool, StoreError> {
+    let row = sqlx::query(
+        "SELECT id FROM requests WHERE id = $1 AND epoch = $2 AND lease_mid = $3 AND state = $4 AND outcome = $5",
+    )
+    .bind(&outcome.id)
+    .bind(outcome.epoch)
+    .bind(mid_id)
+    .bind(outcome.state)
+    .bind(&outcome.outcome)
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(row.is_some())
+}
+
+/// What is to be known before an outcome is recorded by which a request may be tried again.
+#[derive(Clone, Debug)]
+pub(crate) struct Trial {
+    /// JSON of the policy.
+    pub(crate) policy: String,
+    /// How often it was tried again.
+    pub(crate) attempts: i64,
+    pub(crate) expires_at: i64,
+}
+
+/// The policy of a request that this MID holds; `None`: it has none, or the MID does not hold it.
+pub(crate) async fn trial(tx: &mut Tx, mid_id: &str, outcome: &Finish) -> Result<Option<Trial>, StoreError> {
+    let row = sqlx::query(
+        "SELECT retry, attempts, expires_at FROM requests WHERE id = $1 AND epoch = $2 AND lease_mid = $3 \
+         AND state IN (0, 1) AND retry IS NOT NULL",
+    )
+    .bind(&outcome.id)
+    .bind(outcome.epoch)
+    .bind(mid_id)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(Trial { policy: row.try_get(0)?, attempts: row.try_get(1)?, expires_at: row.try_get(2)? }))
+}
+
+/// Queues a request again for its next attempt, and keeps how this one ended. False: the MID does not hold it.
+pub(crate) async fn try_again(
+    tx: &mut Tx,
+    mid_id: &str,
+    outcome: &Finish,
+    not_before: i64,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query(
+        "UPDATE requests SET state = 0, not_before = $1, attempts = attempts + 1, unsure = 0, lease_mid = NULL, \
+         lease_expires_at = NULL, last_state = $2, last_outcome = $3, last_trace = $4 WHERE id = $5 AND epoch = $6 \
+         AND lease_mid = $7 AND state IN (0, 1)",
+    )
+    .bind(not_before)
+    .bind(outcome.state)
+    .bind(&outcome.outcome)
+    .bind(&outcome.trace)
+    .bind(&outcome.id)
+    .bind(outcome.epoch)
+    .bind(mid_id)
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Whether exactly this outcome is the one after which a request waits for its next attempt.
+pub(crate) async fn is_tried_again(tx: &mut Tx, outcome: &Finish) -> Result<bool, StoreError> {
+    let sql = "SELECT id FROM requests WHERE id = $1 AND epoch = $2 AND state = 0 AND last_outcome = $3";
+    let query = sqlx::query(sql).bind(&outcome.id).bind(outcome.epoch).bind(&outcome.outcome);
+    Ok(query.fetch_optional(&mut **tx).await?.is_some())
+}
+
+/// It has failed, and has no attempt left.
+pub(crate) async fn bury(tx: &mut Tx, id: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE requests SET dead = 1 WHERE id = $1").bind(id).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Ends requests that wait for their next attempt when their time is over: as the last one ended.
+pub(crate) async fn expire_retried(tx: &mut Tx, now: i64) -> Result<Vec<(String, String, String)>, StoreError> {
+    let sql = "UPDATE requests SET state = last_state, outcome = last_outcome, trace = last_trace, dead = 1, \
+               finished_at = $1 WHERE state = 0 AND expires_at <= $1 AND lease_mid IS NULL AND unsure = 0 \
+               AND last_outcome IS NOT NULL RETURNING id, outcome, trace";
+    sqlx::query(sql).bind(now).fetch_all(&mut **tx).await?.iter().map(how_ended).collect()
+}
+
+/// What a request that is driven again takes from its connection as it is now.
+#[derive(Clone, Debug)]
+pub(crate) struct Redrive<'a> {
+    pub(crate) config_digest: &'a str,
+    pub(crate) resolver: &'a str,
+    pub(crate) mids: &'a str,
+    pub(crate) ordered: bool,
+    pub(crate) limited: bool,
+    pub(crate) retry: Option<&'a str>,
+    pub(crate) lease_ms: i64,
+    pub(crate) expires_at: i64,
+}
+
+/// Queues a dead letter again with all its attempts. False: it is none.
+pub(crate) async fn redrive(tx: &mut Tx, id: &str, terms: &Redrive<'_>) -> Result<bool, StoreError> {
+    let done = sqlx::query(
+        "UPDATE requests SET state = 0, dead = 0, attempts = 0, unsure = 0, not_before = 0, lease_mid = NULL, \
+         lease_expires_at = NULL, outcome = NULL, trace = NULL, finished_at = NULL, last_state = NULL, \
+         last_outcome = NULL, last_trace = NULL, config_digest = $1, resolver = $2, mids = $3, ordered = $4, \
+         limited = $5, retry = $6, lease_ms = $7, expires_at = $8 WHERE id = $9 AND dead = 1",
+    )
+    .bind(terms.config_digest)
+    .bind(terms.resolver)
+    .bind(terms.mids)
+    .bind(i64::from(terms.ordered))
+    .bind(i64::from(terms.limited))
+    .bind(terms.retry)
+    .bind(terms.lease_ms)
+    .bind(terms.expires_at)
+    .bind(id)
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Ends a request that waits and that no MID was ever given, with `outcome`. False: it is too late for that.
+pub(crate) async fn withdraw(tx: &mut Tx, id: &str, now: i64, outcome: &str) -> Result<bool, StoreError> {
+    let sql = format!(
+        "UPDATE requests SET state = {FAILED}, outcome = $1, trace = '[]', finished_at = $2 WHERE id = $3 AND state = 0 \
+         AND lease_mid IS NULL AND epoch = 0"
+    );
+    let done = sqlx::query(AssertSqlSafe(sql)).bind(outcome).bind(now).bind(id).execute(&mut **tx).await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Ends queued requests whose time is over with `outcome`. Returns which. Those that were surely never sent fail: never
+/// leased, or handed back; the others (`was_given_out`) become `unknown`.
+pub(crate) async fn expire(
+    tx: &mut Tx,
+    now: i64,
+    outcome: &str,
+    was_given_out: bool,
+) -> Result<Vec<String>, StoreError> {
+    let (state, which) = if was_given_out {
+        (UNKNOWN, "(lease_mid IS NOT NULL OR unsure = 1)")
+    } else {
+        (FAILED, "lease_mid IS NULL AND unsure = 0")
+    };
+    let sql = format!(
+        "UPDATE requests SET state = {state}, outcome = $1, trace = '[]', finished_at = $2 WHERE state = 0 \
+         AND expires_at <= $2 AND {which} RETURNING id"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql)).bind(outcome).bind(now).fetch_all(&mut **tx).await?;
+    ids(&rows)
+}
+
+/// How those of `ids` ended that have ended: identifier, outcome, trace.
+pub(crate) async fn ended<'e>(
+    db: impl Executor<'e, Database = Any>,
+    ids: &[String],
+) -> Result<Vec<(String, String, String)>, StoreError> {
+    use std::fmt::Write as _;
+    let mut list = String::new();
+    for number in 1..=ids.len() {
+        let _ = write!(list, "{}${number}", if number == 1 { "" } else { ", " });
+    }
+    let sql = format!("SELECT id, outcome, trace FROM requests WHERE outcome IS NOT NULL AND id IN ({list})");
+    let mut query = sqlx::query(AssertSqlSafe(sql));
+    for id in ids {
+        query = query.bind(id);
+    }
+    let rows = query.fetch_all(db).await?;
+    rows.iter().map(how_ended).collect()
+}
+
+fn how_ended(row: &AnyRow) -> Result<(String, String, String), StoreError> {
+    let trace: Option<String> = row.try_get(2)?;
+    Ok((row.try_get(0)?, row.try_get(1)?, trace.unwrap_or_else(|| "[]".to_owned())))
+}
