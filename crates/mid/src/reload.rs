@@ -73,7 +73,7 @@ impl Reload {
 
 impl fmt::Debug for Reload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reload").field("policy_file", &self.policy_file).finish_non_exhaustive()
+        f.debug_struct("Reload").finish_non_exhaustive()
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use midward_core::{Clock, Failure, Hop, Random};
+use midward_core::{Clock, Random};
 use midward_net::WayOut;
 use serde::Deserialize;
 
@@ -88,18 +88,8 @@ pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> 
             Ok(resolver) => Arc::new(resolver),
             Err(failure) => Arc::new(Unusable::new("cyberark_ccp", failure)),
         },
-        ResolverConfig::Route(_) => Arc::new(Unusable::new("route", without_others())),
+        ResolverConfig::Route(_) => Arc::new(Unusable::route()),
     }
-}
-
-/// Only [`crate::ResolverSet`] knows them.
-fn without_others() -> Failure {
-    Failure::permanent(
-        Hop::Resolver,
-        "resolver_misconfigured",
-        "a route was made without the resolvers that it leads to",
-        "Put it into mid.toml beside them.",
-    )
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use midward_core::Failure;
+use midward_core::{Failure, Hop};
 
 use crate::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverReport};
 
@@ -16,6 +16,17 @@ pub(crate) struct Unusable {
 impl Unusable {
     pub(crate) const fn new(kind: &'static str, failure: Failure) -> Self {
         Self { kind, failure }
+    }
+
+    /// A route by itself: only [`crate::ResolverSet`] knows the resolvers that it leads to.
+    pub(crate) fn route() -> Self {
+        let failure = Failure::permanent(
+            Hop::Resolver,
+            "resolver_misconfigured",
+            "a route was made without the resolvers that it leads to",
+            "Put it into mid.toml beside them.",
+        );
+        Self::new("route", failure)
     }
 }
 
