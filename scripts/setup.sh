@@ -109,6 +109,10 @@ local_node() {
     ln -sf "../node_modules/$package/bin/node" build/tools/node/bin/node
 }
 
+need_age() {
+    has age && has age-keygen || debian "encrypts the files that the tests of age_file read" age
+}
+
 need_moto() {
     python_tool moto "$MOTO" "a server that speaks AWS's API, for the tests of aws_secrets_manager"
 }
@@ -166,7 +170,7 @@ has cargo || die "needs Rust: see https://rustup.rs"
 [ $# -gt 0 ] || die "say what is needed: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim"
 for need in "$@"; do
     case $need in
-        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto | openbao | pyaim) "need_$need" ;;
+        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto | openbao | pyaim | age) "need_$need" ;;
         *) die "unknown need: $need" ;;
     esac
 done

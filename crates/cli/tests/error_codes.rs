@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 const PRODUCT: [&str; 8] = ["core", "wire", "net", "oauth", "resolvers", "mid", "instance", "cli"];
 
 /// Words in files that make failures, which are no codes: keys of documents, states, parameters, words on the wire.
-const NO_CODES: [&str; 58] = [
+const NO_CODES: [&str; 63] = [
     "access_token",
     "actor_token",
     "actor_token_type",
+    "age_file",
     "aim_client_absent",
     "aim_client_failed",
     "aim_client_output",
@@ -39,6 +40,7 @@ const NO_CODES: [&str; 58] = [
     "default_revoke_seconds",
     "destination_unavailable",
     "expires_at",
+    "expires_in",
     "finished_at",
     "grant_type",
     "http_request_denied",
@@ -61,9 +63,12 @@ const NO_CODES: [&str; 58] = [
     "requested_token_type",
     "revocation_url",
     "secret_key",
+    "secret_version",
+    "service_account",
     "snake_case",
     "subject_token",
     "subject_token_type",
+    "systemd_credentials",
     "token_requests",
     "token_url",
     "user_name",

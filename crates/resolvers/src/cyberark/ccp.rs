@@ -112,7 +112,7 @@ impl CcpResolver {
         // A web server that misses a certificate ends the connection, with an alert that may get lost.
         let ended = matches!(error.kind, SendErrorKind::Closed | SendErrorKind::Tls(TlsFault::Alert));
         if ended && !self.door.is_identified() {
-            failure.action = WANTS_CERTIFICATE.to_owned();
+            WANTS_CERTIFICATE.clone_into(&mut failure.action);
         }
         failure
     }
