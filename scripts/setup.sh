@@ -110,6 +110,10 @@ local_node() {
     ln -sf "../node_modules/$package/bin/node" build/tools/node/bin/node
 }
 
+need_age() {
+    has age && has age-keygen || debian "encrypts the files that the tests of age_file read" age
+}
+
 need_moto() {
     python_tool moto "$MOTO" "a server that speaks AWS's API, for the tests of aws_secrets_manager"
 }
@@ -168,10 +172,10 @@ need_rustfmt() { rust_component rustfmt rustfmt "checks the formatting"; }
 need_clippy() { rust_component cargo-clippy clippy "lints the code"; }
 
 has cargo || die "needs Rust: see https://rustup.rs"
-[ $# -gt 0 ] || die "say what is needed: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim schemathesis"
+[ $# -gt 0 ] || die "say what is needed: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim schemathesis age"
 for need in "$@"; do
     case $need in
-        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto | openbao | pyaim | schemathesis) "need_$need" ;;
+        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto | openbao | pyaim | schemathesis | age) "need_$need" ;;
         *) die "unknown need: $need" ;;
     esac
 done

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 const PRODUCT: [&str; 8] = ["core", "wire", "net", "oauth", "resolvers", "mid", "instance", "cli"];
 
 /// Words in files that make failures, which are no codes: keys of documents, states, parameters, words on the wire.
-const NO_CODES: [&str; 80] = [
+const NO_CODES: [&str; 85] = [
     "access_token",
     "actor_token",
     "actor_token_type",
+    "age_file",
     "aim_client_absent",
     "aim_client_failed",
     "aim_client_output",
@@ -46,6 +47,7 @@ const NO_CODES: [&str; 80] = [
     "dry_run",
     "enroll_token_made",
     "expires_at",
+    "expires_in",
     "expires_in_seconds",
     "finished_at",
     "grant_type",
@@ -82,9 +84,12 @@ const NO_CODES: [&str; 80] = [
     "requested_token_type",
     "revocation_url",
     "secret_key",
+    "secret_version",
+    "service_account",
     "snake_case",
     "subject_token",
     "subject_token_type",
+    "systemd_credentials",
     "token_requests",
     "token_url",
     "user_name",

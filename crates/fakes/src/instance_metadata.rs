@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 
@@ -129,7 +130,9 @@ fn answer(request: &Request<Incoming>) -> Response<Body> {
                 return text(StatusCode::FORBIDDEN, "no flavor");
             }
             let token = json!({"access_token": ACCESS_TOKEN, "expires_in": 3599, "token_type": "Bearer"});
-            json(StatusCode::OK, &token)
+            let mut response = json(StatusCode::OK, &token);
+            response.headers_mut().insert("metadata-flavor", HeaderValue::from_static("Google"));
+            response
         }
         _ => text(StatusCode::NOT_FOUND, "unknown"),
     }

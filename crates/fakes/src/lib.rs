@@ -11,6 +11,7 @@ pub mod balancer;
 pub mod client;
 pub mod conjur;
 mod fault;
+pub mod google_secret_manager;
 mod http;
 pub mod instance_metadata;
 pub mod openbao;

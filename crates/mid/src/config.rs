@@ -266,6 +266,11 @@ fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
         ResolverConfig::CyberArkCcp(ccp) => return below(base_dir, ccp.files_mut()),
         ResolverConfig::AwsSecretsManager(aws) => return below(base_dir, aws.credentials.files_mut()),
         ResolverConfig::AzureKeyVault(azure) => return below(base_dir, azure.credentials.files_mut()),
+        ResolverConfig::GoogleSecretManager(google) => return below(base_dir, google.credentials.files_mut()),
+        ResolverConfig::Files(files) => return below(base_dir, [&mut files.dir]),
+        ResolverConfig::AgeFile(age) => return below(base_dir, age.files_mut()),
+        // No paths, or an absolute one whatever folder this is.
+        ResolverConfig::Exec(_) | ResolverConfig::SystemdCredentials(_) => return,
         ResolverConfig::HashiCorpVault(vault) => return below(base_dir, vault.auth.files_mut()),
         ResolverConfig::Conjur(conjur) => return below(base_dir, conjur.auth.files_mut()),
         ResolverConfig::Route(_) => return,

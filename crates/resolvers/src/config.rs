@@ -13,8 +13,8 @@ use crate::cyberark::{CcpResolver, CliResolver};
 use crate::jar::{CyberArkSdkConfig, JarConfig, JarResolver};
 use crate::unusable::Unusable;
 use crate::{
-    AwsConfig, AzureConfig, ConjurConfig, CyberArkCcpConfig, CyberArkCliConfig, HashiCorpVaultConfig, Resolver,
-    RouteConfig,
+    AgeFileConfig, AwsConfig, AzureConfig, ConjurConfig, CyberArkCcpConfig, CyberArkCliConfig, ExecConfig, FilesConfig,
+    GoogleConfig, HashiCorpVaultConfig, Resolver, RouteConfig, SystemdCredentialsConfig,
 };
 
 /// One resolver's configuration, told apart by `kind`.
@@ -36,6 +36,16 @@ pub enum ResolverConfig {
     AwsSecretsManager(AwsConfig),
     /// Azure Key Vault (cargo feature `azure`).
     AzureKeyVault(AzureConfig),
+    /// Google Secret Manager.
+    GoogleSecretManager(GoogleConfig),
+    /// Any program.
+    Exec(ExecConfig),
+    /// A folder for each credential, a file for each field.
+    Files(FilesConfig),
+    /// What systemd gave to the MID's service.
+    SystemdCredentials(SystemdCredentialsConfig),
+    /// A file encrypted with age, for development.
+    AgeFile(AgeFileConfig),
     /// HashiCorp Vault or OpenBao.
     #[serde(rename = "hashicorp_vault", alias = "openbao")]
     HashiCorpVault(HashiCorpVaultConfig),
@@ -74,8 +84,13 @@ impl fmt::Debug for ResolverContext {
 /// what is wrong.
 pub fn build(name: &str, config: &ResolverConfig, context: &ResolverContext) -> Arc<dyn Resolver> {
     match config {
+        ResolverConfig::AgeFile(age) => crate::age_file::build(name, age, context),
         ResolverConfig::AwsSecretsManager(aws) => crate::aws::build(name, aws, context),
         ResolverConfig::AzureKeyVault(azure) => crate::azure::build(name, azure, context),
+        ResolverConfig::Exec(exec) => crate::exec::build(name, exec, context),
+        ResolverConfig::Files(files) => crate::files::build(name, files, context),
+        ResolverConfig::GoogleSecretManager(google) => crate::google::build(name, google, context),
+        ResolverConfig::SystemdCredentials(systemd) => crate::files::build_systemd(name, systemd, context),
         ResolverConfig::HashiCorpVault(vault) => crate::hashicorp_vault::build(name, vault, context),
         ResolverConfig::Conjur(conjur) => crate::conjur::build(name, conjur, context),
         ResolverConfig::Jar(jar) => Arc::new(JarResolver::jar(name, jar, context)),

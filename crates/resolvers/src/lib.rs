@@ -1,5 +1,6 @@
 //! Resolvers: how a credential identifier becomes a client's secret fields.
 
+mod age_file;
 mod aws;
 mod azure;
 mod cache;
@@ -9,12 +10,17 @@ mod conjur;
 mod credential_id;
 mod cyberark;
 mod cyberark_codes;
+mod exec;
+mod fields;
+mod files;
 pub mod frame;
+mod google;
 mod hashicorp_vault;
 pub mod jar;
 mod limits;
 mod resolver;
 mod route;
+mod run_as;
 mod section;
 mod session;
 mod set;
@@ -22,6 +28,7 @@ mod set;
 mod testing;
 mod unusable;
 
+pub use age_file::AgeFileConfig;
 pub use aws::{AwsConfig, AwsCredentials};
 pub use azure::{AzureConfig, AzureCredentials};
 pub use cloud::SecretFields;
@@ -30,9 +37,13 @@ pub use conjur::{ConjurAuth, ConjurConfig, ConjurVariables};
 pub use credential_id::{CredentialId, InvalidCredentialId, MAX_CREDENTIAL_ID_LEN};
 pub use cyberark::{AimVersion, CcpApi, Content, CyberArkCcpConfig, CyberArkCliConfig, LookupBy, QueryFormat};
 pub use cyberark_codes::{aim_client_failure, cyberark_failure, is_cyberark_code, is_known_cyberark_code};
+pub use exec::ExecConfig;
+pub use files::{FilesConfig, SystemdCredentialsConfig};
+pub use google::{GoogleConfig, GoogleCredentials};
 pub use hashicorp_vault::{HashiCorpAuth, HashiCorpVaultConfig};
 pub use jar::{CyberArkSdkConfig, JarConfig, JarDigest, ProcessConfig};
 pub use resolver::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverReport};
 pub use route::{RouteConfig, RouteRule};
+pub use run_as::RunAs;
 pub use section::{CacheConfig, LimitsConfig, ResolverSection};
 pub use set::{ResolverSet, SetChanges, check_routes};

@@ -329,3 +329,46 @@ async fn a_path_must_be_absolute() {
     let failure = failed(&*cell.hostile("", "executables = ['sh']"), "read").await;
     assert_eq!(failure.code, "sandbox_path_relative");
 }
+
+#[tokio::test]
+async fn a_user_of_its_own_reads_none_of_the_mids_files_even_without_a_sandbox() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let cell = Cell::new().await;
+    let open = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("mode");
+    };
+    let folder = cell.bench.folder.path();
+    let private = folder.join("private");
+    std::fs::write(&private, "of the MID").expect("written");
+    open(&private, 0o600);
+    // What the manual asks for; the JAR host's folder of an installation is open already.
+    let host = folder.join("host");
+    std::fs::create_dir_all(&host).expect("folder");
+    for name in ["midward-jar-host.jar", "midward-mid-classes.jar"] {
+        std::fs::copy(cell.bench.jars.host_dir().join(name), host.join(name)).expect("copied");
+    }
+    let context = midward_resolvers::ResolverContext { jar_host_dir: host, ..cell.bench.context() };
+    let target = format!("/proc/self/status\n{}", private.display());
+    for mode in ["required", "off"] {
+        let more = format!("run_as = 'nobody'\nsandbox = '{mode}'");
+        let config = toml::from_str(&cell.section(&target, &more)).expect("configuration");
+        let resolver = build("hostile", &config, &context);
+        if !rustix::process::geteuid().is_root() {
+            assert!(failed(&*resolver, "read").await.detail.contains("runs as root"));
+            return;
+        }
+        open(folder, 0o700);
+        assert!(failed(&*resolver, "read").await.detail.contains("chmod 711"));
+        for folder in [folder, &context.state_dir] {
+            open(folder, 0o711);
+        }
+        let resolver = build("hostile", &config, &context);
+        let outcome = resolved(&*resolver, "read").await.0;
+        assert!(outcome.contains("Uid:\t65534\t65534\t65534\t65534\n"), "{mode}: {outcome}");
+        assert!(outcome.contains("CapEff:\t0000000000000000\n"), "{mode}: {outcome}");
+        let last = outcome.lines().last().unwrap_or_default();
+        assert!(last.starts_with("refused ") && last.contains("AccessDenied"), "{mode}: {last}");
+        let resolver = build("hostile", &toml::from_str(&cell.section("x", &more)).expect("configuration"), &context);
+        assert!(resolved(&*resolver, "temporary").await.0.starts_with("did "), "{mode}");
+    }
+}

@@ -12,9 +12,7 @@ mod unbuilt;
 pub(crate) use failures::Why;
 pub(crate) use failures::{Meaning, misconfigured, send_failure, timeout_failure};
 pub(crate) use network::{Network, check_endpoint, read_line, read_private, read_private_bytes, read_shared_line};
-#[cfg(any(feature = "aws", feature = "azure"))]
-pub(crate) use payload::material;
-pub(crate) use payload::{Members, SecretText, from_members, version};
+pub(crate) use payload::{Members, SecretText, from_members, material, version};
 pub use settings::SecretFields;
 pub(crate) use settings::{default_timeout_ms, limit};
 #[cfg(not(all(feature = "aws", feature = "azure")))]

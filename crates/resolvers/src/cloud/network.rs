@@ -7,9 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use midward_core::{Failure, Secret};
-#[cfg(any(feature = "aws", feature = "azure"))]
-use midward_net::WayConfig;
-use midward_net::{AddressGuard, ClientIdentity, IpNet, SendError, SendErrorKind, SendOptions, WayOut};
+use midward_net::{AddressGuard, ClientIdentity, IpNet, SendError, SendErrorKind, SendOptions, WayConfig, WayOut};
 use url::Url;
 
 use super::misconfigured;
@@ -36,7 +34,6 @@ impl Network {
     }
 
     /// To the service on a link-local address that gives a machine its identity. Never through a proxy.
-    #[cfg(any(feature = "aws", feature = "azure"))]
     pub(crate) fn to_metadata() -> Result<Self, Failure> {
         let config = WayConfig { system_roots: Some(true), connect_timeout_ms: Some(2_000), ..WayConfig::default() };
         let way = WayOut::new(&config, Path::new("/"))

@@ -13,7 +13,6 @@ use super::SecretFields;
 const MAX_MEMBERS: usize = 64;
 
 /// Reads `value`. `client_id` is the configured one; a JSON object's own wins over it.
-#[cfg(any(test, feature = "aws", feature = "azure"))]
 pub(crate) fn material(
     value: Secret,
     fields: &SecretFields,
@@ -68,7 +67,6 @@ pub(crate) fn version(id: Option<&str>) -> String {
     id.filter(legal).map_or_else(String::new, |id| format!(" (version {id})"))
 }
 
-#[cfg(any(test, feature = "aws", feature = "azure"))]
 fn plain(value: Secret, client_id: Option<&str>) -> Result<ClientMaterial, Failure> {
     let Some(client_id) = client_id.filter(|id| !id.is_empty()) else {
         return Err(empty("no client id: its value is not a JSON object, and the resolver has no `client_id`"));

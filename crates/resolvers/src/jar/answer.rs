@@ -171,8 +171,8 @@ pub(super) fn unusable(code: &str, what: Option<&str>) -> Failure {
         "sandbox_unavailable" => (
             "sandbox_unavailable",
             Missing::from_word(&what).map_or_else(
-                || "the JAR cannot be isolated".to_owned(),
-                |why| format!("the JAR cannot be isolated: {why}"),
+                || "the resolver's process cannot be isolated".to_owned(),
+                |why| format!("the resolver's process cannot be isolated: {why}"),
             ),
             "Use a kernel that can (the manual has a table), or set the resolver's `sandbox` to \"best_effort\" if you trust the JAR.",
         ),

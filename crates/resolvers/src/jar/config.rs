@@ -7,7 +7,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde::{Deserialize, de};
 
 use super::{JarDigest, SandboxMode, Target};
-use crate::{AimVersion, CredentialId, LookupBy};
+use crate::{AimVersion, CredentialId, LookupBy, RunAs};
 
 /// `kind = "jar"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +110,9 @@ pub struct ProcessConfig {
     /// Resident size, in MiB, above which the JVM is replaced; the heap and 192 MiB unless set.
     #[serde(default)]
     pub resident_limit_mib: Option<u64>,
+    /// The user that the JVM runs as, in place of the MID's.
+    #[serde(default)]
+    pub run_as: Option<RunAs>,
     /// Whether the JAR must be isolated (`required`), as far as the kernel can (`best_effort`), or not at all (`off`).
     #[serde(default)]
     pub sandbox: SandboxMode,

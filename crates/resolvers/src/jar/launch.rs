@@ -16,9 +16,11 @@ use tokio::sync::oneshot;
 use super::forward::{Forwards, Target, write_hosts};
 use super::sandbox::{Network, Sandbox, SandboxMode};
 use super::scratch::Scratch;
+use crate::RunAs;
+use crate::run_as::User;
 
 const FRAMES_IN: i32 = 3;
-pub(super) const FRAMES_OUT: i32 = 4;
+pub(crate) const FRAMES_OUT: i32 = 4;
 
 /// How to start a host. The same for all generations of one resolver's JVM.
 #[derive(Clone, Debug)]
@@ -29,6 +31,7 @@ pub(super) struct Launch {
     pub(super) heap_mib: u32,
     pub(super) environment: Vec<(OsString, OsString)>,
     pub(super) sandbox: Sandbox,
+    pub(super) run_as: Option<RunAs>,
     /// What the listeners in a private network stand for.
     pub(super) targets: Vec<Target>,
     /// Holds the folders of temporary files.
@@ -50,17 +53,33 @@ impl Launch {
     pub(super) async fn start(&self, folder: PathBuf) -> io::Result<Launched> {
         let (child_in, to_host) = io::pipe()?;
         let (from_host, child_out) = io::pipe()?;
-        let parent = self.scratch_dir.clone();
+        let user = match self.run_as.clone() {
+            None => None,
+            Some(run_as) => {
+                let user = tokio::task::spawn_blocking(move || run_as.user()).await.map_err(io::Error::other)?;
+                Some(user.map_err(|failure| io::Error::new(io::ErrorKind::PermissionDenied, failure.to_string()))?)
+            }
+        };
+        if let Some(user) = user {
+            user.own(&child_in)?;
+            user.own(&child_out)?;
+        }
+        let (parent, copies) = (self.scratch_dir.clone(), folder.clone());
         let targets = if self.is_private() { self.targets.clone() } else { Vec::new() };
         let prepared = move || {
             let scratch = Scratch::make(&parent)?;
             if !targets.is_empty() {
                 write_hosts(&targets, &scratch.path().join("hosts"))?;
             }
+            if let Some(user) = user {
+                user.own_folder(scratch.path())?;
+                user.may_read(&copies)?;
+                copies.ancestors().skip(1).take(2).chain([parent.as_path()]).try_for_each(User::may_pass)?;
+            }
             Ok::<_, io::Error>((scratch, targets))
         };
         let (scratch, targets) = tokio::task::spawn_blocking(prepared).await.map_err(io::Error::other)??;
-        let sandbox = self.sandbox_of(&folder, scratch.path()).to_args();
+        let sandbox = Sandbox { user, ..self.sandbox_of(&folder, scratch.path()) }.to_args();
         let words = self.trampoline.iter().chain(&sandbox).map(OsString::as_os_str);
         let mut words = words.chain([self.java.as_os_str()]);
         let program = words.next().unwrap_or_else(|| OsStr::new("java"));
@@ -157,7 +176,7 @@ struct Job {
 
 /// Starts a process from a thread that lives as long as this one does: the kernel sends a parent-death signal when the
 /// starting thread ends, and a runtime's threads come and go.
-async fn spawn(command: Command) -> io::Result<Child> {
+pub(crate) async fn spawn(command: Command) -> io::Result<Child> {
     static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
     let gone = || io::Error::other("the starting thread is gone");
     let (reply, answer) = oneshot::channel();

@@ -16,6 +16,8 @@ pub mod trampoline;
 pub use config::{CyberArkSdkConfig, CyberArkSdkSettings, JarConfig, JarSettings, ProcessConfig};
 pub use forward::{InvalidTarget, Target};
 pub(crate) use host::watch_exit;
+pub(crate) use launch::{FRAMES_OUT, spawn};
 pub use resolver::JarResolver;
 pub use sandbox::SandboxMode;
+pub(crate) use sandbox::{Missing, Network, Sandbox};
 pub use store::{InvalidJarDigest, JarDigest};

@@ -116,6 +116,7 @@ impl JarResolver {
                 heap_mib: process.heap_mib,
                 environment: environment(process),
                 sandbox,
+                run_as: process.run_as.clone(),
                 targets: process.connect.clone(),
                 scratch_dir: state_dir.join("tmp"),
             },
@@ -280,6 +281,8 @@ fn sandbox(process: &ProcessConfig, ports: &[u16]) -> Sandbox {
     let client = environment(process).into_iter().filter(|(name, _)| name == AIM_CLIENT_VARIABLE);
     let client = client.map(|(_, value)| PathBuf::from(value));
     Sandbox {
+        frames: true,
+        user: None,
         mode: process.sandbox,
         readable: process.readable_paths.clone(),
         writable: process.writable_paths.clone(),

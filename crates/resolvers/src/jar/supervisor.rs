@@ -2,7 +2,7 @@
 //! with back-off after a crash.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use super::answer::{crashed, internal, unusable};
 use super::host::{End, Host, StartError};
 use super::launch::Launch;
 use super::store::{JarDigest, JarStore, Mark, Staged};
-use crate::ResolverReport;
+use crate::cloud::misconfigured;
 use crate::cyberark::{Verdict, VersionCheck};
 use crate::frame::{Frame, FrameKind};
+use crate::{ResolverReport, RunAs, run_as};
 
 /// Longest start of a JVM together with loading the JAR and its `config()`.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -257,6 +258,10 @@ impl Supervisor {
         if self.parts.launch.mixes_networks() {
             return Err(unusable("connect_mixed", None));
         }
+        if let Some(run_as) = self.parts.launch.run_as.clone() {
+            let (ours, host) = (self.parts.store.state_dir.clone(), self.parts.jar_host_dir.clone());
+            blocking(move || Ok(may_run_as(&run_as, &ours, &host))).await.map_err(|error| file_failure(&error))??;
+        }
         let previous = state.loaded.replace(staged.digest.clone());
         let keep: Vec<String> = previous.into_iter().chain([staged.digest.clone()]).collect();
         let (store, java, host_jar) =
@@ -292,7 +297,21 @@ impl Supervisor {
     }
 }
 
-fn our_jars(folder: &std::path::Path) -> io::Result<Vec<PathBuf>> {
+/// Another user must reach what lies in our folders. Blocks.
+fn may_run_as(run_as: &RunAs, ours: &Path, host: &Path) -> Result<(), Failure> {
+    run_as.user()?;
+    // The resolver's own folder is opened when it is used.
+    for folder in ours.parent().into_iter().chain([host]) {
+        if !run_as::is_open(folder).is_ok_and(|open| open) {
+            let why =
+                "run_as: its user cannot reach the MID's state folder or the JAR host's: chmod 711 the folders above";
+            return Err(misconfigured(why));
+        }
+    }
+    Ok(())
+}
+
+fn our_jars(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let folder = std::path::absolute(folder)?;
     let mut libraries = Vec::new();
     let shared = folder.join("lib");

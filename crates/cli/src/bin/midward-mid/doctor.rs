@@ -60,13 +60,7 @@ fn jar(resolver: &ResolverConfig) -> Option<&Path> {
     match resolver {
         ResolverConfig::Jar(jar) => Some(&jar.process.jar),
         ResolverConfig::CyberArkSdk(sdk) => Some(&sdk.process.jar),
-        ResolverConfig::CyberArkCli(_)
-        | ResolverConfig::CyberArkCcp(_)
-        | ResolverConfig::AwsSecretsManager(_)
-        | ResolverConfig::AzureKeyVault(_)
-        | ResolverConfig::HashiCorpVault(_)
-        | ResolverConfig::Conjur(_)
-        | ResolverConfig::Route(_) => None,
+        _ => None,
     }
 }
 

@@ -14,6 +14,8 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet};
 use serde::Deserialize;
 
+use crate::run_as::User;
+
 /// Open descriptors of one process. A child of a JVM closes all up to this one before it starts its program.
 const MAX_DESCRIPTORS: u64 = 1024;
 /// Largest file that the process can write, in bytes.
@@ -34,7 +36,7 @@ pub enum SandboxMode {
 
 /// Which network the process is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Network {
+pub(crate) enum Network {
     /// The host's, narrowed to ports and kinds of sockets.
     Host,
     /// One of its own, in which there are these listeners and nothing else. The MID serves them.
@@ -43,28 +45,34 @@ pub(super) enum Network {
 
 /// One resolver's sandbox. All paths are absolute; those that do not exist when the process starts are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sandbox {
-    pub(super) mode: SandboxMode,
-    pub(super) network: Network,
+pub(crate) struct Sandbox {
+    /// Whether the program speaks frames: it then inherits the descriptors of its pipes, and otherwise none but 0 to 2.
+    pub(crate) frames: bool,
+    /// Whom the process belongs to, if not to the MID's user.
+    pub(crate) user: Option<User>,
+    pub(crate) mode: SandboxMode,
+    pub(crate) network: Network,
     /// Makes the kernel's Landlock look older than it is, for tests.
-    pub(super) landlock_abi: Option<i32>,
+    pub(crate) landlock_abi: Option<i32>,
     /// Files, and folders with all below them, that may be read.
-    pub(super) readable: Vec<PathBuf>,
+    pub(crate) readable: Vec<PathBuf>,
     /// Folders in which files may be read, made, changed and removed.
-    pub(super) writable: Vec<PathBuf>,
+    pub(crate) writable: Vec<PathBuf>,
     /// Programs, and folders of programs, that may be read and started.
-    pub(super) executable: Vec<PathBuf>,
+    pub(crate) executable: Vec<PathBuf>,
     /// TCP ports, of any host, that may be connected to.
-    pub(super) connect_ports: Vec<u16>,
+    pub(crate) connect_ports: Vec<u16>,
     /// Whether UDP may be used, with any host and port: a DNS look-up needs it.
-    pub(super) udp: bool,
+    pub(crate) udp: bool,
     /// Whether Unix sockets may be used, with any socket that file permissions let the MID's user use.
-    pub(super) unix_sockets: bool,
+    pub(crate) unix_sockets: bool,
 }
 
 impl Default for Sandbox {
     fn default() -> Self {
         Self {
+            frames: true,
+            user: None,
             mode: SandboxMode::default(),
             network: Network::Host,
             landlock_abi: None,
@@ -80,7 +88,7 @@ impl Default for Sandbox {
 
 /// What the sandbox needs and this kernel, or this process, cannot give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Missing {
+pub(crate) enum Missing {
     #[error("the kernel was built without Landlock")]
     LandlockAbsent,
     #[error("Landlock was not enabled when the kernel booted (lsm=landlock)")]
@@ -101,14 +109,16 @@ pub(super) enum Missing {
     Seccomp,
     #[error("root's capabilities could not be given up")]
     Capabilities,
+    #[error("the process could not be given the user of `run_as`")]
+    User,
     #[error("the limits of descriptors and file sizes could not be set")]
     Limits,
-    #[error("the `java` program cannot be started inside the sandbox; a script's interpreter belongs in `executables`")]
+    #[error("the program cannot be started inside the sandbox; a script's interpreter belongs in `executables`")]
     Program,
 }
 
 impl Missing {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::LandlockAbsent,
         Self::LandlockDisabled,
         Self::LandlockPorts,
@@ -118,6 +128,7 @@ impl Missing {
         Self::Landlock,
         Self::Seccomp,
         Self::Capabilities,
+        Self::User,
         Self::Limits,
         Self::Program,
     ];
@@ -128,21 +139,25 @@ impl Missing {
     }
 
     /// Reads [`Self::word`]. The JAR can forge it, but no more than one of these sentences.
-    pub(super) fn from_word(word: &str) -> Option<Self> {
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|missing| missing.word() == word)
     }
 }
 
 impl Sandbox {
     /// The first configured path that is not absolute.
-    pub(super) fn relative_path(&self) -> Option<&Path> {
+    pub(crate) fn relative_path(&self) -> Option<&Path> {
         let all = self.readable.iter().chain(&self.writable).chain(&self.executable);
         all.map(PathBuf::as_path).find(|path| !path.is_absolute())
     }
 
     /// As arguments of the trampoline, which end before the program's name.
-    pub(super) fn to_args(&self) -> Vec<OsString> {
+    pub(crate) fn to_args(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = Vec::new();
+        if let Some(User { uid, gid }) = self.user {
+            args.extend(["--user".into(), format!("{uid}:{gid}").into()]);
+        }
+        args.extend((!self.frames).then(|| "--no-frames".into()));
         match self.mode {
             SandboxMode::Required => args.push("--sandbox=required".into()),
             SandboxMode::BestEffort => args.push("--sandbox=best_effort".into()),
@@ -177,6 +192,13 @@ impl Sandbox {
             let word = args.next().ok_or_else(|| invalid("no program to run"))?;
             let mut value = || args.next().ok_or_else(|| invalid("a sandbox option without its value"));
             match word.to_str() {
+                Some("--user") => {
+                    let ids = value()?;
+                    let ids = ids.to_str().and_then(|ids| ids.split_once(':'));
+                    let user = ids.and_then(|(uid, gid)| Some(User { uid: uid.parse().ok()?, gid: gid.parse().ok()? }));
+                    sandbox.user = Some(user.ok_or_else(|| invalid("not a user"))?);
+                }
+                Some("--no-frames") => sandbox.frames = false,
                 Some("--sandbox=required") => sandbox.mode = SandboxMode::Required,
                 Some("--sandbox=best_effort") => sandbox.mode = SandboxMode::BestEffort,
                 Some("--readable") => sandbox.readable.push(value()?.into()),
@@ -270,6 +292,8 @@ mod tests {
     #[test]
     fn arguments_carry_everything() {
         let sandbox = Sandbox {
+            frames: false,
+            user: Some(User { uid: 7, gid: 8 }),
             mode: SandboxMode::BestEffort,
             readable: vec!["/a b".into(), "/--udp".into()],
             writable: vec!["/w".into()],
@@ -289,6 +313,7 @@ mod tests {
     fn what_is_not_understood_starts_nothing() {
         for words in [
             &["--readable"][..],
+            &["--user", "7", "/p"],
             &["--connect", "x", "/p"],
             &["--network", "/p"],
             &["--listen", "127.0.0.1:1", "/p"],
