@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what a make target needs and is not there yet, and says what and why. A second run installs nothing.
 #
-#   scripts/setup.sh NEED...      needs: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim schemathesis
+#   scripts/setup.sh NEED...      needs: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim schemathesis age
 #
 # Debian packages come through apt-get (as root, or through sudo), Rust tools through cargo, Node.js packages through
 # npm from the committed lock file. Tools that Debian has too old a version of go below build/tools.
