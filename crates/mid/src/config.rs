@@ -270,10 +270,9 @@ fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
         ResolverConfig::Files(files) => return below(base_dir, [&mut files.dir]),
         ResolverConfig::AgeFile(age) => return below(base_dir, age.files_mut()),
         // No paths, or an absolute one whatever folder this is.
-        ResolverConfig::Exec(_) | ResolverConfig::SystemdCredentials(_) => return,
+        ResolverConfig::Exec(_) | ResolverConfig::SystemdCredentials(_) | ResolverConfig::Route(_) => return,
         ResolverConfig::HashiCorpVault(vault) => return below(base_dir, vault.auth.files_mut()),
         ResolverConfig::Conjur(conjur) => return below(base_dir, conjur.auth.files_mut()),
-        ResolverConfig::Route(_) => return,
     };
     process.jar = base_dir.join(&process.jar);
     for path in [&mut process.lib_dir, &mut process.java] {
