@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PRODUCT: [&str; 8] = ["core", "wire", "net", "oauth", "resolvers", "mid", "instance", "cli"];
 
 /// Words in files that make failures, which are no codes: keys of documents, states, parameters, words on the wire.
-const NO_CODES: [&str; 85] = [
+const NO_CODES: [&str; 87] = [
     "access_token",
     "actor_token",
     "actor_token_type",
@@ -81,6 +81,8 @@ const NO_CODES: [&str; 85] = [
     "record_deleted",
     "record_put",
     "refresh_token",
+    "rekey_token_made",
+    "request_redriven",
     "requested_token_type",
     "revocation_url",
     "secret_key",

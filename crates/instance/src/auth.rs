@@ -17,6 +17,7 @@ use crate::app::{App, Shared};
 use crate::client::{ApiClient, ClientKind, Right};
 use crate::keys::{hash, hash_text};
 use crate::problem::{Problem, ProblemCode};
+use crate::replica;
 use crate::store::{StoreError, api_clients, mids};
 
 /// How long a check is believed without asking the database.
@@ -168,8 +169,13 @@ pub(crate) async fn mid(app: &App, headers: &HeaderMap) -> Result<(Arc<(String, 
             holder
         }
     };
-    let state = app.fleet.state(&holder.0).ok_or_else(refused)?;
-    if holder.1 <= app.now() || !matches!(state, MidState::Validated | MidState::Paused) {
+    let works = |state: &MidState| matches!(state, MidState::Validated | MidState::Paused);
+    let state = match app.fleet.state(&holder.0).filter(works) {
+        Some(state) => state,
+        // It has a token, so another replica may have let it in a moment ago.
+        None => replica::meet(app, &holder.0).await?.filter(works).ok_or_else(refused)?,
+    };
+    if holder.1 <= app.now() {
         return Err(refused());
     }
     Ok((holder, state))

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use midward_wire::MidState;
 use sqlx::postgres::PgListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -68,13 +69,20 @@ async fn catch_up(app: &App, changes: &mut i64) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Looks one MID up now, and tells its state.
+pub(crate) async fn meet(app: &App, id: &str) -> Result<Option<MidState>, StoreError> {
+    let now = app.store_now().await?;
+    if let Some(row) = mids::by_id(app.store.readers(), id).await? {
+        app.fleet.add(row, app.clock.boot(), now);
+    }
+    Ok(app.fleet.state(id))
+}
+
 async fn follow_mids(app: &App) -> Result<(), StoreError> {
     let now = app.store_now().await?;
     let pulses = mids::pulses(app.store.readers()).await?;
     for id in app.fleet.follow(&pulses, app.clock.boot(), now) {
-        if let Some(row) = mids::by_id(app.store.readers(), &id).await? {
-            app.fleet.add(row, app.clock.boot(), now);
-        }
+        meet(app, &id).await?;
     }
     Ok(())
 }

@@ -293,10 +293,10 @@ async fn check(pair: &Pair, load: &Load, ended: &HashMap<String, Value>) -> anyh
     let mut listed = 0;
     let mut before = String::new();
     loop {
-        let page = load.api("GET", &format!("/api/v1/requests?limit=500&before={before}"), &Value::Null).await;
+        let page = load.api("GET", &format!("/api/v1/requests?limit=500{before}"), &Value::Null).await;
         let items = page.context("an answer")?.1["items"].as_array().cloned().context("a list")?;
         let Some(last) = items.last() else { break };
-        last["id"].as_str().context("an id")?.clone_into(&mut before);
+        before = format!("&before={}", last["id"].as_str().context("an id")?);
         for item in &items {
             ensure!(ended.contains_key(item["id"].as_str().context("an id")?), "nobody submitted {item}");
         }

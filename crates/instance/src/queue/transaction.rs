@@ -173,8 +173,11 @@ impl Writer {
                 keys.insert(slot, (request.id.clone(), request.fingerprint.clone()));
             }
             let mut request = request.clone();
+            // Counted from a time that the caller gave, its end is not this clock's either.
+            if request.not_before <= request.created_at {
+                request.expires_at = request.expires_at.saturating_add(self.ahead);
+            }
             request.created_at = request.created_at.saturating_add(self.ahead);
-            request.expires_at = request.expires_at.saturating_add(self.ahead);
             request.origin.clone_from(&self.parts.replica);
             let is_due = request.not_before <= now;
             if is_due && !request.limited && request.expires_at > now {
