@@ -33,6 +33,9 @@ impl Dialect {
                 "SET statement_timeout = '30s'",
                 "SET lock_timeout = '10s'",
                 "SET idle_in_transaction_session_timeout = '60s'",
+                // A plan that was made while a table was empty reads all of it, and would be kept while it grows to
+                // millions of rows: each statement is planned for what is there.
+                "SET plan_cache_mode = force_custom_plan",
             ],
         }
     }
