@@ -16,8 +16,10 @@ use midward_wire::{JarDocument, MAX_JAR_LEN, VERSION, jar_digest, paths};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::MidConfig;
+use crate::heartbeat::Resolvers;
 use crate::link::Link;
 use crate::policy::PolicyStore;
+use crate::reload::warm_up;
 
 /// How often the files and the policy are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -53,6 +55,7 @@ pub(crate) struct JarFetch {
     pub(crate) policy: Arc<PolicyStore>,
     /// Replaced as a whole by a reload.
     pub(crate) wanted: Arc<ArcSwap<Vec<Wanted>>>,
+    pub(crate) resolvers: Resolvers,
 }
 
 impl JarFetch {
@@ -69,6 +72,8 @@ impl JarFetch {
                     Ok(true) => {
                         told.remove(&wanted.resolver);
                         tracing::info!(resolver = wanted.resolver, "the resolver's JAR came from the instance");
+                        // The instance sends it nothing as long as it reports itself unusable.
+                        warm_up(self.resolvers.load().get_key_value(&wanted.resolver).into_iter());
                     }
                     Ok(false) => {}
                     Err(why) => {

@@ -82,7 +82,12 @@ pub async fn build_mid(
         Arc::clone(&random),
     ));
     let wanted = Arc::new(ArcSwap::from_pointee(wanted(config)));
-    let jars = JarFetch { link: Arc::clone(&link), policy: Arc::clone(&policy), wanted: Arc::clone(&wanted) };
+    let jars = JarFetch {
+        link: Arc::clone(&link),
+        policy: Arc::clone(&policy),
+        wanted: Arc::clone(&wanted),
+        resolvers: Arc::clone(&resolvers),
+    };
     let reload = Arc::new(Reload {
         load: Box::new(load),
         policy_file: config.policy.file.clone(),

@@ -6,6 +6,7 @@ mod discovery;
 mod dpop;
 mod failures;
 mod grants;
+mod jar_distribution;
 mod kill;
 mod leak;
 mod leak_material;

@@ -24,7 +24,7 @@ fn policy(jars: &[&str]) -> Policy {
 
 fn fetch(instance: &Scripted, jars: &[&str]) -> JarFetch {
     let policy = Arc::new(PolicyStore::new(policy(jars), Arc::new(SystemRandom)));
-    JarFetch { link: Arc::new(instance.link()), policy, wanted: Arc::default() }
+    JarFetch { link: Arc::new(instance.link()), policy, wanted: Arc::default(), resolvers: Arc::default() }
 }
 
 fn wanted(folder: &tempfile::TempDir) -> Wanted {

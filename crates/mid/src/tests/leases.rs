@@ -97,7 +97,8 @@ impl Running {
             Arc::clone(&random),
         ));
         let policy = Arc::new(PolicyStore::new(Policy::default(), Arc::clone(&random)));
-        let jars = JarFetch { link: Arc::clone(&link), policy, wanted: Arc::default() };
+        let jars =
+            JarFetch { link: Arc::clone(&link), policy, wanted: Arc::default(), resolvers: Arc::clone(&resolvers) };
         let mid = Mid::join(Parts {
             link,
             heart,
