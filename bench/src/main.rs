@@ -1,6 +1,7 @@
 //! `make bench`: Midward's figures on this machine alone, beside the plain call that it stands in for.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 
+mod ccp;
 mod cold;
 mod dispatch;
 mod footprint;
@@ -41,10 +42,12 @@ enum Name {
     Footprint,
     /// Calls, start and memory of the JAR host.
     Jar,
+    /// A look-up at the CCP beside a plain HTTPS GET to it.
+    Ccp,
 }
 
 impl Name {
-    const ALL: [Self; 4] = [Self::Dispatch, Self::Cold, Self::Footprint, Self::Jar];
+    const ALL: [Self; 5] = [Self::Dispatch, Self::Cold, Self::Footprint, Self::Jar, Self::Ccp];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -52,6 +55,7 @@ impl Name {
             Self::Cold => "cold",
             Self::Footprint => "footprint",
             Self::Jar => "jar",
+            Self::Ccp => "ccp",
         }
     }
 
@@ -61,6 +65,7 @@ impl Name {
             Self::Cold => cold::measure(programs, repository).await,
             Self::Footprint => footprint::measure(programs).await,
             Self::Jar => jar::measure(programs, repository).await,
+            Self::Ccp => ccp::measure().await,
         }
     }
 }
