@@ -21,6 +21,12 @@ const MAX_DOCUMENTS: usize = 1024;
 /// Largest document, in bytes.
 const MAX_DOCUMENT: usize = 64 * 1024;
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Waits before the instance is asked again that is away for a moment: its database restarts, or another replica takes
+/// over. A request whose document did not come was not executed, but it would have failed.
+const AGAIN: [Duration; 8] = {
+    let millis = Duration::from_millis;
+    [millis(100), millis(200), millis(400), millis(800), millis(1000), millis(1500), millis(2000), millis(2000)]
+};
 
 /// A document and what was derived from it, once.
 pub(crate) struct Configured<T> {
@@ -88,11 +94,7 @@ impl<T: Send + Sync + 'static> ConfigCache<T> {
             return Err(Box::new(failure("the request names no digest", "Compare the versions of both sides.")));
         }
         let path = format!("{}/{digest}", paths::CONFIG);
-        let bytes = self
-            .link
-            .call(Method::GET, &path, Bytes::new(), DEADLINE, MAX_DOCUMENT)
-            .await
-            .map_err(|error: LinkError| Box::new(failure(error.to_string(), error.action())))?;
+        let bytes = self.ask(&path).await.map_err(|error| Box::new(failure(error.to_string(), error.action())))?;
         if ConfigDigest::of(&bytes) != *digest {
             return Err(Box::new(failure(
                 "the document does not have its digest",
@@ -105,6 +107,18 @@ impl<T: Send + Sync + 'static> ConfigCache<T> {
             return Err(Box::new(failure("the document has another version", "Compare the versions of both sides.")));
         }
         Ok(Arc::new(Configured { document, derived: OnceLock::new(), used: AtomicU64::new(0) }))
+    }
+
+    async fn ask(&self, path: &str) -> Result<Bytes, LinkError> {
+        let mut waits = AGAIN.iter();
+        loop {
+            let answer = self.link.call(Method::GET, path, Bytes::new(), DEADLINE, MAX_DOCUMENT).await;
+            let is_away = matches!(answer, Err(LinkError::Busy { .. } | LinkError::Unreachable(_)));
+            match waits.next().filter(|_| is_away) {
+                Some(wait) => tokio::time::sleep(*wait).await,
+                None => return answer,
+            }
+        }
     }
 
     fn keep(&self, digest: &ConfigDigest, document: &Arc<Configured<T>>) {

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::Method;
 use midward_core::{
     ClientMaterial, Clock, FingerprintKey, MaterialField, Random, Secret, SystemClock, SystemRandom, Trace,
 };
@@ -255,4 +257,27 @@ async fn a_403_drops_no_token_and_is_not_repeated() {
     }
     assert_eq!((third.seen("/token").len(), third.seen("/x").len()), (1, 2));
     assert_eq!(engine.tokens.counts().rejections, 0);
+}
+
+#[tokio::test]
+async fn an_instance_that_is_away_for_a_moment_fails_no_call() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let third = Scripted::start(|seen| {
+        let token = json!({ "access_token": "t", "token_type": "Bearer", "expires_in": 300 }).to_string();
+        answer_json(200, if seen.path == "/token" { token } else { "{}".to_owned() })
+    })
+    .await;
+    let (engine, instance, digest) = engine(&third, &folder).await;
+    let path = format!("{}/{digest}", paths::CONFIG);
+    let document = engine.link.call(Method::GET, &path, Bytes::new(), Duration::from_secs(10), 1 << 16).await;
+    let document = String::from_utf8(document.expect("the document").to_vec()).expect("text");
+    let asked = AtomicUsize::new(0);
+    instance.answer_with(move |seen| {
+        token_answer(seen).unwrap_or_else(|| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 | 1 => answer_json(503, "{}"),
+            _ => answer_json(200, document.clone()),
+        })
+    });
+    assert_eq!(status(&call(&engine, digest, "POST", 30_000).await), Some(200));
+    assert_eq!((instance.seen(&path).len(), third.seen("/x").len()), (4, 1));
 }
