@@ -8,6 +8,7 @@ use http::StatusCode;
 use midward_core::{Clock, Failure, Hop, Trace};
 use midward_net::{SendError, SendErrorKind, TlsFault};
 use tokio::sync::Semaphore;
+use url::Url;
 
 use super::account::Account;
 use super::cli::{busy, check_property};
@@ -34,6 +35,7 @@ pub(crate) struct CcpResolver {
     name: String,
     config: CyberArkCcpConfig,
     search: Search,
+    endpoint: Url,
     door: Door,
     permits: Semaphore,
     clock: Arc<dyn Clock>,
@@ -57,11 +59,17 @@ impl CcpResolver {
         {
             return Err(misconfigured("service is not the name of a web service"));
         }
+        let path = match config.api {
+            CcpApi::Rest => rest::PATH,
+            CcpApi::Soap => soap::PATH,
+        };
+        let endpoint = rest::endpoint(config, path)?;
         let door = Door::new(&context.vaults, config)?;
         Ok(Self {
             name: name.to_owned(),
             config: config.clone(),
             search,
+            endpoint,
             door,
             permits: Semaphore::new(usize::from(config.concurrency.max(1))),
             clock: Arc::clone(&context.clock),
@@ -71,8 +79,8 @@ impl CcpResolver {
     async fn look_up(&self, lookup: &Lookup, limit: Duration) -> Result<Resolution, Failure> {
         let criteria = self.search.criteria(lookup)?;
         let request = match self.config.api {
-            CcpApi::Rest => rest::request(&self.config, &criteria)?,
-            CcpApi::Soap => soap::request(&self.config, &criteria)?,
+            CcpApi::Rest => rest::request(&self.endpoint, &self.config, &criteria)?,
+            CcpApi::Soap => soap::request(&self.endpoint, &self.config, &criteria)?,
         };
         let begin = self.clock.boot();
         let Ok(Ok(_permit)) = tokio::time::timeout(limit, self.permits.acquire()).await else {

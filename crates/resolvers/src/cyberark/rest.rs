@@ -1,14 +1,13 @@
 //! The CCP's REST interface: `GET /SERVICE/api/Accounts`. Pure.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
 use http::Request;
 use midward_core::{Failure, Secret};
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use url::Url;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use url::{Url, form_urlencoded};
 
 use super::account::{Account, is_true};
 use super::ccp::{Answer, not_understood};
@@ -16,21 +15,20 @@ use super::config::CyberArkCcpConfig;
 use super::criteria::{Criteria, QueryFormat};
 use crate::cloud::misconfigured;
 
-/// Most properties of an account.
-const MAX_PROPERTIES: usize = 256;
+/// Below the service.
+pub(super) const PATH: &[&str] = &["api", "Accounts"];
 
-pub(super) fn request(config: &CyberArkCcpConfig, criteria: &Criteria) -> Result<Request<Bytes>, Failure> {
-    let mut url = endpoint(config, &["api", "Accounts"])?;
-    {
-        let mut pairs = url.query_pairs_mut();
-        for (name, value) in parameters(config, criteria) {
-            pairs.append_pair(name, &value);
-        }
-    }
+/// `endpoint` is [`endpoint`]'s for [`PATH`].
+pub(super) fn request(
+    endpoint: &Url,
+    config: &CyberArkCcpConfig,
+    criteria: &Criteria,
+) -> Result<Request<Bytes>, Failure> {
+    let mut query = form_urlencoded::Serializer::new(String::with_capacity(256));
+    query.extend_pairs(parameters(config, criteria));
     // A space is written `%20`: `+` is a plus sign to some of what may stand before the CCP.
-    let query = url.query().unwrap_or_default().replace('+', "%20");
-    url.set_query(Some(&query));
-    Request::get(url.as_str())
+    let url = format!("{endpoint}?{}", query.finish().replace('+', "%20"));
+    Request::get(url)
         .header(http::header::ACCEPT, "application/json")
         .body(Bytes::new())
         .map_err(|_| misconfigured("the url or service cannot be asked"))
@@ -72,16 +70,16 @@ pub(super) fn parameters(config: &CyberArkCcpConfig, criteria: &Criteria) -> Vec
 pub(super) fn read(body: &[u8], client_id_property: &str) -> Result<Answer, Failure> {
     let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     // What serde_json says may quote the value.
-    let Members(mut members) = serde_json::from_slice(text).map_err(|_| not_understood("what is no JSON object"))?;
-    let mut take = |name: &str| match members.remove(&name.to_ascii_lowercase()) {
-        Some(Value::Text(text)) => Some(text),
-        _ => None,
-    };
-    if let Some(code) = take("ErrorCode") {
+    let wrong = |_| not_understood("what is no JSON object");
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let members = Wanted { client_id_property }.deserialize(&mut reader).map_err(wrong)?;
+    reader.end().map_err(wrong)?;
+    if let Some(Value::Text(code)) = members.error_code {
         return Ok(Answer::Refused(code.expose_str().unwrap_or_default().to_owned()));
     }
-    let (client_id, content) = (take(client_id_property), take("Content"));
-    let changing = match members.remove("passwordchangeinprocess") {
+    let text = |value| if let Some(Value::Text(text)) = value { Some(text) } else { None };
+    let (client_id, content) = (text(members.client_id), text(members.content));
+    let changing = match members.changing {
         Some(Value::Text(text)) => is_true(text.expose()),
         Some(Value::Flag(flag)) => flag,
         _ => false,
@@ -92,8 +90,14 @@ pub(super) fn read(body: &[u8], client_id_property: &str) -> Result<Answer, Fail
     Ok(Answer::Account(Account { client_id, content, changing }))
 }
 
-/// An account's properties by their names in small letters: the CCP's names compare without case.
-struct Members(BTreeMap<String, Value>);
+/// The members of an answer that count here; the CCP's names compare without case. No other is copied.
+#[derive(Default)]
+struct Members {
+    error_code: Option<Value>,
+    client_id: Option<Value>,
+    content: Option<Value>,
+    changing: Option<Value>,
+}
 
 enum Value {
     Text(Secret),
@@ -101,45 +105,134 @@ enum Value {
     Other,
 }
 
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members;
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    client_id_property: &'a str,
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
+impl<'de> DeserializeSeed<'de> for Wanted<'_> {
+    type Value = Members;
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = BTreeMap::new();
-                while let Some((name, value)) = map.next_entry::<String, Value>()? {
-                    let known = members.insert(name.to_ascii_lowercase(), value).is_some();
-                    if known || members.len() > MAX_PROPERTIES {
-                        return Err(serde::de::Error::custom("members"));
-                    }
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Members, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Wanted<'_> {
+    type Value = Members;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+        let mut members = Members::default();
+        while let Some(name) = map.next_key_seed(NameOf(self.client_id_property))? {
+            let member = match name {
+                Name::ErrorCode => &mut members.error_code,
+                Name::ClientId => &mut members.client_id,
+                Name::Content => &mut members.content,
+                Name::Changing => &mut members.changing,
+                Name::Other => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
                 }
-                Ok(Members(members))
+            };
+            // Which of two was meant?
+            if member.replace(map.next_value()?).is_some() {
+                return Err(serde::de::Error::custom("members"));
             }
         }
-        deserializer.deserialize_map(Object)
+        Ok(members)
+    }
+}
+
+enum Name {
+    ErrorCode,
+    ClientId,
+    Content,
+    Changing,
+    Other,
+}
+
+/// Reads a member's name; the value is that of the property with the client id.
+struct NameOf<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for NameOf<'_> {
+    type Value = Name;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Name, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for NameOf<'_> {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Name, E> {
+        let names = [
+            ("ErrorCode", Name::ErrorCode),
+            (self.0, Name::ClientId),
+            ("Content", Name::Content),
+            ("PasswordChangeInProcess", Name::Changing),
+        ];
+        let found = names.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        Ok(found.map_or(Name::Other, |(_, name)| name))
     }
 }
 
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Any {
-            Text(String),
-            Flag(bool),
-            Other(IgnoredAny),
-        }
-        Ok(match Any::deserialize(deserializer)? {
-            Any::Text(text) => Self::Text(Secret::from(text)),
-            Any::Flag(flag) => Self::Flag(flag),
-            Any::Other(_) => Self::Other,
-        })
+        deserializer.deserialize_any(AnyValue)
+    }
+}
+
+/// Copies a text once, into what is wiped; numbers, lists and objects are of no use here.
+struct AnyValue;
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Text(Secret::from(text)))
+    }
+
+    fn visit_bool<E>(self, flag: bool) -> Result<Value, E> {
+        Ok(Value::Flag(flag))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Value::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Value::Other)
     }
 }
 
@@ -157,13 +250,14 @@ mod tests {
 
     #[test]
     fn everything_is_encoded() {
-        let url =
-            request(&config("reason = 'r'\nconnection_timeout_s = 5\nfail_on_password_change = true"), &criteria())
-                .expect("legal");
+        let asked = |config: &CyberArkCcpConfig, criteria: &Criteria| {
+            request(&endpoint(config, PATH).expect("a host"), config, criteria).expect("legal")
+        };
+        let url = asked(&config("reason = 'r'\nconnection_timeout_s = 5\nfail_on_password_change = true"), &criteria());
         let expected = "https://ccp.example:8443/AIMWebService/api/Accounts?AppID=App%201&Safe=A%2BB&Object=c%26d%20%C3%A9\
                         &Reason=r&ConnectionTimeout=5&FailRequestOnPasswordChange=true";
         assert_eq!(url.uri().to_string(), expected);
-        let own = request(&config("service = 'AIM/Web Service'"), &Criteria::default()).expect("legal");
+        let own = asked(&config("service = 'AIM/Web Service'"), &Criteria::default());
         assert_eq!(own.uri().path(), "/AIM/Web%20Service/api/Accounts");
     }
 
@@ -192,7 +286,9 @@ mod tests {
         };
         let found = |changing| Ok(("u".to_owned(), "p".to_owned(), changing));
         assert_eq!(
-            account(r#"{"Content":"p","UserName":"u","PasswordChangeInProcess":"False","Port":22}"#),
+            account(
+                r#"{"Content":"p","UserName":"u","PasswordChangeInProcess":"False","Port":22,"X":[1,{"a":null}],"Y":{"b":[-1,0.5]},"Z":null}"#
+            ),
             found(false)
         );
         assert_eq!(account(r#"{"content":"p","USERNAME":"u","PasswordChangeInProcess":"True"}"#), found(true));

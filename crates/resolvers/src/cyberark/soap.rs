@@ -7,12 +7,13 @@ use http::Request;
 use http::header::CONTENT_TYPE;
 use midward_core::{Failure, Secret};
 use roxmltree::{Document, Node, ParsingOptions};
+use url::Url;
 
 use super::account::{Account, is_true};
 use super::ccp::{Answer, not_understood};
 use super::config::CyberArkCcpConfig;
 use super::criteria::Criteria;
-use super::rest::{endpoint, parameters};
+use super::rest::parameters;
 use crate::cloud::misconfigured;
 use crate::cyberark_codes::is_cyberark_code;
 
@@ -20,8 +21,15 @@ const ACTION: &str = "\"https://tempuri.org/GetPassword\"";
 /// Most nodes of an answer.
 const MAX_NODES: u32 = 4096;
 
-pub(super) fn request(config: &CyberArkCcpConfig, criteria: &Criteria) -> Result<Request<Bytes>, Failure> {
-    let url = endpoint(config, &["v1.1", "AIM.asmx"])?;
+/// Below the service.
+pub(super) const PATH: &[&str] = &["v1.1", "AIM.asmx"];
+
+/// `endpoint` is that of [`PATH`].
+pub(super) fn request(
+    endpoint: &Url,
+    config: &CyberArkCcpConfig,
+    criteria: &Criteria,
+) -> Result<Request<Bytes>, Failure> {
     let mut body = String::from(
         "<?xml version=\"1.0\" encoding=\"utf-8\"?><soap:Envelope xmlns:soap=\"http://schemas.xmlsoap.org/soap/envelope/\">\
          <soap:Body><GetPassword xmlns=\"https://tempuri.org/\"><passwordWSRequest>",
@@ -30,7 +38,7 @@ pub(super) fn request(config: &CyberArkCcpConfig, criteria: &Criteria) -> Result
         let _ = write!(body, "<{name}>{}</{name}>", escaped(&value));
     }
     body += "</passwordWSRequest></GetPassword></soap:Body></soap:Envelope>";
-    Request::post(url.as_str())
+    Request::post(endpoint.as_str())
         .header(CONTENT_TYPE, "text/xml; charset=utf-8")
         .header("SOAPAction", ACTION)
         .body(Bytes::from(body))
@@ -111,7 +119,8 @@ mod tests {
     fn the_request_is_what_the_service_documents() {
         let config = toml::from_str("url = 'https://ccp.example'\napp_id = 'A&B'").expect("legal");
         let criteria = Criteria { safe: Some("S<".into()), object: Some("crm".into()), ..Criteria::default() };
-        let request = request(&config, &criteria).expect("legal");
+        let endpoint = super::super::rest::endpoint(&config, PATH).expect("a host");
+        let request = request(&endpoint, &config, &criteria).expect("legal");
         assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/AIMWebService/v1.1/AIM.asmx"));
         let body = std::str::from_utf8(request.body()).expect("text");
         assert!(
