@@ -78,6 +78,11 @@ impl Postgres {
         Ok(format!("postgres://midward@127.0.0.1:{port}/{name}"))
     }
 
+    /// The folder with all that the server writes: tables and write-ahead log.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// Starts a server that was stopped.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use midward_core::{Clock, Random, new_id};
 
+use crate::at_rest::AtRest;
 use crate::audit::Audit;
 use crate::auth::{Clients, MidTokens};
 use crate::config::LimitsConfig;
@@ -25,6 +26,7 @@ pub(crate) struct App {
     pub(crate) routes: Routes,
     pub(crate) queue: Queue,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) at_rest: Arc<AtRest>,
     pub(crate) audit: Audit,
     pub(crate) clients: Clients,
     pub(crate) counters: Arc<Counters>,

@@ -313,6 +313,7 @@ mod tests {
             limited: false,
             retry: None,
             timeout_ms: 1,
+            metadata_only: false,
             replay_methods: None,
         }
     }

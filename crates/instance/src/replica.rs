@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use midward_wire::MidState;
+use midward_wire::{MidState, Outcome};
 use sqlx::postgres::PgListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::at_rest::reduce_delivered;
 use crate::config::PostgresConfig;
 use crate::queue::{Ended, Job};
 use crate::store::{self, StoreError, mids, outcomes, replicas};
@@ -53,10 +54,16 @@ async fn look(app: &App, hints: &Notify, shutdown: &CancellationToken) {
 /// Takes over what changed: records, MIDs, and outcomes that somebody here waits for.
 async fn catch_up(app: &App, changes: &mut i64) -> Result<(), StoreError> {
     for ids in app.waiters.ids().chunks(AT_ONCE) {
-        for (id, outcome, trace) in outcomes::ended(app.store.readers(), ids).await? {
-            let outcome = Arc::new(store::from_json(&outcome)?);
-            app.waiters.deliver(&id, Ended { outcome, trace: trace.into() });
+        let mut delivered = Vec::new();
+        for told in outcomes::ended(app.store.readers(), ids).await? {
+            let outcome = app.at_rest.outcome(app.store.readers(), &told.id, told.outcome.clone()).await?;
+            let outcome = Arc::new(outcome.unwrap_or_else(|why| Outcome::Unknown { failure: why.failure() }));
+            app.waiters.deliver(&told.id, Ended { outcome, trace: told.trace.into() });
+            if told.passing {
+                delivered.push((told.id, told.outcome));
+            }
         }
+        reduce_delivered(&app.store, &app.at_rest, delivered).await?;
     }
     follow_mids(app).await?;
     let number = replicas::changes(app.store.readers()).await?;

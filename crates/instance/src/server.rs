@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::at_rest::{AtRest, EncryptionError, remember_keys};
 use crate::audit::Audit;
 use crate::auth::{Clients, MidTokens};
 use crate::client::{ApiClient, ClientKind, Role};
@@ -26,6 +27,7 @@ use crate::fleet::Fleet;
 use crate::keys::{self, KeyError, SigningKey};
 use crate::queue::{Job, Parts, Queue, Waiters};
 use crate::rates::Rates;
+use crate::retention;
 use crate::routes::Routes;
 use crate::store::{Store, StoreError, api_clients, instance_keys, mids, replicas, settings};
 use crate::tls::{self, Tls, TlsError};
@@ -67,6 +69,8 @@ pub enum InstanceError {
     Key(#[from] KeyError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
     #[error("{0} is not the key of the other instances on this database: give this one the same files (store.keys)")]
     OtherKey(PathBuf),
     #[error("{0}")]
@@ -111,6 +115,7 @@ pub async fn run(
 
     let key_file = config.store.keys().join("instance.key");
     let signing_key = SigningKey::open(&key_file, &*random)?;
+    let terms = retention::Terms { retention: config.retention.clone(), encryption: config.encryption.clone() };
     let store = Store::open(&config.store).await?;
     let mut tx = store.begin_change().await?;
     let instance_id = settings::find_or_insert(&mut tx, "instance_id", &new_id(clock.wall(), &*random)).await?;
@@ -118,6 +123,9 @@ pub async fn run(
     if settings::find_or_insert(&mut tx, "instance_key", &signing_key.public()).await? != signing_key.public() {
         return Err(InstanceError::OtherKey(key_file));
     }
+    let at_rest = Arc::new(AtRest::open(&config.encryption, &instance_id, Arc::clone(&random))?);
+    let now = store.now(&mut tx, clock.wall().unix_millis()).await?;
+    remember_keys(&mut tx, &at_rest, &config.encryption.lost_keys, now, terms.gone_before(now)).await??;
     instance_keys::publish(&mut *tx, &signing_key.id(), &signing_key.public(), clock.wall().unix_millis()).await?;
     tx.commit().await?;
     let first_admin_file = folder.join("first-admin-key");
@@ -133,6 +141,7 @@ pub async fn run(
         clock: Arc::clone(&clock),
         random: Arc::clone(&random),
         journal,
+        at_rest: Arc::clone(&at_rest),
         replica: new_id(clock.wall(), &*random),
     });
     let app = Arc::new(App {
@@ -143,6 +152,7 @@ pub async fn run(
         routes: Routes::default(),
         queue: queue.clone(),
         waiters,
+        at_rest,
         audit,
         clients: Clients::default(),
         counters,
@@ -190,15 +200,18 @@ pub async fn run(
         shutdown.clone(),
     ));
     tracker.spawn(sweep(queue.clone(), shutdown.clone()));
-    let keep = Duration::from_hours(config.retention.finished_hours.into());
     tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), shutdown.clone()));
-    tracker.spawn(crate::retention::run(Arc::clone(&app), keep, shutdown.clone()));
+    tracker.spawn(retention::run(Arc::clone(&app), terms, shutdown.clone()));
     tracker.spawn(crate::audit::run(
         Arc::clone(&app),
         Duration::from_secs(config.audit.checkpoint_seconds.max(1).into()),
         Duration::from_hours(24 * u64::from(config.audit.keep_days)),
         shutdown.clone(),
     ));
+    match app.at_rest.current() {
+        Some(key) => tracing::info!(key, "calls and answers are encrypted in the database"),
+        None => tracing::info!("calls and answers are not encrypted in the database"),
+    }
     tracing::info!(api = %api_addr, calls = %call_addr, "the instance is ready");
     // The one who started it may not want to know.
     let _ = started.send(notice);

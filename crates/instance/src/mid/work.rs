@@ -18,10 +18,11 @@ use tokio::sync::oneshot;
 
 use super::{check_version, parse};
 use crate::api::{Body, body};
-use crate::app::Shared;
+use crate::app::{App, Shared};
+use crate::at_rest::{Part, reduced};
 use crate::auth;
 use crate::problem::Problem;
-use crate::queue::{Job, Poll, Report};
+use crate::queue::{Job, Poll, Report, grant_texts};
 use crate::store::outcomes::Finish;
 use crate::store::requests::{FAILED, REPLIED, UNKNOWN};
 use crate::store::{StoreError, connections, jars, mids};
@@ -110,8 +111,8 @@ pub(super) async fn lease(
         some => some,
     };
     if let Some(batch) = batch.filter(|batch| !batch.leases.is_empty()) {
+        reply.leases = grant_texts(&app, &holder.0, batch.leases).await?;
         reply.batch = u64::try_from(batch.number).unwrap_or(0);
-        reply.leases = batch.leases;
     }
     reply.state = app.fleet.state(&holder.0).unwrap_or(state);
     Ok(Json(reply))
@@ -177,13 +178,13 @@ pub(super) async fn outcomes(
     let reports = {
         let request: Outcomes<'_> = serde_json::from_slice(&body).map_err(not_understood)?;
         check_version(request.version)?;
-        request.outcomes.into_iter().map(report).collect::<Result<Vec<_>, _>>()?
+        request.outcomes.into_iter().map(|text| report(&app, text)).collect::<Result<Vec<_>, _>>()?
     };
     let verdicts: Vec<OutcomeVerdict> = app.queue.outcomes(holder.0.clone(), reports).await?;
     Ok(Json(OutcomesReply { version: VERSION, verdicts }))
 }
 
-fn report(text: OutcomeText<'_>) -> Result<Report, Problem> {
+fn report(app: &App, text: OutcomeText<'_>) -> Result<Report, Problem> {
     let outcome: Outcome = serde_json::from_str(text.outcome.get()).map_err(not_understood)?;
     let _: midward_core::Trace = serde_json::from_str(text.trace.get()).map_err(not_understood)?;
     let state = match outcome {
@@ -191,11 +192,14 @@ fn report(text: OutcomeText<'_>) -> Result<Report, Problem> {
         Outcome::Failed { .. } => FAILED,
         Outcome::Unknown { .. } => UNKNOWN,
     };
+    let stored = Arc::new(text.outcome.get().to_owned());
     let finish = Finish {
+        kept: app.at_rest.keep(&text.request_id, Part::Outcome(text.epoch), &stored)?,
         id: text.request_id,
         epoch: text.epoch,
         state,
-        outcome: text.outcome.get().to_owned(),
+        outcome: stored,
+        reduced: reduced(&outcome)?,
         trace: text.trace.get().to_owned(),
     };
     Ok(Report { finish, outcome: Arc::new(outcome) })

@@ -8,9 +8,10 @@ use std::time::Duration;
 use midward_core::{Backoff, Clock, Random};
 use tokio::sync::mpsc;
 
-use super::grant::grant;
+use super::grant::granted;
 use super::work::{Effects, Work};
 use super::{Batch, Job, Poll, Waiters};
+use crate::at_rest::AtRest;
 use crate::audit::Journal;
 use crate::fleet::Fleet;
 use crate::store::{Store, StoreError, replicas};
@@ -30,6 +31,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) journal: Journal,
+    pub(crate) at_rest: Arc<AtRest>,
     /// Names this process among those on the same database.
     pub(crate) replica: String,
 }
@@ -169,7 +171,7 @@ impl Writer {
         }
         for answer in effects.answers.into_values() {
             let waited = boot.saturating_since(answer.poll.arrived);
-            let leases = answer.leases.iter().filter_map(|lease| grant(lease, now, waited)).collect();
+            let leases = answer.leases.into_iter().map(|lease| granted(lease, now, waited)).collect();
             // A poll that is gone gets this batch again when it comes back.
             let _ = answer.poll.reply.send(Ok(Batch { number: answer.batch, leases }));
         }

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use midward_core::BootTime;
 use midward_wire::{Outcome, OutcomeVerdict};
-use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::routes::Route;
@@ -21,6 +20,7 @@ use crate::store::outcomes::Finish;
 use crate::store::requests::{FAILED, NewRequest};
 
 pub(crate) use batch::Parts;
+pub(crate) use grant::texts as grant_texts;
 pub(crate) use waiters::{Ended, Waiters, Waiting, Wants};
 
 /// How many jobs may wait for the writer; more are made to wait in turn.
@@ -91,7 +91,7 @@ pub(crate) struct Poll {
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) number: i64,
-    pub(crate) leases: Vec<Box<RawValue>>,
+    pub(crate) leases: Vec<grant::Granted>,
 }
 
 /// An outcome as a MID reported it.

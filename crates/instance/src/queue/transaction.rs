@@ -12,10 +12,12 @@ use super::batch::Writer;
 use super::terms::Fate;
 use super::work::{Answer, Effects, Work};
 use super::{Batch, Ended, Poll, Report, Submission, Submitted};
+use crate::at_rest::Part;
 use crate::fleet::LIVE_FOR;
-use crate::store::leases::{self, Leased};
+use crate::store::leases::{self, Call, Leased, MOST_BYTES};
+use crate::store::outcomes::Finish;
 use crate::store::requests::{self, NewLease};
-use crate::store::{StoreError, from_json, mids, outcomes, replicas, to_json};
+use crate::store::{StoreError, mids, outcomes, pieces, replicas, to_json};
 
 /// Most requests handed to a MID in one answer.
 const MOST_LEASES: u32 = 256;
@@ -84,11 +86,12 @@ impl Writer {
 
     /// Serves a poll from the database: what got lost first, then what is queued; parks it when there is neither.
     async fn serve(&mut self, tx: &mut Tx, poll: Poll, now: i64, effects: &mut Effects) -> Result<(), StoreError> {
-        let lost = leases::undelivered(tx, &poll.mid_id, &poll.incarnation, poll.received_batch).await?;
+        let (lost, left_out) = leases::undelivered(tx, &poll.mid_id, &poll.incarnation, poll.received_batch).await?;
         let Some(session) = self.sessions.get_mut(&poll.mid_id) else { return Ok(()) };
-        if !lost.is_empty() {
-            session.batch = lost.iter().map(|lease| lease.batch).fold(session.batch, i64::max);
-            let batch = session.batch;
+        if let Some(last) = lost.last() {
+            session.batch = session.batch.max(last.batch).max(left_out.unwrap_or(0));
+            // What is left out comes when this has arrived.
+            let batch = if left_out.is_some() { last.batch } else { session.batch };
             effects.answers.insert(poll.mid_id.clone(), Answer { poll, batch, leases: lost });
             return Ok(());
         }
@@ -166,7 +169,8 @@ impl Writer {
                     None => requests::by_idempotency_key(tx, slot.0, slot.1).await?,
                 };
                 if let Some((id, fingerprint)) = known {
-                    let same = fingerprint == request.fingerprint;
+                    let same = fingerprint == request.fingerprint
+                        || self.parts.at_rest.is_fingerprint(&fingerprint, &request.connection, &request.call);
                     effects.submitted.push(if same { Submitted::Known(id) } else { Submitted::KeyReused(id) });
                     continue;
                 }
@@ -207,6 +211,9 @@ impl Writer {
         let free =
             |sessions: &HashMap<String, super::batch::Session>, answers: &HashMap<String, Answer>, mid_id: &str| {
                 if let Some(answer) = answers.get(mid_id) {
+                    if answer.bytes() >= MOST_BYTES {
+                        return 0;
+                    }
                     let taken = u32::try_from(answer.leases.len()).unwrap_or(u32::MAX);
                     return answer.poll.capacity.min(MOST_LEASES).saturating_sub(taken);
                 }
@@ -254,7 +261,8 @@ impl Writer {
             lease_expires_at,
             expires_at: request.expires_at,
             config_digest: request.config_digest.clone(),
-            call_json: request.call_json.clone(),
+            call: Call::Plain(Arc::clone(&request.call)),
+            size: request.call_kept.size(),
             batch: answer.batch,
         });
     }
@@ -271,8 +279,9 @@ impl Writer {
                 mids::clamp_seen(tx, now).await?;
             }
             for (id, outcome, trace) in outcomes::expire_retried(tx, now).await? {
-                let outcome = Arc::new(from_json(&outcome)?);
-                effects.ended.push((id, Ended { outcome, trace: trace.into() }));
+                let outcome = self.parts.at_rest.outcome(&mut **tx, &id, outcome).await?;
+                let outcome = outcome.unwrap_or_else(|why| Outcome::Unknown { failure: why.failure() });
+                effects.ended.push((id, Ended { outcome: Arc::new(outcome), trace: trace.into() }));
                 effects.hint = true;
             }
             // Lost: it was given to a MID before it came back into the queue, so it may have been sent.
@@ -340,29 +349,60 @@ impl Writer {
             fates.insert(report.finish.id.as_str(), fate);
         }
         let mut accepted = HashSet::new();
-        for finished in outcomes::finish(tx, mid_id, now, &first).await? {
+        let mut reduced = Vec::new();
+        let large: Vec<&Finish> = first.iter().copied().filter(|outcome| !outcome.kept.pieces.is_empty()).collect();
+        for finished in outcomes::finish(tx, mid_id, &self.parts.replica, now, &first).await? {
             // Its caller may wait at another replica.
             effects.hint |= finished.origin != self.parts.replica;
             effects.freed |= finished.limited;
             if fates.get(finished.id.as_str()) == Some(&Fate::Dead) {
                 outcomes::bury(tx, &finished.id).await?;
             }
+            if finished.reduced {
+                reduced.push(finished.id.clone());
+            } else if let Some(outcome) = large.iter().find(|outcome| outcome.id == finished.id) {
+                pieces::insert(tx, &finished.id, &outcome.kept).await?;
+            }
             accepted.insert(finished.id);
         }
+        pieces::forget_reduced(tx, &reduced).await?;
         let mut verdicts = Vec::with_capacity(reports.len());
         for report in reports {
             let id = &report.finish.id;
             let is_new = accepted.remove(id);
-            let is_recorded = is_new || outcomes::is_recorded(tx, mid_id, &report.finish).await?;
+            let is_recorded = is_new || {
+                let recorded = outcomes::recorded(tx, mid_id, &report.finish).await?;
+                self.is_reported(tx, &report.finish, recorded).await?
+            };
             // A commit whose answer got lost may have recorded it, and nobody was told.
             if is_new || (is_recorded && again) {
                 let trace = report.finish.trace.as_str().into();
                 effects.ended.push((id.clone(), Ended { outcome: Arc::clone(&report.outcome), trace }));
             }
-            let is_taken = is_recorded || outcomes::is_tried_again(tx, &report.finish).await?;
+            let is_taken = is_recorded || {
+                let tried_again = outcomes::tried_again(tx, &report.finish).await?;
+                self.is_reported(tx, &report.finish, tried_again).await?
+            };
             verdicts.push(if is_taken { OutcomeVerdict::Accepted } else { OutcomeVerdict::Refused });
         }
         Ok(verdicts)
+    }
+
+    /// Whether what is stored is exactly this outcome, or what is kept of it.
+    async fn is_reported(
+        &self,
+        tx: &mut Tx,
+        outcome: &Finish,
+        stored: Option<(String, bool)>,
+    ) -> Result<bool, StoreError> {
+        match stored {
+            None => Ok(false),
+            Some((text, true)) if outcome.reduced.is_some() => Ok(outcome.reduced == Some(text)),
+            Some((text, _)) => {
+                let part = Part::Outcome(outcome.epoch);
+                self.parts.at_rest.holds(&mut **tx, &outcome.id, part, text, &outcome.outcome).await
+            }
+        }
     }
 }
 

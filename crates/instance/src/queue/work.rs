@@ -41,6 +41,13 @@ pub(super) struct Answer {
     pub(super) leases: Vec<Leased>,
 }
 
+impl Answer {
+    /// Of the calls in it, in bytes.
+    pub(super) fn bytes(&self) -> i64 {
+        self.leases.iter().map(|lease| lease.size).fold(0, i64::saturating_add)
+    }
+}
+
 /// What is told to others after the commit.
 #[derive(Debug, Default)]
 pub(super) struct Effects {

@@ -7,13 +7,17 @@ pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod depth;
 pub(crate) mod dialect;
+pub(crate) mod encryption_keys;
 pub(crate) mod instance_keys;
 pub(crate) mod jars;
+pub(crate) mod kept;
 pub(crate) mod leases;
 pub(crate) mod limits;
 pub(crate) mod mids;
 pub(crate) mod oauth;
 pub(crate) mod outcomes;
+pub(crate) mod pieces;
+pub(crate) mod reduce;
 pub(crate) mod replicas;
 pub(crate) mod request_list;
 pub(crate) mod requests;
@@ -112,6 +116,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (11, "clusters and retries", include_str!("../../migrations/0011_clusters_and_retries.sql")),
     (20, "API clients", include_str!("../../migrations/0020_api_clients.sql")),
     (21, "audit", include_str!("../../migrations/0021_audit.sql")),
+    (30, "at rest", include_str!("../../migrations/0030_at_rest.sql")),
 ];
 
 impl Store {

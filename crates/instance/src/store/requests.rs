@@ -1,14 +1,15 @@
 //! Requests, their leases and outcomes. Every change of state is one statement that proves what it relies on.
 
 use std::collections::HashSet;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
 
-use super::StoreError;
 use super::dialect::Dialect;
-use super::rows::{Sized, pieces};
+use super::rows::{Sized, pieces as rows_of};
+use super::{StoreError, pieces};
+use crate::at_rest::Kept;
 
 type Tx = Transaction<'static, Any>;
 
@@ -36,7 +37,13 @@ pub(crate) struct NewRequest {
     pub(crate) fingerprint: String,
     pub(crate) method: String,
     pub(crate) path: String,
-    pub(crate) call_json: String,
+    /// `path` as it is stored.
+    pub(crate) path_kept: String,
+    /// JSON of the call.
+    pub(crate) call: Arc<String>,
+    /// `call` as it is stored.
+    pub(crate) call_kept: Kept,
+    pub(crate) keep: KeepRequest,
     pub(crate) priority: Priority,
     /// The replica that took it.
     pub(crate) origin: String,
@@ -50,6 +57,30 @@ pub(crate) struct NewRequest {
     pub(crate) retry: Option<String>,
     pub(crate) lease: Option<NewLease>,
 }
+
+/// What becomes of a request's body and headers when it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeepRequest {
+    Everything,
+    /// They are removed, and the answer's are never stored.
+    Metadata,
+    /// As before, but a caller waits for the answer at the replica that took the request: another one stores it until
+    /// that caller has it.
+    MetadataAndWait,
+}
+
+impl KeepRequest {
+    pub(super) const fn number(self) -> i64 {
+        match self {
+            Self::Everything => 0,
+            Self::Metadata => 1,
+            Self::MetadataAndWait => 2,
+        }
+    }
+}
+
+/// Of the column `keep`: body and headers are gone.
+pub(crate) const REDUCED: i64 = 3;
 
 /// Which of the queued requests goes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -100,6 +131,8 @@ pub(crate) struct RequestRow {
     pub(crate) attempts: i64,
     /// It failed after its last attempt.
     pub(crate) dead: bool,
+    /// Body and headers were removed, as its connection says.
+    pub(crate) reduced: bool,
 }
 
 static INSERT: LazyLock<Sized> = LazyLock::new(|| {
@@ -107,11 +140,11 @@ static INSERT: LazyLock<Sized> = LazyLock::new(|| {
         "INSERT INTO requests (id, connection, config_digest, resolver, mids, state, repeatable, epoch, lease_mid, \
          lease_incarnation, lease_batch, lease_expires_at, lease_ms, expires_at, created_at, client_id, \
          idempotency_key, fingerprint, method, path, call_json, priority, origin, ordered, limited, \
-         not_before, retry) VALUES ",
+         not_before, retry, keep, size) VALUES ",
         &[
             "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "BIGINT", "BIGINT",
             "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "BIGINT", "TEXT", "BIGINT",
-            "BIGINT", "BIGINT", "TEXT",
+            "BIGINT", "BIGINT", "TEXT", "BIGINT", "BIGINT",
         ],
         "",
         &[],
@@ -121,7 +154,7 @@ static INSERT: LazyLock<Sized> = LazyLock::new(|| {
 pub(crate) async fn insert(tx: &mut Tx, requests: &[NewRequest]) -> Result<(), StoreError> {
     let dialect = Dialect::of(tx);
     let mut rest = requests;
-    for piece in pieces(requests.len()) {
+    for piece in rows_of(requests.len()) {
         let (now, later) = rest.split_at(piece);
         rest = later;
         let mut query = sqlx::query(AssertSqlSafe(INSERT.sql(dialect, piece)));
@@ -147,16 +180,21 @@ pub(crate) async fn insert(tx: &mut Tx, requests: &[NewRequest]) -> Result<(), S
                 .bind(&request.idempotency_key)
                 .bind(&request.fingerprint)
                 .bind(&request.method)
-                .bind(&request.path)
-                .bind(&request.call_json)
+                .bind(&request.path_kept)
+                .bind(request.call_kept.column.as_str())
                 .bind(request.priority.number())
                 .bind(&request.origin)
                 .bind(i64::from(request.ordered))
                 .bind(i64::from(request.limited))
                 .bind(request.not_before)
-                .bind(&request.retry);
+                .bind(&request.retry)
+                .bind(request.keep.number())
+                .bind(request.call_kept.size());
         }
         query.execute(&mut **tx).await?;
+    }
+    for request in requests {
+        pieces::insert(tx, &request.id, &request.call_kept).await?;
     }
     Ok(())
 }
@@ -190,27 +228,14 @@ pub(crate) async fn by_idempotency_key(
     }
 }
 
-/// Removes up to `limit` requests that finished before `before`. Returns how many.
-pub(crate) async fn remove_finished(tx: &mut Tx, before: i64, limit: i64) -> Result<u64, StoreError> {
-    let done = sqlx::query(
-        "DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE finished_at < $1 AND finished_at IS NOT NULL \
-         ORDER BY finished_at LIMIT $2)",
-    )
-    .bind(before)
-    .bind(limit)
-    .execute(&mut **tx)
-    .await?;
-    Ok(done.rows_affected())
-}
-
 const COLUMNS: &str = "SELECT id, connection, state, epoch, lease_mid, client_id, method, path, created_at, \
-                       expires_at, finished_at, outcome, trace, not_before, attempts, dead FROM requests";
+                       expires_at, finished_at, outcome, trace, not_before, attempts, dead, keep FROM requests";
 
 pub(crate) async fn find<'e>(
     db: impl Executor<'e, Database = Any>,
     id: &str,
 ) -> Result<Option<RequestRow>, StoreError> {
-    static SQL: LazyLock<std::sync::Arc<str>> = LazyLock::new(|| format!("{COLUMNS} WHERE id = $1").into());
+    static SQL: LazyLock<Arc<str>> = LazyLock::new(|| format!("{COLUMNS} WHERE id = $1").into());
     sqlx::query(AssertSqlSafe(SQL.clone())).bind(id).fetch_optional(db).await?.as_ref().map(request).transpose()
 }
 
@@ -232,5 +257,6 @@ fn request(row: &AnyRow) -> Result<RequestRow, StoreError> {
         not_before: row.try_get(13)?,
         attempts: row.try_get(14)?,
         dead: row.try_get::<i64, _>(15)? == 1,
+        reduced: row.try_get::<i64, _>(16)? == REDUCED,
     })
 }

@@ -291,6 +291,9 @@ async fn queued(
         if let Some(failure) = state.get("failure") {
             return Err(CliError::problem(failure));
         }
+        if let Some(failure) = state.get("body_unavailable") {
+            return Err(CliError::problem(failure));
+        }
         if let Some(waiting) = state.get("waiting_because").and_then(|reason| reason.get("detail")) {
             output::complain(&format!("midward: waiting: {}", waiting.as_str().unwrap_or_default()));
         }
@@ -369,13 +372,19 @@ pub(crate) async fn doctor(client: &Client, as_json: bool) -> Result<(), CliErro
     let mids = answer.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
     let works = |mid: &&Value| mid["state"] == "validated" && mid["live"] == true;
     let working = mids.iter().filter(works).count();
+    let at_rest = client.api(Method::GET, "/api/v1/at-rest", None).await?;
     if as_json {
-        output::json(
-            &json!({ "instance": "reachable", "api_key": "accepted", "mids": mids.len(), "working": working }),
-        );
+        let checked = json!({
+            "instance": "reachable", "api_key": "accepted", "mids": mids.len(), "working": working, "at_rest": at_rest,
+        });
+        output::json(&checked);
     } else {
         output::say("instance: reachable");
         output::say("API key: accepted");
+        output::say(&match at_rest["key"].as_str() {
+            Some(key) => format!("calls and answers in the database: encrypted with the key {key}"),
+            None => "calls and answers in the database: not encrypted".to_owned(),
+        });
         output::say(&format!("MID Servers: {} known, {working} validated and live", mids.len()));
     }
     if working > 0 {

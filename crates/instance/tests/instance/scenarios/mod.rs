@@ -1,5 +1,6 @@
 //! The real server on loopback with a scripted MID: what must hold whatever the database is.
 
+mod at_rest;
 mod audit;
 mod clients;
 mod clusters;
@@ -7,6 +8,10 @@ mod grants;
 pub(crate) mod support;
 mod terms;
 
+pub(crate) use at_rest::{
+    Canaries, a_connection_keeps_metadata_only, a_large_body_is_in_pieces_and_answers_to_polls_have_a_bound,
+    keys_rotate_and_what_a_lost_one_wrote_is_told, what_is_finished_is_kept_up_to_a_size,
+};
 pub(crate) use audit::{
     a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept,
     the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole, the_figures_tell_what_waits_and_how_it_ended,
@@ -85,6 +90,10 @@ macro_rules! for_each_scenario {
             a_delayed_request_is_sent_when_its_time_has_come,
             a_connection_has_its_concurrency_and_rate,
             what_the_policy_says_is_tried_again_and_then_a_dead_letter,
+            keys_rotate_and_what_a_lost_one_wrote_is_told,
+            a_connection_keeps_metadata_only,
+            a_large_body_is_in_pieces_and_answers_to_polls_have_a_bound,
+            what_is_finished_is_kept_up_to_a_size,
         }
     };
 }
