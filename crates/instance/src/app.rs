@@ -8,7 +8,7 @@ use midward_core::{Clock, Random, new_id};
 use crate::at_rest::AtRest;
 use crate::audit::Audit;
 use crate::auth::{Clients, MidTokens};
-use crate::config::LimitsConfig;
+use crate::config::{LimitsConfig, RetentionConfig};
 use crate::fleet::{Fleet, MidView};
 use crate::keys::SigningKey;
 use crate::metrics::Counters;
@@ -38,6 +38,7 @@ pub(crate) struct App {
     pub(crate) public_url: String,
     pub(crate) ca_pem: Option<String>,
     pub(crate) limits: LimitsConfig,
+    pub(crate) retention: RetentionConfig,
     pub(crate) first_admin_file: PathBuf,
     /// Long polls end when it is cancelled.
     pub(crate) stopping: tokio_util::sync::CancellationToken,

@@ -115,7 +115,6 @@ pub async fn run(
 
     let key_file = config.store.keys().join("instance.key");
     let signing_key = SigningKey::open(&key_file, &*random)?;
-    let terms = retention::Terms { retention: config.retention.clone(), encryption: config.encryption.clone() };
     let store = Store::open(&config.store).await?;
     let mut tx = store.begin_change().await?;
     let instance_id = settings::find_or_insert(&mut tx, "instance_id", &new_id(clock.wall(), &*random)).await?;
@@ -125,7 +124,7 @@ pub async fn run(
     }
     let at_rest = Arc::new(AtRest::open(&config.encryption, &instance_id, Arc::clone(&random))?);
     let now = store.now(&mut tx, clock.wall().unix_millis()).await?;
-    remember_keys(&mut tx, &at_rest, &config.encryption.lost_keys, now, terms.gone_before(now)).await??;
+    remember_keys(&mut tx, &at_rest, now, retention::gone_before(&config.retention, now)).await??;
     instance_keys::publish(&mut *tx, &signing_key.id(), &signing_key.public(), clock.wall().unix_millis()).await?;
     tx.commit().await?;
     let first_admin_file = folder.join("first-admin-key");
@@ -163,6 +162,7 @@ pub async fn run(
         public_url: public_url.clone(),
         ca_pem: tls.as_ref().and_then(|tls| tls.ca_pem.clone()),
         limits: config.limits.clone(),
+        retention: config.retention.clone(),
         first_admin_file: first_admin_file.clone(),
         stopping: shutdown.clone(),
     });
@@ -201,17 +201,15 @@ pub async fn run(
     ));
     tracker.spawn(sweep(queue.clone(), shutdown.clone()));
     tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), shutdown.clone()));
-    tracker.spawn(retention::run(Arc::clone(&app), terms, shutdown.clone()));
+    tracker.spawn(retention::run(Arc::clone(&app), shutdown.clone()));
     tracker.spawn(crate::audit::run(
         Arc::clone(&app),
         Duration::from_secs(config.audit.checkpoint_seconds.max(1).into()),
         Duration::from_hours(24 * u64::from(config.audit.keep_days)),
         shutdown.clone(),
     ));
-    match app.at_rest.current() {
-        Some(key) => tracing::info!(key, "calls and answers are encrypted in the database"),
-        None => tracing::info!("calls and answers are not encrypted in the database"),
-    }
+    let key = app.at_rest.current().unwrap_or("none");
+    tracing::info!(key, "calls and answers are encrypted in the database with this key");
     tracing::info!(api = %api_addr, calls = %call_addr, "the instance is ready");
     // The one who started it may not want to know.
     let _ = started.send(notice);

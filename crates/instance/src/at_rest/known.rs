@@ -6,10 +6,15 @@ use super::{AtRest, EncryptionError};
 use crate::store::{StoreError, encryption_keys};
 
 impl AtRest {
-    /// Keys that were written with since `since` and that are neither configured nor given up.
-    fn missing<'a>(&self, known: &'a [(String, i64)], since: i64, lost: &[String]) -> Vec<&'a str> {
-        let ids = known.iter().filter(|(_, used)| *used > since).map(|(id, _)| id.as_str());
-        ids.filter(|id| self.key(id).is_none() && !lost.iter().any(|lost| lost == id)).collect()
+    /// Names of keys that something was written with since `since`, and that are neither configured nor given up.
+    pub(crate) async fn missing(
+        &self,
+        tx: &mut Transaction<'static, Any>,
+        since: i64,
+    ) -> Result<Vec<String>, StoreError> {
+        let mut known = encryption_keys::all(tx).await?;
+        known.retain(|(id, used)| *used > since && self.key(id).is_none() && !self.lost.contains(id));
+        Ok(known.into_iter().map(|(id, _)| id).collect())
     }
 }
 
@@ -20,12 +25,10 @@ impl AtRest {
 pub(crate) async fn remember_keys(
     tx: &mut Transaction<'static, Any>,
     at_rest: &AtRest,
-    lost: &[String],
     now: i64,
     since: i64,
 ) -> Result<Result<(), EncryptionError>, StoreError> {
-    let known = encryption_keys::all(tx).await?;
-    let missing = at_rest.missing(&known, since, lost);
+    let missing = at_rest.missing(tx, since).await?;
     if !missing.is_empty() {
         return Ok(Err(EncryptionError::Missing(missing.join(", "))));
     }

@@ -79,6 +79,8 @@ impl Kept {
 pub(crate) struct AtRest {
     /// The first one is written with.
     keys: Vec<Key>,
+    /// Names of keys that are given up.
+    lost: Vec<String>,
     instance: String,
     random: Arc<dyn Random>,
 }
@@ -99,7 +101,8 @@ impl AtRest {
         instance: &str,
         random: Arc<dyn Random>,
     ) -> Result<Self, EncryptionError> {
-        Ok(Self { keys: keys::read(config)?, instance: instance.to_owned(), random })
+        let lost = config.lost_keys.clone();
+        Ok(Self { keys: keys::read(config)?, lost, instance: instance.to_owned(), random })
     }
 
     /// The name of the key that is written with; None: nothing is encrypted.

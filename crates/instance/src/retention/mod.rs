@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use self::size::Sizes;
 use crate::app::App;
 use crate::at_rest::{reduce_delivered, remember_keys};
-use crate::config::{EncryptionConfig, RetentionConfig};
+use crate::config::RetentionConfig;
 use crate::store::{StoreError, connections, kept, mids, reduce};
 
 /// How often old requests are looked for.
@@ -26,22 +26,14 @@ const FETCHED_WITHIN: Duration = Duration::from_secs(30);
 /// Longest that a request waits to be sent, and then to end.
 const LONGEST_LIFE: Duration = Duration::from_hours(15 * 24);
 
-/// What goes when.
-#[derive(Clone, Debug)]
-pub(crate) struct Terms {
-    pub(crate) retention: RetentionConfig,
-    pub(crate) encryption: EncryptionConfig,
+/// How long finished requests are kept.
+fn keep(terms: &RetentionConfig) -> Duration {
+    Duration::from_hours(terms.finished_hours.into())
 }
 
-impl Terms {
-    fn keep(&self) -> Duration {
-        Duration::from_hours(self.retention.finished_hours.into())
-    }
-
-    /// What was written before this time is gone by now.
-    pub(crate) fn gone_before(&self, now: i64) -> i64 {
-        before(now, self.keep() + LONGEST_LIFE)
-    }
+/// What was written before this time is gone by now.
+pub(crate) fn gone_before(terms: &RetentionConfig, now: i64) -> i64 {
+    before(now, keep(terms) + LONGEST_LIFE)
 }
 
 fn before(now: i64, ago: Duration) -> i64 {
@@ -49,7 +41,7 @@ fn before(now: i64, ago: Duration) -> i64 {
 }
 
 /// Runs until `shutdown`. What fails is tried again in the next round.
-pub(crate) async fn run(app: Arc<App>, terms: Terms, shutdown: CancellationToken) {
+pub(crate) async fn run(app: Arc<App>, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut documents = Documents::default();
@@ -60,14 +52,14 @@ pub(crate) async fn run(app: Arc<App>, terms: Terms, shutdown: CancellationToken
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        if let Err(error) = requests_older_than(&app, &terms, &mut sizes, &shutdown).await {
+        if let Err(error) = requests_older_than(&app, &mut sizes, &shutdown).await {
             tracing::warn!(%error, "old requests were not removed");
         }
         if let Err(error) = late_answers(&app).await {
             tracing::warn!(%error, "answers that are not to be kept were not removed");
         }
         if round == 0
-            && let Err(error) = keys(&app, &terms).await
+            && let Err(error) = keys(&app).await
         {
             tracing::warn!(%error, "the use of the encryption key was not noted");
         }
@@ -82,19 +74,18 @@ pub(crate) async fn run(app: Arc<App>, terms: Terms, shutdown: CancellationToken
 
 async fn requests_older_than(
     app: &App,
-    terms: &Terms,
     sizes: &mut Sizes,
     shutdown: &CancellationToken,
 ) -> Result<(), StoreError> {
     let mut removed = 0;
     let mut excess = None;
-    if let Some(most) = terms.retention.finished_bytes {
+    if let Some(most) = app.retention.finished_bytes {
         excess = sizes.excess(app, most, app.store_now().await?).await?;
     }
     while !shutdown.is_cancelled() {
         let mut tx = app.store.begin().await?;
         let now = app.store.now(&mut tx, app.now()).await?;
-        let old = before(now, terms.keep());
+        let old = before(now, keep(&app.retention));
         let count = kept::remove_finished(&mut tx, excess.unwrap_or(old).max(old), AT_ONCE).await?;
         if removed == 0 {
             mids::forget_enroll_tokens(&mut tx, old).await?;
@@ -122,10 +113,10 @@ async fn late_answers(app: &App) -> Result<(), StoreError> {
     reduce_delivered(&app.store, &app.at_rest, late).await
 }
 
-async fn keys(app: &App, terms: &Terms) -> Result<(), StoreError> {
+async fn keys(app: &App) -> Result<(), StoreError> {
     let mut tx = app.store.begin().await?;
     let now = app.store.now(&mut tx, app.now()).await?;
-    let known = remember_keys(&mut tx, &app.at_rest, &terms.encryption.lost_keys, now, terms.gone_before(now)).await?;
+    let known = remember_keys(&mut tx, &app.at_rest, now, gone_before(&app.retention, now)).await?;
     tx.commit().await?;
     if let Err(error) = known {
         tracing::error!(%error, "another instance encrypts with a key that this one was not given");

@@ -104,6 +104,31 @@ async fn a_waiting_caller_has_the_answer_that_another_replica_keeps_no_longer_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_only_one_replica_has_is_told() {
+    let mut pair = pair().await;
+    let mut with_key = pair.places.0.beside();
+    with_key.encrypt(9);
+    let c = Instance::start(&with_key, Some(pair.a.key.clone())).await;
+    assert_eq!(c.get("/api/v1/at-rest").await.1["missing_keys"], json!([]));
+    let id = submit(&c, "POST").await;
+    for at in [&pair.a, &pair.b] {
+        let (_, tells) = at.get("/api/v1/at-rest").await;
+        assert_eq!((&tells["encrypted"], tells["missing_keys"].as_array().map(Vec::len)), (&json!(false), Some(1)));
+        assert_eq!(at.get(&format!("/api/v1/requests/{id}")).await.1["path"], Value::Null);
+    }
+    c.stop().await;
+    pair.b.stop().await;
+    let error = Instance::try_start(&pair.places.1).await.err().expect("it lacks the key");
+    assert!(error.contains("encrypted with the key"), "{error}");
+    // Given to read by, before anybody writes with it.
+    pair.places.1.encrypt(8);
+    pair.places.1.encryption.older_key_files.extend(with_key.encryption.key_file.clone());
+    pair.b = Instance::start(&pair.places.1, Some(pair.a.key.clone())).await;
+    assert_eq!(pair.b.get(&format!("/api/v1/requests/{id}")).await.1["path"], "/x");
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mid_that_changes_replicas_gets_the_batch_that_got_lost() {
     let pair = pair().await;
     let (a, b) = (&pair.a, &pair.b);

@@ -387,6 +387,12 @@ pub(crate) async fn doctor(client: &Client, as_json: bool) -> Result<(), CliErro
         });
         output::say(&format!("MID Servers: {} known, {working} validated and live", mids.len()));
     }
+    if let Some(key) = at_rest["missing_keys"].get(0).and_then(Value::as_str) {
+        let detail = format!("another instance encrypts with the key {key}, which this one was not given");
+        let action = "Name that key's file in encryption.older_key_files of every instance, and restart it.";
+        let (hop, code) = (midward_core::Hop::Instance, "encryption_key_unknown");
+        return Err(midward_core::Failure::permanent(hop, code, detail, action).into());
+    }
     if working > 0 {
         return Ok(());
     }

@@ -149,6 +149,7 @@ pub(crate) async fn keys_rotate_and_what_a_lost_one_wrote_is_told(mut place: Pla
     assert_eq!(shown(&instance, &waits).await["path"], "/y");
     let (_, tells) = instance.get("/api/v1/at-rest").await;
     assert_eq!((&tells["encrypted"], tells["older_keys"].as_array().map(Vec::len)), (&json!(true), Some(1)), "{tells}");
+    assert_eq!(tells["missing_keys"], json!([]));
     let lost = tells["older_keys"][0].as_str().expect("a name").to_owned();
     instance.stop().await;
 
