@@ -72,11 +72,7 @@ pub(crate) async fn run(app: Arc<App>, shutdown: CancellationToken) {
     }
 }
 
-async fn requests_older_than(
-    app: &App,
-    sizes: &mut Sizes,
-    shutdown: &CancellationToken,
-) -> Result<(), StoreError> {
+async fn requests_older_than(app: &App, sizes: &mut Sizes, shutdown: &CancellationToken) -> Result<(), StoreError> {
     let mut removed = 0;
     let mut excess = None;
     if let Some(most) = app.retention.finished_bytes {

@@ -9,6 +9,8 @@ use crate::store::{StoreError, kept};
 const SLOT: i64 = 60_000;
 /// A slot is closed this long after its end: what was about to be committed then is in it.
 const SETTLED: i64 = 60_000;
+/// Added up in one statement: slots, so that none of them takes long however much there is.
+const AT_ONCE: i64 = 60 * SLOT;
 
 /// Bytes by slot, of slots that no longer change but by removal.
 #[derive(Debug, Default)]
@@ -26,13 +28,18 @@ impl Sizes {
         };
         // Others, or an age, may have removed what was before.
         self.closed = self.closed.split_off(&oldest.div_euclid(SLOT));
-        let from = self.closed.last_key_value().map_or(0, |(slot, _)| (slot + 1) * SLOT);
+        let closed_until = self.closed.last_key_value().map_or(0, |(slot, _)| (slot + 1) * SLOT);
+        let mut from = closed_until.max(oldest.div_euclid(SLOT) * SLOT);
         let mut all = self.closed.clone();
-        for (slot, bytes) in kept::by_slot(db, from, SLOT).await? {
-            all.insert(slot, bytes);
-            if (slot + 1) * SLOT + SETTLED < now {
-                self.closed.insert(slot, bytes);
+        while from <= now {
+            let until = from + AT_ONCE;
+            for (slot, bytes) in kept::by_slot(db, from, until, SLOT).await? {
+                all.insert(slot, bytes);
+                if (slot + 1) * SLOT + SETTLED < now {
+                    self.closed.insert(slot, bytes);
+                }
             }
+            from = until;
         }
         Ok(first_kept(&all, i64::try_from(most).unwrap_or(i64::MAX)).map(|slot| slot * SLOT))
     }

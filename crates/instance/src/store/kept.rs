@@ -12,14 +12,14 @@ pub(crate) async fn oldest(db: &AnyPool) -> Result<Option<i64>, StoreError> {
     Ok(sqlx::query(sql).fetch_one(db).await?.try_get(0)?)
 }
 
-/// Their bytes, of those that ended at `from` or later, by time divided by `slot`.
-pub(crate) async fn by_slot(db: &AnyPool, from: i64, slot: i64) -> Result<Vec<(i64, i64)>, StoreError> {
+/// Their bytes, of those that ended from `from` until before `until`, by time divided by `slot`.
+pub(crate) async fn by_slot(db: &AnyPool, from: i64, until: i64, slot: i64) -> Result<Vec<(i64, i64)>, StoreError> {
     // Times are never negative, so that both databases divide alike.
     let sql = format!(
         "SELECT finished_at / {slot}, CAST(SUM(size) AS BIGINT) FROM requests WHERE finished_at >= $1 \
-         AND finished_at IS NOT NULL GROUP BY finished_at / {slot}"
+         AND finished_at < $2 AND finished_at IS NOT NULL GROUP BY finished_at / {slot}"
     );
-    let rows = sqlx::query(AssertSqlSafe(sql)).bind(from).fetch_all(db).await?;
+    let rows = sqlx::query(AssertSqlSafe(sql)).bind(from).bind(until).fetch_all(db).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
