@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::grant::granted;
 use super::work::{Effects, Work};
-use super::{Batch, Job, Poll, Waiters};
+use super::{Batch, Broken, Job, Poll, Waiters};
 use crate::at_rest::AtRest;
 use crate::audit::Journal;
 use crate::fleet::Fleet;
@@ -32,6 +32,7 @@ pub(crate) struct Parts {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) journal: Journal,
     pub(crate) at_rest: Arc<AtRest>,
+    pub(crate) broken: Arc<Broken>,
     /// Names this process among those on the same database.
     pub(crate) replica: String,
 }
@@ -71,6 +72,9 @@ impl Writer {
         for job in jobs.drain(..) {
             work.add(job);
         }
+        if let Some(error) = self.parts.broken.error() {
+            work.fail_new(error);
+        }
         let since = self.parts.clock.boot();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
         let mut admitted = false;
@@ -88,6 +92,9 @@ impl Writer {
             work.polls.extend(effects.answers.into_values().map(|answer| answer.poll));
             work.again = true;
             self.backlog = true;
+            if error.is_disk() && self.parts.broken.say(&error) {
+                tracing::error!(%error, "the disk failed: nothing more is acknowledged");
+            }
             if !error.is_passing() || self.parts.clock.boot().saturating_since(since) >= KEEP_TRYING {
                 tracing::error!(%error, "a batch was not committed; nothing of it is acknowledged");
                 // The leases of earlier incarnations did not end, so these MIDs count as new again.

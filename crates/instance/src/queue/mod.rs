@@ -2,6 +2,7 @@
 //! the truth; what is in memory (waiting polls, waiting callers) only makes it fast.
 
 mod batch;
+mod broken;
 mod grant;
 mod terms;
 mod transaction;
@@ -20,6 +21,7 @@ use crate::store::outcomes::Finish;
 use crate::store::requests::{FAILED, NewRequest};
 
 pub(crate) use batch::Parts;
+pub(crate) use broken::Broken;
 pub(crate) use grant::texts as grant_texts;
 pub(crate) use waiters::{Ended, Waiters, Waiting, Wants};
 

@@ -45,19 +45,16 @@ pub(super) const REMOVE_CALL: &str =
 
 static FINISH: LazyLock<Sized> = LazyLock::new(|| {
     Sized::new(
-        "WITH reported (id, epoch, state, outcome, trace, reduced, size) AS (VALUES ",
-        &["TEXT", "BIGINT", "BIGINT", "TEXT", "TEXT", "TEXT", "BIGINT"],
+        "WITH reported (id, epoch, state, outcome, trace, reduced, size, replica) AS (VALUES ",
+        &["TEXT", "BIGINT", "BIGINT", "TEXT", "TEXT", "TEXT", "BIGINT", "TEXT"],
         ") UPDATE requests SET state = reported.state, trace = reported.trace, \
          call_json = CASE WHEN requests.keep = 0 THEN requests.call_json ELSE '' END, \
          size = CASE WHEN requests.keep = 0 THEN requests.size + reported.size ELSE 0 END, \
-         keep = CASE WHEN requests.keep = 1 OR (requests.keep = 2 AND requests.origin = ",
+         keep = CASE WHEN requests.keep = 1 OR (requests.keep = 2 AND requests.origin = reported.replica) THEN 3 \
+         ELSE requests.keep END, outcome = CASE WHEN requests.keep IN (1, 3) OR (requests.keep = 2 \
+         AND requests.origin = reported.replica) THEN COALESCE(reported.reduced, reported.outcome) \
+         ELSE reported.outcome END, finished_at = ",
         &[
-            (
-                "TEXT",
-                ") THEN 3 ELSE requests.keep END, outcome = CASE WHEN requests.keep IN (1, 3) OR (requests.keep = 2 \
-                 AND requests.origin = ",
-            ),
-            ("TEXT", ") THEN COALESCE(reported.reduced, reported.outcome) ELSE reported.outcome END, finished_at = "),
             (
                 "BIGINT",
                 " FROM reported WHERE requests.id = reported.id AND requests.epoch = reported.epoch \
@@ -97,9 +94,10 @@ pub(crate) async fn finish(
                 .bind(outcome.kept.column.as_str())
                 .bind(&outcome.trace)
                 .bind(&outcome.reduced)
-                .bind(outcome.kept.size());
+                .bind(outcome.kept.size())
+                .bind(replica);
         }
-        for row in query.bind(replica).bind(replica).bind(now).bind(mid_id).fetch_all(&mut **tx).await? {
+        for row in query.bind(now).bind(mid_id).fetch_all(&mut **tx).await? {
             accepted.push(Finished {
                 id: row.try_get(0)?,
                 origin: row.try_get(1)?,

@@ -1,6 +1,8 @@
 //! The instance on its embedded database.
 
 use midward_instance::{StoreConfig, back_up};
+use serde_json::json;
+use sqlx::Connection as _;
 
 use crate::scenarios::support::{Instance, Place};
 use crate::scenarios::{Canaries, for_each_scenario, with_document};
@@ -66,4 +68,25 @@ async fn an_instance_does_not_start_with_a_key_that_others_can_read() {
     assert!(refused(&place).await.contains("at-rest-7"));
     place.encryption.key_file = None;
     Instance::try_start(&place).await.expect("without a key").stop().await;
+}
+
+#[tokio::test]
+async fn another_program_that_holds_the_database_only_delays() {
+    let place = Place::sqlite();
+    let instance = with_document(&place).await;
+    let url = format!("sqlite://{}", place.path().join("midward.db").display());
+    let mut other = sqlx::SqliteConnection::connect(&url).await.expect("the same file");
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.expect("held");
+    let request = json!({"connection": "crm", "method": "GET", "path": "/x"});
+    let mut submitted = Box::pin(instance.post("/api/v1/requests", &request));
+    // Longer than one attempt waits for the other.
+    let early = tokio::time::timeout(std::time::Duration::from_millis(5500), &mut submitted).await;
+    assert!(early.is_err(), "acknowledged without being stored: {early:?}");
+    sqlx::query("ROLLBACK").execute(&mut other).await.expect("let go");
+    other.close().await.expect("closed");
+    let (status, answer) = submitted.as_mut().await;
+    drop(submitted);
+    assert_eq!(status, 202, "{answer}");
+    assert_eq!(instance.get("/api/v1/requests").await.1["items"].as_array().map(Vec::len), Some(1));
+    instance.stop().await;
 }
