@@ -290,6 +290,12 @@ impl GrantFetcher {
                 if took >= Duration::from_millis(1) {
                     trace.push(Hop::AuthorizationServer, "token endpoint looked up", took);
                 }
+                if self.spec.dpop && endpoints.lacks_dpop_algorithm {
+                    // It would refuse every proof, and hardly any server says so clearly.
+                    let failure = failures::dpop_algorithm_unlisted();
+                    trace.push(failure.hop, failure.code.as_str(), took);
+                    return Err(FetchFailure::new(failure));
+                }
                 let spec = TokenRequestSpec { token_url: endpoints.token_url, ..self.spec.clone() };
                 Ok(Located { spec, lacks_method: endpoints.lacks_method })
             }
