@@ -316,6 +316,7 @@ impl Engine {
             }
             let with = CallToken {
                 token: granted.token().clone(),
+                expires: granted.expires(),
                 certificate: granted.certificate().cloned(),
                 dpop: granted.dpop().cloned(),
             };
@@ -326,6 +327,11 @@ impl Engine {
             let took = self.clock.boot().saturating_since(now);
             let Called { reply, nonce_sent, challenge } = match result {
                 Ok(called) => called,
+                // It took so long to get a connection. Another token may still make it within the lease.
+                Err(error) if !error.maybe_sent && !is_repeated && self.clock.boot() >= with.expires => {
+                    trace.push(Hop::Api, "the token ended before a connection was there: nothing was sent", took);
+                    continue;
+                }
                 Err(error) => {
                     trace.push(Hop::Api, format!("{} failed ({})", call.method, error.failure.code), took);
                     return outcome_of(error);

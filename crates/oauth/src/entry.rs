@@ -47,6 +47,7 @@ pub(crate) struct Held {
     /// Of a bound token.
     bound: Option<Box<Bound>>,
     pub(crate) steps: Steps,
+    /// [`NEVER`] for one that is good for those who waited for it, and not kept.
     pub(crate) expires: BootTime,
     pub(crate) lead: WallLead,
 }
@@ -142,7 +143,7 @@ impl Granted {
         self.held().bound.as_ref()?.dpop.as_ref()
     }
 
-    /// The token's end.
+    /// The token's end: nobody sends it from then on. Far away for one that has no lifetime, and serves this call only.
     pub fn expires(&self) -> BootTime {
         self.held().expires
     }
@@ -267,6 +268,8 @@ impl Entry {
         let arrived = sync::timeout(deadline, flight.result.wait_for(Option::is_some)).await;
         match arrived {
             Ok(Ok(result)) => match &*result {
+                // The machine may have been suspended since it came.
+                Some(Ok(held)) if self.shared.clock.boot() >= held.expires => Err(failures::too_late()),
                 Some(Ok(held)) => Ok(granted(held, origin)),
                 Some(Err(failure)) => Err(Failure::clone(failure)),
                 None => Err(failures::fetch_died()),
@@ -392,7 +395,7 @@ impl Entry {
                     fingerprint,
                     bound: (certificate.is_some() || dpop.is_some()).then(|| Box::new(Bound { certificate, dpop })),
                     steps,
-                    expires: requested + lifetime,
+                    expires: if lifetime.is_zero() { NEVER } else { requested + lifetime },
                     lead,
                 });
                 let minted = Minted { token: Arc::clone(&held), requested, lifetime, lead };

@@ -1,5 +1,7 @@
 //! Refresh, expiry, and clocks that jump.
 
+use std::future::Future as _;
+use std::task::Poll;
 use std::time::Duration;
 
 use midward_core::{Clock, WallTime};
@@ -112,6 +114,24 @@ async fn a_suspend_during_the_fetch_gives_nobody_the_token_that_ended_meanwhile(
     assert_eq!(waiting.await.unwrap().unwrap_err().code, "token_expired_on_arrival");
     tokio::time::sleep(Duration::from_secs(2)).await;
     handle.token(LONG).await.expect("healed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspend_after_the_fetch_gives_a_caller_who_still_waits_no_ended_token() {
+    let world = World::new();
+    let cache = world.cache();
+    let handle = world.handle(&cache, "i", "c", "read");
+    let mut waiting = std::pin::pin!(handle.token(LONG));
+    let asked = std::future::poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_pending()));
+    assert!(asked.await);
+    // The token comes and is kept; the caller has not been woken when the machine is suspended.
+    while cache.counts().mints == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    world.clock.moved.advance(Duration::from_hours(2));
+    assert_eq!(waiting.await.map(|_| ()).unwrap_err().code, "token_expired_on_arrival");
+    let granted = handle.token(LONG).await.expect("a new one");
+    assert!(world.left(granted.token().expose()) > 3000.0);
 }
 
 #[tokio::test(start_paused = true)]
