@@ -282,7 +282,8 @@ impl TokenCache {
             .collect()
     }
 
-    /// Forgets what has no handle, no token and no fetch. Looks at all entries, so only each time their number has
+    /// Forgets what has no handle, no token, no fetch and no failure that keeps the next one waiting: a circuit that went
+    /// with its profiles would let a refused secret be sent again. Looks at all entries, so only each time their number has
     /// doubled.
     fn sweep(&self, index: &mut Index) {
         if index.entries.len() < index.sweep_at {
@@ -291,7 +292,8 @@ impl TokenCache {
         let now = self.inner.shared.clock.boot();
         index.entries.retain(|Keyed(entry)| {
             let life = entry.look().life;
-            Arc::strong_count(entry) > 1 || life.held(now).is_some() || life.fetch_runs()
+            let waits = life.retry_at().max(entry.client().circuit.open_until());
+            Arc::strong_count(entry) > 1 || life.held(now).is_some() || life.fetch_runs() || waits > Some(now)
         });
         index.clients.retain(|_, client| client.strong_count() > 0);
         index.budgets.retain(|_, budget| budget.strong_count() > 0);

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use midward_core::{
-    AccessToken, Admission, Circuit, CircuitRules, ClientMaterial, Clock, Failure, Fingerprint, FingerprintKey, Hop,
-    Minted, Persistence, Random, Retry, Trace,
+    AccessToken, Admission, BootTime, Circuit, CircuitRules, ClientMaterial, Clock, Failure, Fingerprint,
+    FingerprintKey, Hop, Minted, Persistence, Random, Retry, Trace,
 };
 
 use tokio::sync::Notify;
@@ -127,6 +127,14 @@ impl SharedCircuit {
         self.change(|circuit| {
             let open = circuit.is_open();
             (circuit, open)
+        })
+    }
+
+    /// Until when a refused secret is not sent; `None` when nothing speaks against it.
+    pub(crate) fn open_until(&self) -> Option<BootTime> {
+        self.change(|circuit| {
+            let until = circuit.open_until();
+            (circuit, until)
         })
     }
 
