@@ -17,6 +17,7 @@ mod fetch;
 mod form;
 mod grant;
 mod hot;
+mod in_turn;
 mod json;
 mod key;
 mod metadata;
