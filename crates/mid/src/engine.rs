@@ -26,6 +26,7 @@ use crate::link::Link;
 use crate::policy::{Ask, Permit, PolicyStore, Ways, suggest};
 use crate::revoke;
 use crate::source::ResolverSource;
+use crate::token_requests::ReplyRules;
 use crate::transport::NetTokenTransport;
 
 /// Before a lease's end from which on nothing is dialled any more; for short leases a tenth of them.
@@ -45,6 +46,7 @@ pub(crate) struct Engine {
     pub(crate) fingerprint_key: FingerprintKey,
     /// What authorization servers want in the next DPoP proof.
     pub(crate) nonces: Arc<DpopNonces>,
+    pub(crate) reply_rules: ReplyRules,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
 }
@@ -231,7 +233,7 @@ impl Engine {
         }
         let fetcher = GrantFetcher {
             endpoints: self.endpoints(document, permit, spec.client_auth),
-            expected: Expected::of(&spec),
+            expected: self.reply_rules.apply(&key.client.token_url, Expected::of(&spec)),
             spec,
             source: Arc::new(ResolverSource::new(
                 Arc::clone(&self.resolvers),

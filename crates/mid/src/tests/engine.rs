@@ -23,6 +23,7 @@ use crate::discovery::Discoveries;
 use crate::engine::Engine;
 use crate::execute::{Execute as _, Leased};
 use crate::policy::{Policy, PolicyStore};
+use crate::token_requests::TokenRequestsSection;
 
 #[derive(Debug)]
 struct Known;
@@ -112,6 +113,7 @@ async fn engine_for(
         audit: Arc::new(Audit::open(folder.path()).expect("open")),
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
         nonces: Arc::default(),
+        reply_rules: TokenRequestsSection::default().reply_rules(),
         clock: Arc::clone(&clock),
         random,
     };
