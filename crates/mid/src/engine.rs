@@ -9,7 +9,8 @@ use midward_core::{AccessToken, BootTime, CircuitRules, Clock, Failure, Fingerpr
 use midward_net::WayOut;
 use midward_oauth::{
     AssertionAlgorithm, AssertionRules, ClientAuth, CredentialRef, DpopNonces, EndpointSource, Expected,
-    FixedEndpoints, GrantFetcher, Revocation, RevocationEndpoint, TokenCache, TokenHandle, TokenKey, TokenRequestSpec,
+    FixedEndpoints, GrantFetcher, Rejected, Revocation, RevocationEndpoint, TokenCache, TokenHandle, TokenKey,
+    TokenRequestSpec,
 };
 use midward_resolvers::{BoxFuture, Lookup};
 use midward_wire::{ApiCall, ApiReply, ConfigDocument, LeaseGrant, Outcome};
@@ -350,16 +351,17 @@ impl Engine {
                 return Outcome::Replied { reply };
             }
             // Only the token that was refused is dropped: another call may have brought a new one meanwhile.
-            let was_cached = handle.reject(&with.token);
-            if !call.may_repeat(replay_methods) {
-                return Outcome::Replied { reply };
-            }
-            let what = if was_cached {
-                "token refused: dropped, one more try"
-            } else {
-                "token refused: one more try with the one that replaced it"
+            let rejected = handle.reject(&with.token);
+            let what = match rejected {
+                Rejected::Kept => "token refused, as those before it: kept for now, and not asked for anew",
+                _ if !call.may_repeat(replay_methods) => return Outcome::Replied { reply },
+                Rejected::Dropped => "token refused: dropped, one more try",
+                Rejected::Replaced => "token refused: one more try with the one that replaced it",
             };
             trace.push(Hop::Mid, what, Duration::ZERO);
+            if rejected == Rejected::Kept {
+                return Outcome::Replied { reply };
+            }
             refused = Some((reply, with.token));
         }
     }

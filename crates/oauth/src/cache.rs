@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::budget::{BudgetRules, ServerBudget, ServerStatus};
 use crate::counters::Counters;
-use crate::entry::{Entry, Granted, Shared};
+use crate::entry::{Entry, Granted, Rejected, Shared};
 use crate::explain::{self, TokenStatus};
 use crate::fetch::TokenFetcher;
 use crate::key::{ClientKey, TokenKey};
@@ -359,8 +359,9 @@ impl TokenHandle {
         }
     }
 
-    /// An API answered 401 to this token: drops it, if it is still the cached one. Tells whether it was.
-    pub fn reject(&self, token: &AccessToken) -> bool {
+    /// An API answered 401 to this token: drops it, if it is still the cached one and not the last of a row that was
+    /// refused.
+    pub fn reject(&self, token: &AccessToken) -> Rejected {
         self.entry.reject(token)
     }
 }

@@ -7,8 +7,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use midward_core::{
-    AccessToken, Arrival, BootTime, Clock, Demand, Failure, Fingerprint, Hop, Minted, Random, Tick, TokenLife,
-    TokenRules, Trace, WallLead,
+    AccessToken, Arrival, BootTime, Clock, Demand, Failure, Fingerprint, Hop, Minted, Random, Rejections, Tick,
+    TokenLife, TokenRules, Trace, WallLead,
 };
 use tokio::sync::watch;
 
@@ -89,6 +89,7 @@ struct State {
     fetcher: Arc<dyn TokenFetcher>,
     /// [`NEVER`] when the scheduler has nothing to do for it.
     alarm_at: BootTime,
+    rejections: Rejections,
     /// Of the last fetch.
     last_steps: Steps,
     /// The fetch to start as soon as the lock is released.
@@ -118,6 +119,17 @@ pub enum Origin {
     Fetched,
     /// Another call's demand had started it.
     Waited,
+}
+
+/// What became of a token that an API refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// It was the cached one; the next call gets another.
+    Dropped,
+    /// It was not the cached one any more.
+    Replaced,
+    /// It stays the cached one for a while: those before it were refused too, one after the other.
+    Kept,
 }
 
 /// A token that may be used now. Made to be cheap: for a call that lasts, keep a clone of its token rather than this.
@@ -187,6 +199,7 @@ impl Entry {
             flight: None,
             fetcher,
             alarm_at: NEVER,
+            rejections: Rejections::default(),
             last_steps: Steps::new(&Trace::default()),
             launch: None,
         };
@@ -279,17 +292,20 @@ impl Entry {
         }
     }
 
-    /// Drops the token if it is still this one. Tells whether it was.
-    pub(crate) fn reject(&self, token: &AccessToken) -> bool {
+    /// An API refused this token.
+    pub(crate) fn reject(&self, token: &AccessToken) -> Rejected {
         let mut state = self.lock();
         let now = self.shared.clock.boot();
-        let is_held = state.life.held(now).is_some_and(|(held, _)| held.token == *token);
-        if is_held {
-            state.life = std::mem::take(&mut state.life).rejected(&self.shared.rules);
-            self.settle(&mut state);
-            self.shared.counters.rejections.fetch_add(1, Ordering::Relaxed);
+        if state.life.held(now).is_none_or(|(held, _)| held.token != *token) {
+            return Rejected::Replaced;
         }
-        is_held
+        if !state.rejections.gives_up(now, &self.shared.rules) {
+            return Rejected::Kept;
+        }
+        state.life = std::mem::take(&mut state.life).rejected(&self.shared.rules);
+        self.settle(&mut state);
+        self.shared.counters.rejections.fetch_add(1, Ordering::Relaxed);
+        Rejected::Dropped
     }
 
     /// Drops token and failure, and tells what was held and who fetched it.
@@ -297,6 +313,7 @@ impl Entry {
         let mut state = self.lock();
         let held = state.life.held(self.shared.clock.boot()).map(|(held, _)| held.token.clone());
         state.life = std::mem::take(&mut state.life).flushed(self.shared.clock.boot());
+        state.rejections = Rejections::default();
         self.settle(&mut state);
         self.client().circuit.close();
         (held, Arc::clone(&state.fetcher))

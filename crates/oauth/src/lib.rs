@@ -37,7 +37,7 @@ pub use budget::{BudgetRules, ServerStatus};
 pub use cache::{Dropped, TokenCache, TokenCacheConfig, TokenCounts, TokenHandle};
 pub use discovery::{EndpointSource, Endpoints, FixedEndpoints, IssuerMetadata, MetadataTransport, RevocationEndpoint};
 pub use dpop::{DPOP, DpopKey, DpopNonces, ProofError, Proven};
-pub use entry::{Granted, Origin};
+pub use entry::{Granted, Origin, Rejected};
 pub use explain::TokenStatus;
 pub use fetch::{
     BoxFuture, FetchContext, FetchFailure, Fetched, FetchedToken, GrantFetcher, Material, MaterialSource, Progress,

@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use midward_core::{Clock, WallTime};
-use midward_oauth::{Origin, TokenHandle};
+use midward_oauth::{Origin, Rejected, TokenHandle};
 
 use crate::support::{LONG, Reply, World};
 
@@ -209,12 +209,41 @@ async fn a_rejected_token_is_dropped_only_if_it_is_the_cached_one() {
     let cache = world.cache();
     let handle = world.handle(&cache, "i", "c", "read");
     let old = handle.token(LONG).await.unwrap().token().clone();
-    assert!(handle.reject(&old));
-    assert!(!handle.reject(&old));
+    assert_eq!(handle.reject(&old), Rejected::Dropped);
+    assert_eq!(handle.reject(&old), Rejected::Replaced);
     let new = handle.token(LONG).await.unwrap().token().clone();
-    assert!(!handle.reject(&old), "a late 401 of the old token must not drop the new one");
+    assert_eq!(handle.reject(&old), Rejected::Replaced, "a late 401 of the old token must not drop the new one");
     assert_eq!(*handle.token(LONG).await.unwrap().token(), new);
     assert_eq!(world.posts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_refuses_every_token_causes_few_and_keeps_none_from_another_api() {
+    let world = World::new();
+    let cache = world.cache();
+    let handle = world.handle(&cache, "i", "c", "read");
+    let mut waited = 0;
+    for _ in 0..6000 {
+        let granted = handle.token(LONG).await.expect("a token");
+        waited += usize::from(granted.origin != Origin::Cached);
+        handle.reject(granted.token());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Ten minutes: the first few at once, then one each half minute.
+    assert!((15..=30).contains(&world.posts()), "{}", world.posts());
+    // Another API takes these tokens, and its callers waited for no more than those.
+    assert_eq!(waited, world.posts());
+    // An operator's flush, or a quiet minute, and a refused token is replaced at once again.
+    cache.flush(|_| true);
+    for _ in 0..3 {
+        let refused = handle.token(LONG).await.expect("a token").token().clone();
+        assert_eq!(handle.reject(&refused), Rejected::Dropped);
+    }
+    let refused = handle.token(LONG).await.expect("a token").token().clone();
+    assert_eq!(handle.reject(&refused), Rejected::Kept);
+    assert_eq!(handle.cached().expect("kept").token(), &refused);
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(handle.reject(&refused), Rejected::Dropped);
 }
 
 #[tokio::test(start_paused = true)]
