@@ -16,5 +16,6 @@ mod replicas;
 mod resolvers;
 mod revocation;
 mod support;
+mod surroundings;
 mod vaults;
 mod whole_chain;
