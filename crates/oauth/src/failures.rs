@@ -313,7 +313,7 @@ pub(crate) fn too_late() -> Failure {
     Failure::transient(
         Hop::AuthorizationServer,
         "token_expired_on_arrival",
-        "the token's lifetime was over before the reply had arrived",
+        "the token's lifetime was over before it could be used",
         "Lengthen the lifetime of access tokens at the authorization server, or look why it answers so slowly.",
     )
 }

@@ -1,8 +1,8 @@
 //! `midward-mid token --explain`: why there is a token or not, each hop with its duration, and what to change.
 
 use midward_fakes::HttpFault;
-use midward_fakes::authorization_server::{AuthorizationServerConfig, TokenFault};
-use serde_json::Value;
+use midward_fakes::authorization_server::{AuthorizationServerConfig, OAuthFault, TokenFault};
+use serde_json::{Value, json};
 
 use crate::support::CLIENT_SECRET;
 use crate::support::fake::{FakeChain, ask_mid, call};
@@ -56,5 +56,30 @@ async fn a_token_and_a_failure_are_explained_hop_by_hop() -> anyhow::Result<()> 
         assert!(shown.contains(part), "{part:?} is missing in {shown}");
     }
     assert!(!shown.contains(CLIENT_SECRET), "{shown}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_reply_leaves_open_is_read_as_mid_toml_says() -> anyhow::Result<()> {
+    let mut chain = FakeChain::prepare(AuthorizationServerConfig::default(), CLIENT_SECRET).await?;
+    let server = chain.server.url();
+    let section = format!(
+        "\n[token_requests]\ndefault_lifetime_seconds = 60\n[token_requests.servers.\"{server}\"]\n\
+         default_lifetime_seconds = 9000\naccept_narrower_scope = true\n"
+    );
+    chain.stack.write("mid.toml", &(chain.stack.mid_toml() + &section))?;
+    chain.start().await?;
+    chain.server.set_fault(TokenFault::OAuth(OAuthFault::WithoutExpiresIn), Some(1));
+    assert_eq!(call(&chain.stack, &["crm", "GET", "/hello"]).await?, Ok(200));
+    let (token, _) = explained(&chain).await?;
+    let left = token["expires_in_ms"].as_u64().unwrap_or_default();
+    assert!((8_000_000..=9_000_000).contains(&left), "{token}");
+
+    ask_mid(&chain.stack, &["token", "crm", "--flush"]).await?;
+    let narrower = OAuthFault::Scope { scope: "other".to_owned() };
+    chain.server.set_fault(TokenFault::OAuth(narrower), Some(1));
+    call(&chain.stack, &["crm", "GET", "/hello"]).await?.map_err(anyhow::Error::msg)?;
+    let (token, _) = explained(&chain).await?;
+    assert_eq!((&token["state"], &token["granted_scopes"]), (&json!("valid"), &json!(["other"])), "{token}");
     Ok(())
 }
