@@ -12,9 +12,10 @@ use url::Url;
 
 use crate::budget::{BudgetRules, ServerBudget, ServerStatus};
 use crate::counters::Counters;
-use crate::entry::{Entry, Granted, Rejected, Shared};
+use crate::entry::{Entry, Shared};
 use crate::explain::{self, TokenStatus};
 use crate::fetch::TokenFetcher;
+use crate::granted::{Granted, Rejected};
 use crate::key::{ClientKey, TokenKey};
 use crate::metrics::{self, TokenMetrics};
 use crate::revoke::Revocation;
