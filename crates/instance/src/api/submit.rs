@@ -58,7 +58,7 @@ pub(super) async fn submit(
     let text = Arc::new(to_json(&call)?);
     // Only a request with a key is ever compared.
     let fingerprint = match terms.idempotency_key {
-        Some(_) => app.at_rest.fingerprint(&route.alias, &text),
+        Some(_) => app.at_rest.fingerprint(&route.alias, &text)?,
         None => String::new(),
     };
     let keep = match (route.metadata_only, terms.retries) {

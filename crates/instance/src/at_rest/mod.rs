@@ -153,18 +153,20 @@ impl AtRest {
     }
 
     /// What tells two calls of one client apart. With a key, nobody without it can find out by trying which call it was.
-    pub(crate) fn fingerprint(&self, connection: &str, call: &str) -> String {
-        match self.keys.first() {
-            None => plain_fingerprint(connection, call),
-            Some(key) => keyed_fingerprint(key, connection, call),
-        }
+    pub(crate) fn fingerprint(&self, connection: &str, call: &str) -> Result<String, StoreError> {
+        let Some(key) = self.keys.first() else { return Ok(plain_fingerprint(connection, call)) };
+        let print = keyed_fingerprint(key, connection, call);
+        print.ok_or_else(|| StoreError::Corrupt("the cryptographic library did not derive a fingerprint".to_owned()))
     }
 
     /// Whether a stored fingerprint is the one of a call, whichever key it was made with.
     pub(crate) fn is_fingerprint(&self, stored: &str, connection: &str, call: &str) -> bool {
         match stored.split_once('.') {
             None => stored == plain_fingerprint(connection, call),
-            Some((id, _)) => self.key(id).is_some_and(|key| stored == keyed_fingerprint(key, connection, call)),
+            Some((id, _)) => {
+                let print = self.key(id).and_then(|key| keyed_fingerprint(key, connection, call));
+                print.is_some_and(|print| stored == print)
+            }
         }
     }
 
@@ -191,14 +193,11 @@ fn plain_fingerprint(connection: &str, call: &str) -> String {
     crate::keys::hash_text(&digest(connection, call))
 }
 
-fn keyed_fingerprint(key: &Key, connection: &str, call: &str) -> String {
+/// `None` only when the library fails.
+fn keyed_fingerprint(key: &Key, connection: &str, call: &str) -> Option<String> {
     let digest = digest(connection, call);
     let mut out = [0; 32];
     let info: [&[u8]; 2] = [b"fingerprint\n", &digest];
-    // 32 bytes are never too many for it.
-    let done = key.root.expand(&info, aws_lc_rs::hkdf::HKDF_SHA256).and_then(|okm| okm.fill(&mut out));
-    if done.is_err() {
-        tracing::error!("the cryptographic library did not derive a fingerprint");
-    }
-    format!("{}.{}", key.id, crate::keys::hash_text(&out))
+    key.root.expand(&info, aws_lc_rs::hkdf::HKDF_SHA256).and_then(|okm| okm.fill(&mut out)).ok()?;
+    Some(format!("{}.{}", key.id, crate::keys::hash_text(&out)))
 }
