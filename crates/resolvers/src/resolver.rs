@@ -59,6 +59,11 @@ pub trait Resolver: Debug + Send + Sync + 'static {
     /// The present state, without asking the vault.
     fn report(&self) -> ResolverReport;
 
+    /// What the operator of a resolver that serves should know besides.
+    fn note(&self) -> Option<String> {
+        None
+    }
+
     /// Starts what can be started ahead (a JVM) and checks what can be checked; the result shows in [`Self::report`].
     fn warm_up(&self) -> BoxFuture<'_, ()>;
 

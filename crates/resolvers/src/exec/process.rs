@@ -3,21 +3,25 @@
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt as _, FdMapping};
+use midward_core::Failure;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::cgroup::{self, ControlGroups, Limits};
 use crate::frame::{Frame, FrameKind};
-use crate::jar::{FRAMES_OUT, Missing, Sandbox, spawn, watch_exit};
+use crate::jar::{FRAMES_OUT, Membership, Missing, Sandbox, spawn, watch_exit};
 
 /// Most bytes of an answer.
 pub(super) const MAX_ANSWER: usize = 64 * 1024;
@@ -31,6 +35,7 @@ pub(super) struct Program {
     pub(super) path: PathBuf,
     pub(super) args: Vec<String>,
     pub(super) environment: Vec<(OsString, OsString)>,
+    pub(super) groups: ControlGroups,
     pub(super) sandbox: Sandbox,
 }
 
@@ -53,6 +58,10 @@ pub(super) enum RunError {
     Isolation(Missing),
     TimedOut,
     TooMuch,
+    /// It has no control group and needs one.
+    Refused(Failure),
+    /// The kernel ended it, because its control group's memory was used up.
+    OverMemory(Limits),
 }
 
 impl From<io::Error> for RunError {
@@ -87,6 +96,9 @@ impl Program {
         read_rest(&stdout, &mut answer)?;
         complained |= matches!(rustix::io::read(&stderr, &mut [0; 1]), Ok(1));
         let status = group.child.wait().await?;
+        if let Some(control) = group.control.as_ref().filter(|control| !status.success() && control.is_over_memory()) {
+            return Err(RunError::OverMemory(control.limits));
+        }
         Ok(Output { answer, status, complained, lacking })
     }
 
@@ -103,7 +115,13 @@ impl Program {
             user.own(&child_out)?;
             user.own(&child_err)?;
         }
-        let sandbox = self.sandbox.to_args();
+        let groups = self.groups.clone();
+        let made = tokio::task::spawn_blocking(move || groups.make()).await.map_err(io::Error::other)?;
+        let control = Control(made.map_err(RunError::Refused)?);
+        let group = control
+            .as_ref()
+            .map(|group| Membership { folder: group.folder().to_owned(), required: self.groups.is_strict() });
+        let sandbox = Sandbox { group, ..self.sandbox.clone() }.to_args();
         let words = self.trampoline.iter().chain(&sandbox).map(OsString::as_os_str);
         let mut words = words.chain([self.path.as_os_str()]).chain(self.args.iter().map(OsStr::new));
         let mut command = std::process::Command::new(words.next().unwrap_or_else(|| self.path.as_os_str()));
@@ -117,7 +135,7 @@ impl Program {
         let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let pid = pid.ok_or(RunError::NotStarted(io::ErrorKind::NotFound))?;
         let ours = |end: io::PipeReader| pipe::Receiver::from_owned_fd(OwnedFd::from(end));
-        let group = Group { pid, child };
+        let group = Group { pid, child, control };
         Ok(Started { group, stdout: ours(stdout)?, stderr: ours(stderr)?, reports: ours(reports)? })
     }
 }
@@ -129,10 +147,32 @@ struct Started {
     reports: pipe::Receiver,
 }
 
-/// The program, and what it started and did not put into a session of its own.
+/// The program, and what it started: its process group, and its control group where it has one.
 struct Group {
     pid: Pid,
     child: Child,
+    control: Control,
+}
+
+/// Removing a control group blocks, and a run may be dropped by whoever waits for it.
+struct Control(Option<cgroup::Group>);
+
+impl Deref for Control {
+    type Target = Option<cgroup::Group>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let Some(group) = self.0.take() else { return };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(group))),
+            Err(_) => drop(group),
+        }
+    }
 }
 
 impl Group {
@@ -141,6 +181,9 @@ impl Group {
         if self.child.id().is_some() {
             // Gone already is fine.
             let _ = kill_process_group(self.pid, Signal::KILL);
+        }
+        if let Some(control) = &*self.control {
+            control.kill();
         }
     }
 }
