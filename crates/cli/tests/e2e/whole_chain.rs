@@ -90,6 +90,25 @@ async fn a_rotated_secret_heals_without_a_restart() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn a_secret_of_four_kilobytes_reaches_the_server_byte_for_byte() -> anyhow::Result<()> {
+    let unusual = "%+&;,\"'|:=\\/?#<>{}[]()!$`~^*@ \u{e9}\u{df}\u{20ac}\u{65e5}\u{1f512}%41+%2B&amp;";
+    // What is not a letter or digit takes nine or twelve times its size in the header of Basic, and Node.js takes 16 KiB.
+    let plain = "Abcdefghij0123456789".repeat(3);
+    for (method, part) in
+        [("client_secret_post", unusual.to_owned()), ("client_secret_basic", format!("{unusual}{}", plain.repeat(10)))]
+    {
+        let mut secret = part.repeat(4096 / part.len() + 1);
+        secret.push_str("\" '.");
+        assert!(secret.len() >= 4096);
+        let chain = Chain::start(Options { method, secret: secret.clone(), ..Options::default() }).await?;
+        chain.oidc.set_secret(crate::support::CLIENT_ID, &secret).await?;
+        assert_eq!(chain.call(&["crm", "GET", "/hello"]).await?["status"], 200, "{method}");
+        assert_eq!(chain.oidc.token_requests().await?, 1, "{method}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_mid_server_waits_for_its_administrator() -> anyhow::Result<()> {
     let mut chain = Chain::prepare(Options::default()).await?;
     chain.stack.apply().await?;

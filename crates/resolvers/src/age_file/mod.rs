@@ -101,14 +101,6 @@ impl Resolver for AgeFileResolver {
     fn report(&self) -> ResolverReport {
         ResolverReport::Ready
     }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
 }
 
 /// Blocks.

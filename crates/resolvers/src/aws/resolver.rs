@@ -100,14 +100,6 @@ impl Resolver for AwsResolver {
     fn report(&self) -> ResolverReport {
         ResolverReport::Ready
     }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
 }
 
 fn client(config: &AwsConfig, way: &WayOut, clock: &Arc<dyn Clock>) -> Result<Client, Failure> {

@@ -87,14 +87,6 @@ impl Resolver for AzureResolver {
     fn report(&self) -> ResolverReport {
         ResolverReport::Ready
     }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
 }
 
 fn client(config: &AzureConfig, context: &ResolverContext) -> Result<SecretClient, Failure> {

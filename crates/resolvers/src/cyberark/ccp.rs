@@ -181,14 +181,6 @@ impl Resolver for CcpResolver {
             Err(failure) => ResolverReport::Unusable(failure.to_string()),
         }
     }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
 }
 
 pub(super) fn not_understood(what: &str) -> Failure {

@@ -127,14 +127,6 @@ impl Resolver for CliResolver {
             self.config.own.path.display()
         ))
     }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
 }
 
 /// Names of properties stand in lists that commas separate.

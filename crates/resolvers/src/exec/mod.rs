@@ -188,11 +188,6 @@ impl Resolver for ExecResolver {
             });
         })
     }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        // Runs end with those who wait for them.
-        Box::pin(std::future::ready(()))
-    }
 }
 
 /// Blocks.

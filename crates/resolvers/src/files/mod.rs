@@ -134,14 +134,6 @@ impl Resolver for FilesResolver {
     fn report(&self) -> ResolverReport {
         ResolverReport::Ready
     }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
 }
 
 /// One name of a folder, which is not hidden.

@@ -144,14 +144,6 @@ impl Resolver for GoogleResolver {
     fn report(&self) -> ResolverReport {
         ResolverReport::Ready
     }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
 }
 
 /// "Creating a secret": 1 to 255 letters, digits, hyphens and underscores.

@@ -159,7 +159,7 @@ impl Host {
                 Ok(host(text(&frame, "generation").unwrap_or_default(), text(&frame, "version")))
             }
             Ok(frame) if frame.kind == FrameKind::Unusable => Err(StartError::Unusable {
-                code: text(&frame, "code").unwrap_or_else(|| "load_failed".to_owned()),
+                code: text(&frame, "code").unwrap_or_else(|| "jar_unloadable".to_owned()),
                 what: text(&frame, "what"),
             }),
             Ok(_) => Err(StartError::Ended(End::Broken)),
