@@ -115,6 +115,31 @@ async fn an_ended_process_is_reported_at_once_and_started_again() {
 }
 
 #[tokio::test]
+async fn a_process_that_keeps_ending_is_started_ever_more_rarely() {
+    let bench = Bench::new();
+    let jar = bench.jars.tests();
+    let class = "class = 'jars.Zoo$ExitsWhenLoaded'\ntimeout_ms = 1500";
+    let resolver = bench.resolver(&format!("kind = 'jar'\njar = '{}'\n{class}", jar.display()));
+    let mut crashes = 0;
+    let failure = loop {
+        let failure = failed(&*resolver, "x").await;
+        match failure.code.as_str() {
+            "resolver_crashed" => crashes += 1,
+            // Whoever waited for the pause, and then for the start.
+            "resolver_busy" => {}
+            _ => break failure,
+        }
+        assert!(crashes < 30, "started again and again");
+    };
+    assert_eq!(failure.code, "resolver_restarting", "{failure}");
+    assert!(crashes >= 2, "the first pauses are short: {crashes}");
+    // The pause is longer than the caller waits, who hears so at once.
+    let wait = failure.detail.split(' ').rev().nth(1).and_then(|millis| millis.parse::<u64>().ok());
+    assert!(wait.is_some_and(|millis| millis > 1000), "{failure}");
+    assert_eq!(resolver.report(), ResolverReport::Degraded(failure.detail));
+}
+
+#[tokio::test]
 async fn an_endless_loop_ends_at_its_deadline_and_harms_no_neighbour() {
     let bench = Bench::new();
     let (hung, other) = (bench.class("Moody", ""), bench.class("Moody", ""));
