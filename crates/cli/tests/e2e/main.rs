@@ -15,5 +15,6 @@ mod replicas;
 mod resolvers;
 mod revocation;
 mod support;
+mod surroundings;
 mod vaults;
 mod whole_chain;
