@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use tokio::runtime::Handle;
 
 use super::Base;
 
@@ -77,6 +78,34 @@ impl Drop for Group {
     fn drop(&mut self) {
         if let Err(error) = remove(&self.folder) {
             tracing::warn!(%error, "a resolver's control group could not be removed");
+        }
+    }
+}
+
+/// A group, if there is one, that may be dropped anywhere: what blocks is done where nobody else waits.
+#[derive(Debug)]
+pub(crate) struct HeldGroup(Option<Group>);
+
+impl HeldGroup {
+    pub(crate) const fn new(group: Option<Group>) -> Self {
+        Self(group)
+    }
+
+    pub(crate) const fn group(&self) -> Option<&Group> {
+        self.0.as_ref()
+    }
+
+    pub(crate) fn into_group(mut self) -> Option<Group> {
+        self.0.take()
+    }
+}
+
+impl Drop for HeldGroup {
+    fn drop(&mut self) {
+        let Some(group) = self.0.take() else { return };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(group))),
+            Err(_) => drop(group),
         }
     }
 }

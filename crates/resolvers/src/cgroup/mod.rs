@@ -8,6 +8,6 @@ mod owner;
 mod settings;
 
 pub use base::{Base, Lack, open};
-pub(crate) use group::{Group, Limits, enter};
+pub(crate) use group::{Group, HeldGroup, Limits, enter};
 pub use settings::CgroupMode;
 pub(crate) use settings::{ControlGroups, over_memory};

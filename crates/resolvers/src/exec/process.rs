@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
-use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -16,10 +15,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
-use tokio::runtime::Handle;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::cgroup::{self, ControlGroups, Limits};
+use crate::cgroup::{ControlGroups, HeldGroup, Limits};
 use crate::frame::{Frame, FrameKind};
 use crate::jar::{FRAMES_OUT, Membership, Missing, Sandbox, spawn, watch_exit};
 
@@ -71,7 +69,8 @@ impl From<io::Error> for RunError {
 }
 
 impl Program {
-    /// Runs it once. Whatever happens, and when the caller leaves too: its process group is ended.
+    /// Runs it once. Whatever happens, and when the caller leaves too: it is ended with its process group and its control
+    /// group.
     pub(super) async fn run(&self, question: &[u8], limit: Duration) -> Result<Output, RunError> {
         tokio::time::timeout(limit, self.converse(question)).await.map_err(|_| RunError::TimedOut)?
     }
@@ -96,7 +95,7 @@ impl Program {
         read_rest(&stdout, &mut answer)?;
         complained |= matches!(rustix::io::read(&stderr, &mut [0; 1]), Ok(1));
         let status = group.child.wait().await?;
-        if let Some(control) = group.control.as_ref().filter(|control| !status.success() && control.is_over_memory()) {
+        if let Some(control) = group.control.group().filter(|control| !status.success() && control.is_over_memory()) {
             return Err(RunError::OverMemory(control.limits));
         }
         Ok(Output { answer, status, complained, lacking })
@@ -117,9 +116,9 @@ impl Program {
         }
         let groups = self.groups.clone();
         let made = tokio::task::spawn_blocking(move || groups.make()).await.map_err(io::Error::other)?;
-        let control = Control(made.map_err(RunError::Refused)?);
+        let control = HeldGroup::new(made.map_err(RunError::Refused)?);
         let group = control
-            .as_ref()
+            .group()
             .map(|group| Membership { folder: group.folder().to_owned(), required: self.groups.is_strict() });
         let sandbox = Sandbox { group, ..self.sandbox.clone() }.to_args();
         let words = self.trampoline.iter().chain(&sandbox).map(OsString::as_os_str);
@@ -151,28 +150,7 @@ struct Started {
 struct Group {
     pid: Pid,
     child: Child,
-    control: Control,
-}
-
-/// Removing a control group blocks, and a run may be dropped by whoever waits for it.
-struct Control(Option<cgroup::Group>);
-
-impl Deref for Control {
-    type Target = Option<cgroup::Group>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
-
-impl Drop for Control {
-    fn drop(&mut self) {
-        let Some(group) = self.0.take() else { return };
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(group))),
-            Err(_) => drop(group),
-        }
-    }
+    control: HeldGroup,
 }
 
 impl Group {
@@ -182,7 +160,7 @@ impl Group {
             // Gone already is fine.
             let _ = kill_process_group(self.pid, Signal::KILL);
         }
-        if let Some(control) = &*self.control {
+        if let Some(control) = self.control.group() {
             control.kill();
         }
     }

@@ -16,7 +16,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::launch::{Launch, Launched};
 use super::sandbox::Missing;
-use crate::cgroup::{Group, Limits};
+use crate::cgroup::{Group, HeldGroup, Limits};
 use crate::frame::{Frame, FrameError, FrameKind};
 
 /// How long frames that a dead host left in the pipe are read.
@@ -106,11 +106,12 @@ impl Host {
     async fn handshake(launch: &Launch, folder: std::path::PathBuf, configuration: &Frame) -> Result<Self, StartError> {
         let groups = launch.groups.clone();
         let made = tokio::task::spawn_blocking(move || groups.make()).await;
-        let group = made.map_err(|error| StartError::Io(io::Error::other(error)))?.map_err(StartError::Refused)?;
-        let started = launch.start(folder, group.as_ref()).await;
+        let made = made.map_err(|error| StartError::Io(io::Error::other(error)))?;
+        let group = HeldGroup::new(made.map_err(StartError::Refused)?);
+        let started = launch.start(folder, group.group()).await;
         let Launched { mut child, to_host: mut pipe_in, from_host, scratch, forwards } =
             started.map_err(StartError::Io)?;
-        let group = group.map(Arc::new);
+        let group = group.into_group().map(Arc::new);
         let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let pid = pid.ok_or_else(|| StartError::Io(io::Error::other("the process has no id")))?;
         drain(child.stdout.take(), "stdout");
