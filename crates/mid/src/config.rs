@@ -266,7 +266,7 @@ fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
     let process = match resolver {
         ResolverConfig::Jar(jar) => &mut jar.process,
         ResolverConfig::CyberArkSdk(sdk) => &mut sdk.process,
-        ResolverConfig::CyberArkCli(cli) => return below(base_dir, [&mut cli.path]),
+        ResolverConfig::CyberArkCli(cli) => return below(base_dir, [&mut cli.own.path]),
         ResolverConfig::CyberArkCcp(ccp) => return below(base_dir, ccp.files_mut()),
         ResolverConfig::AwsSecretsManager(aws) => return below(base_dir, aws.credentials.files_mut()),
         ResolverConfig::AzureKeyVault(azure) => return below(base_dir, azure.credentials.files_mut()),

@@ -131,7 +131,7 @@ impl std::fmt::Debug for Heart {
 
 fn status(name: &str, resolver: &dyn Resolver) -> ResolverStatus {
     let (health, reason) = match resolver.report() {
-        ResolverReport::Ready => (ResolverHealth::Ready, None),
+        ResolverReport::Ready => (ResolverHealth::Ready, resolver.note()),
         ResolverReport::Degraded(why) => (ResolverHealth::Degraded, Some(why)),
         ResolverReport::Unusable(why) => (ResolverHealth::Unusable, Some(why)),
     };

@@ -56,11 +56,15 @@ async fn each_hop_names_itself_and_leaves_the_rest_serving() -> anyhow::Result<(
     .await?;
 
     for broken in BROKEN {
+        let asked = chain.oidc.token_requests().await?;
         let (exit, line) = chain.failing_call(&[broken.alias, "GET", "/hello"]).await?;
         for part in broken.says {
             assert!(line.contains(part), "{}: {part:?} is missing in: {line}", broken.alias);
         }
         assert_eq!(exit, broken.exit, "{}: {line}", broken.alias);
+        if broken.exit == 5 {
+            assert_eq!(chain.oidc.token_requests().await?, asked, "{}: no secret, and nothing is sent", broken.alias);
+        }
         let good = chain.call(&["crm", "GET", "/hello"]).await?;
         assert_eq!(good["status"], 200, "after {}: {good}", broken.alias);
     }
