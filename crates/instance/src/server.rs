@@ -191,7 +191,8 @@ pub async fn run(
     ));
     tracker.spawn(sweep(queue.clone(), shutdown.clone()));
     let keep = Duration::from_hours(config.retention.finished_hours.into());
-    tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), shutdown.clone()));
+    let (failed, mut failure) = oneshot::channel();
+    tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), shutdown.clone(), failed));
     tracker.spawn(crate::retention::run(Arc::clone(&app), keep, shutdown.clone()));
     tracker.spawn(crate::audit::run(
         Arc::clone(&app),
@@ -217,7 +218,7 @@ pub async fn run(
     if let Err(error) = std::fs::remove_file(&listen_file) {
         tracing::warn!(%error, "listen.json stays behind");
     }
-    Ok(())
+    failure.try_recv().map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn make_folder(folder: &std::path::Path) -> Result<(), InstanceError> {

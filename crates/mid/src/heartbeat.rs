@@ -31,6 +31,8 @@ pub(crate) struct Heart {
     capacity: Capacity,
     resolvers: Resolvers,
     draining: AtomicBool,
+    /// The instance said that another program runs with this MID's key.
+    cloned: AtomicBool,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -44,7 +46,8 @@ impl Heart {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Self {
-        Self { link, incarnation, capacity, resolvers, draining: AtomicBool::new(false), clock, random }
+        let (draining, cloned) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { link, incarnation, capacity, resolvers, draining, cloned, clock, random }
     }
 
     /// Sends one now and tells when the next one is due.
@@ -119,6 +122,12 @@ impl Heart {
         };
         let reply: HeartbeatReply = self.link.post(paths::HEARTBEAT, &message, DEADLINE).await?;
         self.link.told(reply.state).await;
+        if reply.cloned && !self.cloned.swap(true, Ordering::Relaxed) {
+            let action = LinkError::Cloned.action();
+            tracing::warn!(action, "another program, which started before, runs with this MID Server's key");
+        } else if !reply.cloned {
+            self.cloned.store(false, Ordering::Relaxed);
+        }
         Ok(Duration::from_millis(reply.next_ms).clamp(FASTEST, SLOWEST))
     }
 }

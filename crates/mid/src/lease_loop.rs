@@ -83,7 +83,7 @@ impl LeaseLoop {
                     let too_soon = is_empty && self.clock.boot().saturating_since(asked_at) < SHORTEST_EMPTY_POLL;
                     too_soon.then_some(SHORTEST_EMPTY_POLL)
                 }
-                Err(LinkError::State(_)) => {
+                Err(LinkError::State(_) | LinkError::Cloned) => {
                     announced = false;
                     Some(unwanted.next_wait(self.random.as_ref()))
                 }

@@ -47,8 +47,12 @@ impl Mirror {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
-            if !matches!(*self.link.state().borrow(), LinkState::Known(MidState::Validated | MidState::Paused)) {
-                continue;
+            // A MID that has just started waits for its link, not for the next turn.
+            let mut state = self.link.state();
+            let works = |state: &LinkState| matches!(state, LinkState::Known(MidState::Validated | MidState::Paused));
+            tokio::select! {
+                known = state.wait_for(works) => if known.is_err() { return },
+                () = stop.cancelled() => return,
             }
             match self.look().await {
                 Ok(()) => {}

@@ -11,6 +11,7 @@ mod kill;
 mod leak;
 mod leak_material;
 mod mutual_tls;
+mod programs;
 mod replicas;
 mod resolvers;
 mod revocation;

@@ -2,7 +2,7 @@
 //! rest, while instances, MID Server and PostgreSQL are killed at random: nothing that was accepted is lost, nothing
 //! ends twice, and nothing that may not be repeated is executed twice.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use midward_core::{Random as _, SeededRandom};
+use midward_core::{BootTime, Clock as _, Random as _, SeededRandom, SystemClock};
 use midward_demo::process::{Daemon, wait_for};
 use midward_demo::stack::{Issuer, Setup, Stack};
 use midward_fakes::HttpFault;
@@ -30,6 +30,15 @@ const KILLS: usize = 40;
 const CALLERS: usize = 8;
 /// Requests that have to end after each kill, before the next one.
 const PROGRESS: usize = 5;
+/// Each how many kills it is measured how soon the rate is back: that takes its time, and is a figure, not a fault.
+const MEASURED: usize = 20;
+/// As that, in `make soak`, where `MIDWARD_RECOVERY_MS` says how long it may take.
+const MEASURED_IN_SOAK: usize = 10;
+/// The part of the rate before that counts as recovery, and the time in which it has to be seen.
+const RECOVERED: f64 = 0.95;
+const SEEN_IN: Duration = Duration::from_millis(500);
+/// How long the rate before a kill is looked at.
+const CALM: Duration = Duration::from_secs(1);
 /// How long that may take.
 const RECOVERY: Duration = Duration::from_secs(30);
 /// Before a caller whose connection broke tries again.
@@ -47,11 +56,17 @@ async fn replicas_that_are_killed_at_random_lose_nothing_and_do_nothing_twice() 
         callers.spawn(Arc::clone(&load).run(caller));
     }
     load.progress(PROGRESS, &mut callers).await?;
+    let limit = number("MIDWARD_RECOVERY_MS")?.map(Duration::from_millis);
+    let every = if limit.is_some() { MEASURED_IN_SOAK } else { MEASURED };
+    let mut recoveries = Vec::new();
     for number in 0..kills {
         let mut draw = [0; 1];
         random.fill(&mut draw);
         let victim = draw[0] % 10;
         let context = || format!("kill {number} of seed {seed}: {victim}");
+        let measured = number % every == every - 1;
+        let calm = if measured { load.rate().await } else { 0.0 };
+        let since = SystemClock.boot();
         match victim {
             0..=2 => pair.kill_instance(0).await,
             3..=5 => pair.kill_instance(1).await,
@@ -60,7 +75,17 @@ async fn replicas_that_are_killed_at_random_lose_nothing_and_do_nothing_twice() 
         }
         .with_context(context)?;
         load.progress(PROGRESS, &mut callers).await.with_context(context)?;
+        if measured {
+            let recovery = Recovery { victim, calm, after: load.recovery(calm, since).await };
+            ensure!(
+                limit.is_none_or(|limit| recovery.after.is_some_and(|after| after <= limit)),
+                "{}: {recovery:?}",
+                context()
+            );
+            recoveries.push(recovery);
+        }
     }
+    report(&mut recoveries);
     load.stop.store(true, Ordering::SeqCst);
     let mut ended = HashMap::new();
     while let Some(done) = callers.join_next().await {
@@ -73,6 +98,33 @@ async fn replicas_that_are_killed_at_random_lose_nothing_and_do_nothing_twice() 
 
 fn number(variable: &str) -> anyhow::Result<Option<u64>> {
     std::env::var(variable).ok().map(|text| text.parse().context("a number")).transpose()
+}
+
+/// How soon the rate was back.
+#[derive(Debug)]
+struct Recovery {
+    victim: u8,
+    /// Outcomes a second before.
+    calm: f64,
+    /// From the kill until the end of the first half second, after the restart, that was as good; none within the time
+    /// that was waited.
+    after: Option<Duration>,
+}
+
+#[expect(clippy::print_stderr, reason = "figures are for who runs it")]
+fn report(recoveries: &mut [Recovery]) {
+    recoveries.sort_by(|a, b| a.after.unwrap_or(Duration::MAX).cmp(&b.after.unwrap_or(Duration::MAX)));
+    for (what, victims) in [("an instance", 0..=5), ("the MID Server", 6..=7), ("PostgreSQL", 8..=9)] {
+        let of: Vec<_> = recoveries.iter().filter(|recovery| victims.contains(&recovery.victim)).collect();
+        let (Some(middle), Some(worst)) = (of.get(of.len() / 2), of.last()) else { continue };
+        eprintln!(
+            "recovery from the death of {what}, {} times: median {:?}, worst {:?}; {:.0} requests a second before",
+            of.len(),
+            middle.after,
+            worst.after,
+            middle.calm
+        );
+    }
 }
 
 struct Pair {
@@ -195,6 +247,34 @@ impl Load {
         }
     }
 
+    /// Outcomes a second, now.
+    async fn rate(&self) -> f64 {
+        let (before, since) = (self.ended.load(Ordering::SeqCst), SystemClock.boot());
+        tokio::time::sleep(CALM).await;
+        per_second(self.ended.load(Ordering::SeqCst) - before, SystemClock.boot().saturating_since(since))
+    }
+
+    /// How long after `since` the rate is what it was.
+    async fn recovery(&self, calm: f64, since: BootTime) -> Option<Duration> {
+        let mut seen = VecDeque::new();
+        loop {
+            let (now, ended) = (SystemClock.boot(), self.ended.load(Ordering::SeqCst));
+            seen.push_back((now, ended));
+            while seen.get(1).is_some_and(|(at, _)| now.saturating_since(*at) >= SEEN_IN) {
+                seen.pop_front();
+            }
+            let (first, before) = *seen.front()?;
+            let took = now.saturating_since(first);
+            if took >= SEEN_IN && per_second(ended - before, took) >= calm * RECOVERED {
+                return Some(now.saturating_since(since));
+            }
+            if now.saturating_since(since) > RECOVERY {
+                return None;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
     /// One caller: what it submitted, and how each ended.
     async fn run(self: Arc<Self>, caller: usize) -> anyhow::Result<Vec<(String, Value)>> {
         let mut ended = Vec::new();
@@ -255,6 +335,11 @@ impl Load {
         let answer = tokio::time::timeout(RECOVERY, midward_fakes::client::send(request, None)).await.ok()?.ok()?;
         Some((answer.status().as_u16(), serde_json::from_slice(answer.body()).unwrap_or_default()))
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "thousands")]
+fn per_second(count: usize, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64()
 }
 
 async fn check(pair: &Pair, load: &Load, ended: &HashMap<String, Value>) -> anyhow::Result<()> {

@@ -87,7 +87,7 @@ async fn fetch(client: &Client) -> Result<Vec<AuditLine>, CliError> {
                 Failure::permanent(Hop::Instance, "not_midward", detail, "Use the instance's own version of `midward`.")
             })?);
             let Some(next) = page.get("next").and_then(Value::as_str) else { break };
-            page = client.api(Method::GET, &format!("{path}?after={next}"), None).await?;
+            page = client.api(Method::GET, &format!("{path}?limit=500&after={next}"), None).await?;
         }
     }
     Ok(lines)
@@ -131,7 +131,14 @@ fn kept(file: &Path) -> Result<Vec<AuditCheckpoint>, CliError> {
     }
     let text = content(file)?;
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    Ok(lines.filter(|line| line.kind == "instance_checkpoint").filter_map(|line| line.checkpoint).collect())
+    let lines = lines.filter(|line| line.kind == "instance_checkpoint");
+    let kept: Vec<AuditCheckpoint> = lines.filter_map(|line| line.checkpoint).collect();
+    if kept.is_empty() {
+        // Nothing would be compared, and that would look like a check.
+        let detail = format!("{} holds no checkpoint of an instance", file.display());
+        return Err(CliError::usage(detail, "Give audit.jsonl of a MID Server's state folder."));
+    }
+    Ok(kept)
 }
 
 fn content(file: &Path) -> Result<String, CliError> {
