@@ -18,12 +18,13 @@ pub enum Lose {
     Answer,
 }
 
-/// One order; it is carried out once.
+/// One order.
 #[derive(Clone, Debug)]
 struct Order {
     marker: Vec<u8>,
     trigger: Vec<u8>,
     lose: Lose,
+    times: usize,
 }
 
 #[derive(Default)]
@@ -76,11 +77,16 @@ impl Cutter {
     /// Cuts the next connection whose client sends `marker` and then, in the same message or later, `trigger`: as SQL
     /// does, in a transaction and its `COMMIT`.
     pub fn cut(&self, marker: &str, trigger: &str, lose: Lose) {
-        let order = Order { marker: marker.as_bytes().to_vec(), trigger: trigger.as_bytes().to_vec(), lose };
-        lock(&self.orders).open = Some(order);
+        self.cut_often(marker, trigger, lose, 1);
     }
 
-    /// How many orders were carried out.
+    /// As [`Self::cut`], for so many connections.
+    pub fn cut_often(&self, marker: &str, trigger: &str, lose: Lose, times: usize) {
+        let (marker, trigger) = (marker.as_bytes().to_vec(), trigger.as_bytes().to_vec());
+        lock(&self.orders).open = Some(Order { marker, trigger, lose, times }).filter(|order| order.times > 0);
+    }
+
+    /// How many connections were cut.
     pub fn cuts(&self) -> usize {
         lock(&self.orders).carried_out
     }
@@ -129,7 +135,7 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, orders: &Mutex<Orde
 /// Looks at what was sent; forgets what no longer matters.
 fn step(sent: &mut Vec<u8>, marked: &mut bool, orders: &Mutex<Orders>) -> Option<Lose> {
     let mut orders = lock(orders);
-    let Some(order) = &orders.open else {
+    let Some(order) = &mut orders.open else {
         sent.clear();
         *marked = false;
         return None;
@@ -141,7 +147,10 @@ fn step(sent: &mut Vec<u8>, marked: &mut bool, orders: &Mutex<Orders>) -> Option
     let longest = order.marker.len().max(order.trigger.len());
     if *marked && find(sent, &order.trigger).is_some() {
         let lose = order.lose;
-        orders.open = None;
+        order.times -= 1;
+        if order.times == 0 {
+            orders.open = None;
+        }
         orders.carried_out += 1;
         return Some(lose);
     }

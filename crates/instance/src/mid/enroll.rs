@@ -14,6 +14,7 @@ use crate::app::Shared;
 use crate::check;
 use crate::keys::{hash, hash_text};
 use crate::problem::Problem;
+use crate::queue::Job;
 use crate::store::mids::{self, MidRow};
 
 pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Json<EnrollReply>, Problem> {
@@ -57,8 +58,11 @@ pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Jso
         pending.settle();
         tracing::info!(mid = row.name, "a MID has a new key");
         let reply = reply(&row);
+        let mid_id = row.id.clone();
         app.fleet.add(row, app.clock.boot(), app.store_now().await?);
         app.mid_tokens.forget();
+        // Also a poll that waits since before.
+        app.queue.send(Job::EndIncarnations { mid_id, current: String::new() }).await?;
         return Ok(Json(reply));
     }
     let row = MidRow {

@@ -191,13 +191,14 @@ pub(crate) async fn enrolled_before(
     query.fetch_optional(&mut **tx).await?.as_ref().map(mid).transpose()
 }
 
-/// Gives a MID another key; what was signed or issued for the old one is good no more.
+/// Gives a MID another key; what was signed or issued for the old one is good no more, and who runs with it has no word.
 pub(crate) async fn set_key(
     tx: &mut sqlx::Transaction<'static, Any>,
     id: &str,
     public_key: &str,
 ) -> Result<(), StoreError> {
-    let sql = "UPDATE mids SET public_key = $1, version = version + 1 WHERE id = $2";
+    let sql = "UPDATE mids SET public_key = $1, superseded = substr(',' || incarnation || superseded, 1, 600), \
+               incarnation = '', fenced = 0, version = version + 1 WHERE id = $2";
     sqlx::query(sql).bind(public_key).bind(id).execute(&mut **tx).await?;
     delete_tokens(&mut **tx, id).await
 }

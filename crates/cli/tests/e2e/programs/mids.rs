@@ -87,12 +87,13 @@ async fn a_mid_gets_a_new_key_and_an_enrollment_whose_answer_got_lost_is_done_ag
         anyhow::Ok((output.status.success(), String::from_utf8(output.stderr)?))
     };
     for lose in [Lose::Request, Lose::Answer] {
-        cutter.cut("POST /mid/v1/enroll", "POST /mid/v1/enroll", lose);
+        // It is tried again once by itself, which heals one lost message.
+        cutter.cut_often("POST /mid/v1/enroll", "POST /mid/v1/enroll", lose, 2);
         let (is_done, said) = enroll(&[], &token).await?;
-        ensure!(!is_done && said.contains("instance_unreachable"), "{said}");
+        ensure!(!is_done && said.contains("instance_unreachable"), "{lose:?}, {} cut: {said}", cutter.cuts());
         ensure!(said.contains("again with the same token"), "{said}");
     }
-    ensure!(cutter.cuts() == 2, "both were cut");
+    ensure!(cutter.cuts() == 4, "all were cut");
     let (is_done, said) = enroll(&[], &token).await?;
     ensure!(is_done, "{said}");
     let left = || -> anyhow::Result<Vec<_>> {
@@ -122,9 +123,8 @@ async fn a_mid_gets_a_new_key_and_an_enrollment_whose_answer_got_lost_is_done_ag
         anyhow::Ok((output.status.success(), String::from_utf8(output.stderr)?))
     };
     cutter.cut("POST /mid/v1/enroll", "POST /mid/v1/enroll", Lose::Answer);
-    ensure!(!enroll(&rekey).await?.0, "the answer is lost");
     let (is_done, said) = enroll(&rekey).await?;
-    ensure!(is_done, "{said}");
+    ensure!(is_done && cutter.cuts() == 5, "the lost answer is given again: {said}");
     // The key before is good for nothing now, so the MID that runs with it gets no work; a restart heals it.
     refused(stack, &["call", "crm", "GET", "/hello", "--wait-ms", "20000"], 4, "no_mid").await?;
     chain.stack.mid.take().context("a MID Server")?.kill().await?;
@@ -161,7 +161,9 @@ async fn a_mid_that_was_cloned_by_its_state_folder_is_named_and_the_work_goes_on
         .await
     };
     cloned(true).await?;
-    refused(stack, &["doctor"], 4, "mid_cloned").await?;
+    let output = stack.midward(&["doctor"]).await?;
+    let said = String::from_utf8(output.stderr)?;
+    ensure!(output.status.code() == Some(4) && said.contains("(mid_cloned)"), "{said}");
     // The newer one has the word, the older one says why it has not, and callers notice nothing.
     for _ in 0..20 {
         let output = stack.midward(&["call", "crm", "POST", "/counter"]).await?;

@@ -31,8 +31,10 @@ async fn a_dead_letter_is_driven_again() -> anyhow::Result<()> {
     let dead = asked(stack, &["get", "dead-letters"]).await?;
     ensure!(dead[0]["id"] == json!(id) && dead[0]["attempts"] == 2, "{dead}");
     ensure!(asked(stack, &["get", "dead-letters", &id]).await?["dead"] == true, "by its name");
-    let caller = key_file(stack, "caller").await?;
-    refused(stack, &["redrive", &id, "--key-file", &caller], 9, "not_allowed").await?;
+    let (caller, auditor) = (key_file(stack, "caller").await?, key_file(stack, "auditor").await?);
+    refused(stack, &["redrive", &id, "--key-file", &auditor], 9, "not_allowed").await?;
+    // What is not one's own is not there.
+    refused(stack, &["redrive", &id, "--key-file", &caller], 2, "unknown_request").await?;
     stack.api.clear_faults();
     ensure!(stack.midward_ok(&["redrive", &id]).await? == format!("request {id} is queued again\n"), "it says so");
     wait_for("its answer", PATIENCE, async || {
@@ -113,7 +115,7 @@ async fn each_exit_code_means_what_the_manual_says() -> anyhow::Result<()> {
         refused(stack, args, 2, "usage").await?;
     }
     refused(stack, &["get", "connections", "nobody"], 2, "unknown_connection").await?;
-    refused(stack, &["call", "nobody/../crm", "GET", "/hello"], 2, "unknown_connection").await?;
+    refused(stack, &["call", "nobody/../crm", "GET", "/hello"], 2, "path_refused").await?;
     refused(stack, &["call", "forbidden", "GET", "/hello"], 3, "policy_api_origin").await?;
     refused(stack, &["get", "connections", "--url", "http://127.0.0.1:1"], 8, "instance_unreachable").await?;
     refused(stack, &["get", "connections", "--key-file", &caller], 9, "not_allowed").await?;
