@@ -11,7 +11,7 @@ use crate::config::LimitsConfig;
 use crate::fleet::{Fleet, MidView};
 use crate::keys::SigningKey;
 use crate::metrics::Counters;
-use crate::queue::{Queue, Waiters};
+use crate::queue::{Broken, Queue, Waiters};
 use crate::rates::Rates;
 use crate::routes::Routes;
 use crate::store::{Store, StoreError, mids};
@@ -25,6 +25,7 @@ pub(crate) struct App {
     pub(crate) routes: Routes,
     pub(crate) queue: Queue,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) broken: Arc<Broken>,
     pub(crate) audit: Audit,
     pub(crate) clients: Clients,
     pub(crate) counters: Arc<Counters>,

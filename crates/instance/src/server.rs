@@ -24,7 +24,7 @@ use crate::client::{ApiClient, ClientKind, Role};
 use crate::config::{InstanceConfig, TlsConfig, TlsMode};
 use crate::fleet::Fleet;
 use crate::keys::{self, KeyError, SigningKey};
-use crate::queue::{Job, Parts, Queue, Waiters};
+use crate::queue::{Broken, Job, Parts, Queue, Waiters};
 use crate::rates::Rates;
 use crate::routes::Routes;
 use crate::store::{Store, StoreError, api_clients, instance_keys, mids, replicas, settings};
@@ -71,6 +71,11 @@ pub enum InstanceError {
     OtherKey(PathBuf),
     #[error("{0}")]
     Store(String),
+    #[error(
+        "the disk under {folder} failed ({reason}); what was acknowledged until then is kept, and nothing after it was \
+         acknowledged: free or mend the disk, then start again"
+    )]
+    Disk { folder: PathBuf, reason: String },
 }
 
 impl From<StoreError> for InstanceError {
@@ -97,6 +102,7 @@ pub async fn run(
     shutdown: CancellationToken,
     started: oneshot::Sender<Started>,
 ) -> Result<(), InstanceError> {
+    let shutdown = shutdown.child_token();
     let folder = config.store.path.clone();
     make_folder(&folder)?;
     make_folder(config.store.keys())?;
@@ -124,6 +130,7 @@ pub async fn run(
     let waiting_key = first_admin(&store, &first_admin_file, &*clock, &*random).await?;
     let fleet = Arc::new(load_fleet(&store, &*clock).await?);
     let waiters = Arc::new(Waiters::default());
+    let broken = Arc::new(Broken::default());
     let (audit, journal) = Audit::begin(&store, &signing_key, &*clock, &*random).await?;
     let counters = journal.counters();
     let (queue, writer) = Queue::start(Parts {
@@ -133,6 +140,7 @@ pub async fn run(
         clock: Arc::clone(&clock),
         random: Arc::clone(&random),
         journal,
+        broken: Arc::clone(&broken),
         replica: new_id(clock.wall(), &*random),
     });
     let app = Arc::new(App {
@@ -142,7 +150,8 @@ pub async fn run(
         fleet,
         routes: Routes::default(),
         queue: queue.clone(),
-        waiters,
+        waiters: Arc::clone(&waiters),
+        broken: Arc::clone(&broken),
         audit,
         clients: Clients::default(),
         counters,
@@ -204,8 +213,13 @@ pub async fn run(
     // The one who started it may not want to know.
     let _ = started.send(notice);
 
-    shutdown.cancelled().await;
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        // Whose call runs still gets its answer.
+        () = broken.said() => drop(tokio::time::timeout(DRAIN, waiters.none()).await),
+    }
     tracing::info!("stopping: running requests may end");
+    shutdown.cancel();
     tracker.close();
     if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
         tracing::warn!("some connections did not end in time");
@@ -218,7 +232,10 @@ pub async fn run(
     if let Err(error) = std::fs::remove_file(&listen_file) {
         tracing::warn!(%error, "listen.json stays behind");
     }
-    failure.try_recv().map_or(Ok(()), |error| Err(error.into()))
+    match broken.error() {
+        Some(error) => Err(InstanceError::Disk { folder, reason: error.to_string() }),
+        None => failure.try_recv().map_or(Ok(()), |error| Err(error.into())),
+    }
 }
 
 fn make_folder(folder: &std::path::Path) -> Result<(), InstanceError> {

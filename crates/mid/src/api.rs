@@ -292,6 +292,11 @@ const fn advice(kind: SendErrorKind) -> (Hop, &'static str, &'static str) {
             "api_unreachable",
             "Check that the API is up, and that the MID Server's host can reach the host and port of the base URL.",
         ),
+        SendErrorKind::NoFiles => (
+            Hop::Mid,
+            "no_file_descriptors",
+            "Raise the MID Server's limit of open files (LimitNOFILE= of its unit), or lower max_concurrent.",
+        ),
         SendErrorKind::Tls(_) => (
             Hop::Api,
             "api_tls",

@@ -11,6 +11,7 @@ use midward_core::{Failure, Hop, Secret};
 use midward_wire::{EnrollReply, EnrollRequest, EnrollToken, VERSION, paths};
 
 use crate::http::InstanceHttp;
+use crate::link::check_version;
 use crate::state::{Enrollment, StateDir};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -72,6 +73,7 @@ pub async fn enroll(
     }
     let reply: EnrollReply = serde_json::from_slice(answer.body())
         .map_err(|_| refused("the answer is not an instance's: something else may have answered".to_owned()))?;
+    check_version(reply.version).map_err(|error| refused(error.to_string()))?;
     let enrollment = Enrollment {
         instance_url: origin.to_owned(),
         instance_id: token.instance_id.clone(),

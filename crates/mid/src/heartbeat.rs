@@ -12,7 +12,7 @@ use midward_wire::{HeartbeatReply, MidState, ResolverHealth, ResolverStatus, VER
 use tokio_util::sync::CancellationToken;
 
 use crate::capacity::Capacity;
-use crate::link::{Link, LinkError, LinkState};
+use crate::link::{Link, LinkError, LinkState, check_version};
 
 /// How often the resolvers' reports are compared.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -121,6 +121,7 @@ impl Heart {
             resolvers,
         };
         let reply: HeartbeatReply = self.link.post(paths::HEARTBEAT, &message, DEADLINE).await?;
+        check_version(reply.version)?;
         self.link.told(reply.state).await;
         if reply.cloned && !self.cloned.swap(true, Ordering::Relaxed) {
             let action = LinkError::Cloned.action();

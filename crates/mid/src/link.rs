@@ -376,13 +376,19 @@ pub(crate) fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T, LinkError> 
         version: u32,
     }
     serde_json::from_slice(answer).map_err(|error| match serde_json::from_slice::<Versioned>(answer) {
-        Ok(other) if other.version != midward_wire::VERSION => LinkError::NotUnderstood(format!(
-            "it speaks protocol version {}, this MID Server speaks {}",
-            other.version,
-            midward_wire::VERSION
-        )),
+        Ok(other) if other.version != midward_wire::VERSION => other_version(other.version),
         _ => LinkError::NotUnderstood(format!("{:?} error in line {}", error.classify(), error.line())),
     })
+}
+
+/// A message of another version may look like one of ours, and mean something else.
+pub(crate) fn check_version(version: u32) -> Result<(), LinkError> {
+    if version == midward_wire::VERSION { Ok(()) } else { Err(other_version(version)) }
+}
+
+fn other_version(version: u32) -> LinkError {
+    let ours = midward_wire::VERSION;
+    LinkError::NotUnderstood(format!("it speaks protocol version {version}, this MID Server speaks {ours}"))
 }
 
 /// What an answer to an authenticated message means.

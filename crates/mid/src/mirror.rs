@@ -15,7 +15,7 @@ use midward_wire::{AuditCheckpoint, CheckpointsReply, MidState, checkpoint_signi
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Audit, AuditEntry};
-use crate::link::{Link, LinkError, LinkState};
+use crate::link::{Link, LinkError, LinkState, check_version};
 
 /// How often the instance is asked.
 pub(crate) const EVERY: Duration = Duration::from_mins(1);
@@ -67,6 +67,7 @@ impl Mirror {
         let answer = self.link.call(Method::GET, paths::CHECKPOINTS, Bytes::new(), DEADLINE, LARGEST).await?;
         let reply: CheckpointsReply =
             serde_json::from_slice(&answer).map_err(|error| LinkError::NotUnderstood(error.to_string()))?;
+        check_version(reply.version)?;
         for checkpoint in reply.checkpoints {
             self.keep(checkpoint);
         }

@@ -214,4 +214,21 @@ mod tests {
         let state = StateDir::open(folder.path()).expect("open");
         assert_eq!(state.enrollment().expect_err("damaged").code, "enrollment_invalid");
     }
+
+    #[test]
+    fn a_key_waits_for_its_own_enrollment() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = StateDir::open(folder.path()).expect("open");
+        assert!(state.staged_key("one").expect("none").is_none());
+        state.stage_key("one", &Secret::from("key")).expect("kept");
+        assert_eq!(state.staged_key("one").expect("read").map(|key| key.expose().to_vec()), Some(b"key".to_vec()));
+        assert!(state.staged_key("two").expect("none").is_none(), "another token's key is another one");
+        let names: Vec<_> = fs::read_dir(folder.path()).expect("read").map(|entry| entry.expect("one")).collect();
+        assert!(names.len() == 1 && !names[0].file_name().to_string_lossy().contains("one"));
+        let mode = names[0].metadata().expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        state.unstage_key("one").expect("gone");
+        state.unstage_key("one").expect("nothing to do");
+        assert!(state.staged_key("one").expect("none").is_none());
+    }
 }

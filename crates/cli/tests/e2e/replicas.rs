@@ -2,7 +2,7 @@
 //! rest, while instances, MID Server and PostgreSQL are killed at random: nothing that was accepted is lost, nothing
 //! ends twice, and nothing that may not be repeated is executed twice.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use midward_fakes::target_api::{TargetApi, TargetApiConfig};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::recovery::{Curve, Recovery, SETTLED, per_second, report};
 use crate::support::{CLIENT_ID, CLIENT_SECRET, RESOURCE, programs};
 
 /// Kills, unless `MIDWARD_KILLS` says how many.
@@ -34,9 +35,8 @@ const PROGRESS: usize = 5;
 const MEASURED: usize = 20;
 /// As that, in `make soak`, where `MIDWARD_RECOVERY_MS` says how long it may take.
 const MEASURED_IN_SOAK: usize = 10;
-/// The part of the rate before that counts as recovery, and the time in which it has to be seen.
-const RECOVERED: f64 = 0.95;
-const SEEN_IN: Duration = Duration::from_millis(500);
+/// How often it is looked at after one.
+const SAMPLE: Duration = Duration::from_millis(50);
 /// How long the rate before a kill is looked at.
 const CALM: Duration = Duration::from_secs(1);
 /// How long that may take.
@@ -76,16 +76,15 @@ async fn replicas_that_are_killed_at_random_lose_nothing_and_do_nothing_twice() 
         .with_context(context)?;
         load.progress(PROGRESS, &mut callers).await.with_context(context)?;
         if measured {
-            let recovery = Recovery { victim, calm, after: load.recovery(calm, since).await };
-            ensure!(
-                limit.is_none_or(|limit| recovery.after.is_some_and(|after| after <= limit)),
-                "{}: {recovery:?}",
-                context()
-            );
+            let what =
+                ["an instance", "the MID Server", "PostgreSQL"][usize::from(victim > 5) + usize::from(victim > 7)];
+            let recovery = Recovery::of(what, calm, &load.recovery(calm, since, limit).await);
+            let is_soon = |limit| recovery.after.is_some_and(|after| after <= limit);
+            ensure!(limit.is_none_or(is_soon), "{}: {}", context(), recovery.told());
             recoveries.push(recovery);
         }
     }
-    report(&mut recoveries);
+    report(recoveries);
     load.stop.store(true, Ordering::SeqCst);
     let mut ended = HashMap::new();
     while let Some(done) = callers.join_next().await {
@@ -98,33 +97,6 @@ async fn replicas_that_are_killed_at_random_lose_nothing_and_do_nothing_twice() 
 
 fn number(variable: &str) -> anyhow::Result<Option<u64>> {
     std::env::var(variable).ok().map(|text| text.parse().context("a number")).transpose()
-}
-
-/// How soon the rate was back.
-#[derive(Debug)]
-struct Recovery {
-    victim: u8,
-    /// Outcomes a second before.
-    calm: f64,
-    /// From the kill until the end of the first half second, after the restart, that was as good; none within the time
-    /// that was waited.
-    after: Option<Duration>,
-}
-
-#[expect(clippy::print_stderr, reason = "figures are for who runs it")]
-fn report(recoveries: &mut [Recovery]) {
-    recoveries.sort_by(|a, b| a.after.unwrap_or(Duration::MAX).cmp(&b.after.unwrap_or(Duration::MAX)));
-    for (what, victims) in [("an instance", 0..=5), ("the MID Server", 6..=7), ("PostgreSQL", 8..=9)] {
-        let of: Vec<_> = recoveries.iter().filter(|recovery| victims.contains(&recovery.victim)).collect();
-        let (Some(middle), Some(worst)) = (of.get(of.len() / 2), of.last()) else { continue };
-        eprintln!(
-            "recovery from the death of {what}, {} times: median {:?}, worst {:?}; {:.0} requests a second before",
-            of.len(),
-            middle.after,
-            worst.after,
-            middle.calm
-        );
-    }
 }
 
 struct Pair {
@@ -254,24 +226,18 @@ impl Load {
         per_second(self.ended.load(Ordering::SeqCst) - before, SystemClock.boot().saturating_since(since))
     }
 
-    /// How long after `since` the rate is what it was.
-    async fn recovery(&self, calm: f64, since: BootTime) -> Option<Duration> {
-        let mut seen = VecDeque::new();
+    /// What ended since the kill, until the rate is what it was. When that takes longer than `limit`, for long enough to
+    /// tell what the rate is without a kill.
+    async fn recovery(&self, calm: f64, since: BootTime, limit: Option<Duration>) -> Curve {
+        let mut curve = Curve::default();
         loop {
-            let (now, ended) = (SystemClock.boot(), self.ended.load(Ordering::SeqCst));
-            seen.push_back((now, ended));
-            while seen.get(1).is_some_and(|(at, _)| now.saturating_since(*at) >= SEEN_IN) {
-                seen.pop_front();
+            let after = SystemClock.boot().saturating_since(since);
+            curve.add(after, self.ended.load(Ordering::SeqCst));
+            let is_over = curve.as_good_as(calm).is_some_and(|after| limit.is_none_or(|limit| after <= limit));
+            if is_over || after > SETTLED {
+                return curve;
             }
-            let (first, before) = *seen.front()?;
-            let took = now.saturating_since(first);
-            if took >= SEEN_IN && per_second(ended - before, took) >= calm * RECOVERED {
-                return Some(now.saturating_since(since));
-            }
-            if now.saturating_since(since) > RECOVERY {
-                return None;
-            }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(SAMPLE).await;
         }
     }
 
@@ -335,11 +301,6 @@ impl Load {
         let answer = tokio::time::timeout(RECOVERY, midward_fakes::client::send(request, None)).await.ok()?.ok()?;
         Some((answer.status().as_u16(), serde_json::from_slice(answer.body()).unwrap_or_default()))
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "thousands")]
-fn per_second(count: usize, time: Duration) -> f64 {
-    count as f64 / time.as_secs_f64()
 }
 
 async fn check(pair: &Pair, load: &Load, ended: &HashMap<String, Value>) -> anyhow::Result<()> {

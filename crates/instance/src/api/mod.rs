@@ -84,7 +84,7 @@ pub(crate) fn router(app: Shared) -> Router {
 
 async fn ready(State(app): State<Shared>) -> Response {
     let alive = sqlx::query("SELECT 1").fetch_one(app.store.readers()).await.is_ok();
-    if alive && !app.stopping.is_cancelled() {
+    if alive && app.broken.error().is_none() && !app.stopping.is_cancelled() {
         (StatusCode::OK, "ready\n").into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()

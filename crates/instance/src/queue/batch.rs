@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::grant::grant;
 use super::work::{Effects, Work};
-use super::{Batch, Job, Poll, Waiters};
+use super::{Batch, Broken, Job, Poll, Waiters};
 use crate::audit::Journal;
 use crate::fleet::Fleet;
 use crate::store::{Store, StoreError, replicas};
@@ -30,6 +30,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) journal: Journal,
+    pub(crate) broken: Arc<Broken>,
     /// Names this process among those on the same database.
     pub(crate) replica: String,
 }
@@ -72,6 +73,9 @@ impl Writer {
         for (mid_id, current) in &work.ended_incarnations {
             self.leave_others(mid_id, current);
         }
+        if let Some(error) = self.parts.broken.error() {
+            work.fail_new(error);
+        }
         let since = self.parts.clock.boot();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
         let mut admitted = false;
@@ -89,6 +93,9 @@ impl Writer {
             work.polls.extend(effects.answers.into_values().map(|answer| answer.poll));
             work.again = true;
             self.backlog = true;
+            if error.is_disk() && self.parts.broken.say(&error) {
+                tracing::error!(%error, "the disk failed: nothing more is acknowledged");
+            }
             if !error.is_passing() || self.parts.clock.boot().saturating_since(since) >= KEEP_TRYING {
                 tracing::error!(%error, "a batch was not committed; nothing of it is acknowledged");
                 // The leases of earlier incarnations did not end, so these MIDs count as new again.

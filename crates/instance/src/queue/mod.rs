@@ -2,6 +2,7 @@
 //! the truth; what is in memory (waiting polls, waiting callers) only makes it fast.
 
 mod batch;
+mod broken;
 mod grant;
 mod terms;
 mod transaction;
@@ -21,6 +22,7 @@ use crate::store::outcomes::Finish;
 use crate::store::requests::{FAILED, NewRequest};
 
 pub(crate) use batch::Parts;
+pub(crate) use broken::Broken;
 pub(crate) use waiters::{Ended, Waiters, Waiting, Wants};
 
 /// How many jobs may wait for the writer; more are made to wait in turn.

@@ -76,6 +76,10 @@ impl Writer {
             replicas::hint(&mut tx).await?;
         }
         self.parts.journal.write(&mut tx, now).await?;
+        // Who waits for an answer has it by now; the MID keeps the outcome and reports it again.
+        if let Some(error) = self.parts.broken.error() {
+            return Err(error.clone());
+        }
         work.reached_commit = true;
         tx.commit().await?;
         self.parts.journal.committed(self.parts.clock.boot().saturating_since(begun));

@@ -80,6 +80,13 @@ impl Work {
             && !self.look
     }
 
+    /// Refuses what would begin something. Outcomes stay: of calls that run, somebody may wait for the answer.
+    pub(super) fn fail_new(&mut self, error: &StoreError) {
+        let outcomes = std::mem::take(&mut self.outcomes);
+        std::mem::take(self).fail(error);
+        self.outcomes = outcomes;
+    }
+
     pub(super) fn fail(self, error: &StoreError) {
         let uncertain =
             if self.reached_commit { StoreError::Uncertain(Arc::new(error.clone())) } else { error.clone() };

@@ -73,6 +73,13 @@ impl StoreError {
             _ => false,
         }
     }
+
+    /// Whether the disk under an embedded database failed: full, read-only, unreadable, or it did not keep what it took.
+    pub(crate) fn is_disk(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        let sqlx::Error::Database(said) = &**error else { return false };
+        said.code().is_some_and(|code| dialect::is_disk(&code))
+    }
 }
 
 impl From<sqlx::Error> for StoreError {

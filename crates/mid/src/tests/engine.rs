@@ -108,7 +108,7 @@ async fn engine_for(
         discoveries: Discoveries::new(way.clone(), Arc::clone(&clock), Arc::clone(&random)),
         token_way: way.clone(),
         apis: ApiCaller::new(way, Arc::clone(&clock), Arc::clone(&random), 1 << 20),
-        audit: Arc::new(Audit::open(folder.path()).expect("open")),
+        audit: Arc::new(Audit::open(folder.path(), None).expect("open")),
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
         nonces: Arc::default(),
         clock: Arc::clone(&clock),

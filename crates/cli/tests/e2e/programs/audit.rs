@@ -114,7 +114,8 @@ async fn an_audit_is_exported_and_verified_and_a_hand_in_the_database_is_found()
     audited.sql("CREATE TABLE kept_blocks AS SELECT * FROM audit_blocks".to_owned()).await?;
     let changed =
         format!("UPDATE audit_blocks SET entries = replace(entries, '}}', ',\"x\":1}}') WHERE {at} RETURNING seq");
-    ensure!(audited.sql(changed).await? == seen["seq"].to_string(), "one block is changed");
+    let changed: i64 = audited.sql(changed).await?.parse().context("one block is changed")?;
+    ensure!(seen["seq"] == changed, "and it is that one");
     let found = refused(stack, &["audit", "verify"], 8, "audit_not_whole").await?;
     ensure!(found["detail"].to_string().contains(&chain), "{found}");
     audited.sql(format!("DELETE FROM audit_blocks WHERE {at}")).await?;
