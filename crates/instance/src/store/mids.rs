@@ -197,8 +197,7 @@ pub(crate) async fn set_key(
     id: &str,
     public_key: &str,
 ) -> Result<(), StoreError> {
-    let sql = "UPDATE mids SET public_key = $1, superseded = substr(',' || incarnation || superseded, 1, 600), \
-               incarnation = '', fenced = 0, version = version + 1 WHERE id = $2";
+    let sql = "UPDATE mids SET public_key = $1, incarnation = '', fenced = 0, version = version + 1 WHERE id = $2";
     sqlx::query(sql).bind(public_key).bind(id).execute(&mut **tx).await?;
     delete_tokens(&mut **tx, id).await
 }
