@@ -70,6 +70,7 @@ pub async fn build_mid(
         audit: Arc::clone(&audit),
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
         nonces: Arc::default(),
+        reply_rules: config.token_requests.reply_rules(),
         clock: Arc::clone(&clock),
         random: Arc::clone(&random),
     });

@@ -88,3 +88,22 @@ async fn another_issuers_metadata_and_a_redirect_are_refused() -> anyhow::Result
     assert_eq!((chain.server.request_count(), chain.stack.vault.request_count()), (0, 0));
     Ok(())
 }
+
+#[tokio::test]
+async fn an_issuer_that_takes_no_es256_proofs_is_named_and_sent_nothing() -> anyhow::Result<()> {
+    let mut chain = FakeChain::prepare(AuthorizationServerConfig::default(), CLIENT_SECRET).await?;
+    by_issuer(&chain.stack)?;
+    edit(&chain.stack, "connections.yaml", "    client_auth:", "    dpop_bound_tokens: true\n    client_auth:")?;
+    chain.server.set_metadata("dpop_signing_alg_values_supported", json!(["RS256", "EdDSA"]));
+    chain.start().await?;
+    let error = call(&chain.stack, &["crm", "GET", "/hello"]).await?.expect_err("refused");
+    assert!(error.contains("dpop_algorithm_unlisted") && error.contains("ES256"), "{error}");
+    assert_eq!((chain.server.request_count(), chain.stack.vault.request_count()), (0, 0));
+    // Once it lists it, it is asked. This one knows no DPoP, and what it grants is not taken.
+    chain.server.set_metadata("dpop_signing_alg_values_supported", json!(["RS256", "ES256"]));
+    ask_mid(&chain.stack, &["token", "crm", "--flush"]).await?;
+    let error = call(&chain.stack, &["crm", "GET", "/hello"]).await?.expect_err("a bearer token");
+    assert!(error.contains("token_not_bound"), "{error}");
+    assert_eq!(chain.server.request_count(), 1);
+    Ok(())
+}

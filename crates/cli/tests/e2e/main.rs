@@ -4,6 +4,7 @@ mod client_auth;
 mod cyberark;
 mod discovery;
 mod dpop;
+mod explain;
 mod failures;
 mod grants;
 mod jar_distribution;
