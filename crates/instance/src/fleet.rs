@@ -13,6 +13,11 @@ use crate::store::mids::MidRow;
 /// A MID that was not heard of for longer than this gets no work, and what it has moves: three heartbeats are missing.
 pub(crate) const LIVE_FOR: Duration = Duration::from_secs(9);
 
+/// From how many messages of superseded incarnations on a MID counts as cloned.
+pub(crate) const FENCED_OFTEN: i64 = 2;
+/// For how long, in milliseconds: a fenced MID asks once a minute at least.
+const CLONED_FOR_MS: i64 = 180_000;
+
 /// What is known of one MID.
 #[derive(Clone, Debug)]
 pub(crate) struct MidView {
@@ -25,6 +30,11 @@ pub(crate) struct MidView {
     pub(crate) heartbeat: Option<Heartbeat>,
     last_seen: Option<BootTime>,
     version: i64,
+    /// The one that has the word.
+    pub(crate) incarnation: String,
+    /// How often a superseded one spoke since, and when last, in unix milliseconds.
+    fenced: i64,
+    fenced_at: Option<i64>,
     /// Set by an administrator, or by the MID when it shuts down; ends with the next incarnation.
     pub(crate) draining: bool,
 }
@@ -32,6 +42,12 @@ pub(crate) struct MidView {
 impl MidView {
     pub(crate) fn is_live(&self, now: BootTime) -> bool {
         self.last_seen.is_some_and(|seen| now.saturating_since(seen) <= LIVE_FOR)
+    }
+
+    /// Whether two programs run with this MID's key, at the database's time `wall`. One message alone may have been under
+    /// way for long.
+    pub(crate) fn is_cloned(&self, wall: i64) -> bool {
+        self.fenced >= FENCED_OFTEN && self.fenced_at.is_some_and(|at| at > wall.saturating_sub(CLONED_FOR_MS))
     }
 
     fn takes_work(&self, now: BootTime) -> bool {
@@ -117,6 +133,25 @@ impl Fleet {
             mid.last_seen = Some(now);
             mid.last_seen_at = Some(wall);
             mid.heartbeat = Some(heartbeat);
+        }
+    }
+
+    /// Whether an incarnation is known to have a MID's word.
+    pub(crate) fn has_the_word(&self, id: &str, incarnation: &str) -> bool {
+        self.lock().get(id).is_some_and(|mid| mid.incarnation == incarnation)
+    }
+
+    pub(crate) fn give_the_word(&self, id: &str, incarnation: &str) {
+        if let Some(mid) = self.lock().get_mut(id).filter(|mid| mid.incarnation != incarnation) {
+            incarnation.clone_into(&mut mid.incarnation);
+            mid.fenced = 0;
+        }
+    }
+
+    /// A superseded incarnation spoke, for the `times`th time.
+    pub(crate) fn fence(&self, id: &str, times: i64, wall: i64) {
+        if let Some(mid) = self.lock().get_mut(id) {
+            (mid.fenced, mid.fenced_at) = (times, Some(wall));
         }
     }
 
@@ -291,6 +326,9 @@ fn view(row: MidRow, now: BootTime, wall: i64) -> MidView {
         heartbeat: row.heartbeat,
         draining: row.draining,
         version: row.version,
+        incarnation: row.incarnation,
+        fenced: row.fenced,
+        fenced_at: row.fenced_at,
     }
 }
 
@@ -341,6 +379,9 @@ mod tests {
                 heartbeat: Some(heartbeat),
                 draining: false,
                 version: 0,
+                incarnation: "i".into(),
+                fenced: 0,
+                fenced_at: None,
             };
             fleet.add(row, BootTime::from_duration(Duration::from_secs(60)), 1000);
         }

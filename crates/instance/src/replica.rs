@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use midward_wire::{MidState, Outcome};
 use sqlx::postgres::PgListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
@@ -24,28 +24,43 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Callers that are looked up in one statement.
 const AT_ONCE: usize = 64;
 
-/// Runs until `shutdown`. Nothing to do where the database is this process's own.
-pub(crate) async fn follow(app: Arc<App>, postgres: Option<PostgresConfig>, shutdown: CancellationToken) {
+/// Runs until `shutdown`. Nothing to do where the database is this process's own. Ends the instance, by `shutdown`, when
+/// another one has migrated the schema to what this one must not use; `failed` tells it.
+pub(crate) async fn follow(
+    app: Arc<App>,
+    postgres: Option<PostgresConfig>,
+    shutdown: CancellationToken,
+    failed: oneshot::Sender<StoreError>,
+) {
     let Some(postgres) = postgres else { return };
     let hints = Notify::new();
-    tokio::join!(look(&app, &hints, &shutdown), listen(&postgres, &hints, &shutdown));
+    let (ended, ()) = tokio::join!(look(&app, &hints, &shutdown), listen(&postgres, &hints, &shutdown));
+    if let Err(error) = ended {
+        // The one who runs the instance has gone already, or is told.
+        let _ = failed.send(error);
+    }
 }
 
-async fn look(app: &App, hints: &Notify, shutdown: &CancellationToken) {
+async fn look(app: &App, hints: &Notify, shutdown: &CancellationToken) -> Result<(), StoreError> {
     let mut changes = 0;
     loop {
         let hinted = tokio::select! {
             () = tokio::time::sleep(EVERY) => false,
             () = hints.notified() => true,
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => return Ok(()),
         };
         if hinted {
             if app.queue.send(Job::Look).await.is_err() {
-                return;
+                return Ok(());
             }
             tokio::time::sleep(GATHER).await;
         }
         if let Err(error) = catch_up(app, &mut changes).await {
+            if matches!(error, StoreError::SchemaAhead { .. }) {
+                tracing::error!(%error, "stopping");
+                shutdown.cancel();
+                return Err(error);
+            }
             tracing::warn!(%error, "the other replicas are not followed for now");
         }
     }
@@ -68,6 +83,8 @@ async fn catch_up(app: &App, changes: &mut i64) -> Result<(), StoreError> {
     follow_mids(app).await?;
     let number = replicas::changes(app.store.readers()).await?;
     if number != *changes {
+        // Who starts counts as one, after its migrations.
+        store::level::check(app.store.readers()).await?;
         *changes = number;
         app.routes.forget();
         app.clients.forget();

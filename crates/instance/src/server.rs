@@ -209,7 +209,8 @@ pub async fn run(
         shutdown.clone(),
     ));
     tracker.spawn(sweep(queue.clone(), shutdown.clone()));
-    tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), shutdown.clone()));
+    let (failed, mut failure) = oneshot::channel();
+    tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), shutdown.clone(), failed));
     tracker.spawn(retention::run(Arc::clone(&app), shutdown.clone()));
     tracker.spawn(crate::audit::run(
         Arc::clone(&app),
@@ -244,7 +245,7 @@ pub async fn run(
     }
     match broken.error() {
         Some(error) => Err(InstanceError::Disk { folder, reason: error.to_string() }),
-        None => Ok(()),
+        None => failure.try_recv().map_or(Ok(()), |error| Err(error.into())),
     }
 }
 

@@ -10,7 +10,7 @@ use midward_wire::{Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, Outcom
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
-use crate::link::{Link, LinkError, parse};
+use crate::link::{Link, LinkError, check_version, parse};
 
 /// Most outcomes in one message.
 const MAX_BATCH: usize = 64;
@@ -210,6 +210,7 @@ enum Delivery {
 
 fn verdicts(answer: &[u8], expected: usize) -> Result<Vec<OutcomeVerdict>, LinkError> {
     let reply: OutcomesReply = parse(answer)?;
+    check_version(reply.version)?;
     if reply.verdicts.len() == expected {
         return Ok(reply.verdicts);
     }

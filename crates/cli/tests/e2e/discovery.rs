@@ -41,8 +41,9 @@ async fn hostile_metadata_gets_no_secret() -> anyhow::Result<()> {
     chain.start().await?;
     let error = call(&chain.stack, &["crm", "GET", "/hello"]).await?.expect_err("refused");
     assert!(error.contains("policy_token_url") && !error.contains(&thief.token_url()), "{error}");
-    let reference = error.split("policy explain ").nth(1).map(|rest| rest.trim().to_owned()).expect("a reference");
-    let explained = ask_mid(&chain.stack, &["policy", "explain", &reference]).await?;
+    let error: serde_json::Value = serde_json::from_str(&error)?;
+    let reference = error["reference"].as_str().expect("a reference");
+    let explained = ask_mid(&chain.stack, &["policy", "explain", reference]).await?;
     let line = format!("token_urls = [\"{}\", \"{}\"]", chain.server.token_url(), thief.token_url());
     assert!(explained["explanation"].as_str().is_some_and(|text| text.contains(&line)), "{explained}");
     assert_eq!((thief.request_count(), chain.server.request_count(), chain.stack.vault.request_count()), (0, 0, 0));

@@ -12,6 +12,8 @@ mod kill;
 mod leak;
 mod leak_material;
 mod mutual_tls;
+mod programs;
+mod recovery;
 mod replicas;
 mod resolvers;
 mod revocation;

@@ -81,7 +81,7 @@ impl Audit {
         for (chain, of) in chains.iter_mut().zip(["changes", "calls"]) {
             let version = env!("CARGO_PKG_VERSION");
             let entry = json!({ "what": "started", "of": of, "key": key.id(), "version": version, "before": before });
-            chain.append(&mut tx, now, &[entry.to_string()]).await?;
+            chain.append(&mut tx, now, format!("[{entry}]")).await?;
         }
         tx.commit().await?;
         chains.iter_mut().for_each(Chain::settle);
@@ -115,7 +115,7 @@ impl Audit {
         entries: &[String],
     ) -> Result<Pending<'_>, StoreError> {
         let mut chain = self.changes.lock().await;
-        chain.append(tx, now, entries).await?;
+        chain.append(tx, now, format!("[{}]", entries.join(","))).await?;
         Ok(Pending(chain))
     }
 

@@ -2,6 +2,7 @@
 
 mod audit;
 mod enroll;
+mod incarnation;
 mod token;
 mod work;
 

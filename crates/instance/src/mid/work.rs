@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use super::{check_version, parse};
+use super::{check_version, incarnation, parse};
 use crate::api::{Body, body};
 use crate::app::{App, Shared};
 use crate::at_rest::{Part, reduced};
@@ -31,8 +31,6 @@ use crate::store::{StoreError, connections, jars, mids};
 const LONGEST_POLL: Duration = Duration::from_secs(25);
 /// How long a poll without room waits for the database at least.
 const SHORTEST_DRAIN: Duration = Duration::from_secs(2);
-/// It is stored with every lease, in bytes.
-const LONGEST_INCARNATION: usize = 64;
 /// How often MIDs send heartbeats: a dead one is noticed when three are missing.
 const HEARTBEAT_MS: u64 = 3000;
 
@@ -44,9 +42,7 @@ pub(super) async fn heartbeat(
     let (holder, state) = auth::mid(&app, &headers).await?;
     let heartbeat: Heartbeat = parse(&body)?;
     check_version(heartbeat.version)?;
-    if heartbeat.incarnation.len() > LONGEST_INCARNATION {
-        return Err(incarnation_too_long());
-    }
+    incarnation::check(&heartbeat.incarnation)?;
     if heartbeat.resolvers.len() > 64 {
         return Err(Problem::bad_request("too_many_resolvers", "a MID has 64 resolvers at most", "Configure fewer."));
     }
@@ -55,13 +51,18 @@ pub(super) async fn heartbeat(
     let current = heartbeat.incarnation.clone();
     let mut tx = app.store.begin().await?;
     let now = app.store.now(&mut tx, app.now()).await?;
+    if !incarnation::has_word(&mut tx, mid_id, &current, now).await? {
+        return Err(incarnation::fence(&app, tx, mid_id, now).await?);
+    }
     mids::seen(&mut *tx, mid_id, now, &heartbeat).await?;
     tx.commit().await?;
     app.fleet.heartbeat(mid_id, app.clock.boot(), now, heartbeat);
+    app.fleet.give_the_word(mid_id, &current);
     if known.as_deref() != Some(&current) {
         app.queue.send(Job::EndIncarnations { mid_id: mid_id.clone(), current }).await?;
     }
-    Ok(Json(HeartbeatReply { version: VERSION, state, next_ms: HEARTBEAT_MS }))
+    let cloned = app.fleet.by_id(mid_id).is_some_and(|mid| mid.is_cloned(now));
+    Ok(Json(HeartbeatReply { version: VERSION, state, next_ms: HEARTBEAT_MS, cloned }))
 }
 
 pub(super) async fn lease(
@@ -72,8 +73,9 @@ pub(super) async fn lease(
     let (holder, state) = auth::mid(&app, &headers).await?;
     let request: LeaseRequest = parse(&body)?;
     check_version(request.version)?;
-    if request.incarnation.len() > LONGEST_INCARNATION {
-        return Err(incarnation_too_long());
+    incarnation::check(&request.incarnation)?;
+    if !app.fleet.has_the_word(&holder.0, &request.incarnation) {
+        incarnation::speak(&app, &holder.0, &request.incarnation).await?;
     }
     let received = i64::try_from(request.received_batch).unwrap_or(i64::MAX);
     let mut reply = LeaseReply { version: VERSION, state, batch: request.received_batch, leases: Vec::new() };
@@ -118,10 +120,6 @@ pub(super) async fn lease(
     Ok(Json(reply))
 }
 
-fn incarnation_too_long() -> Problem {
-    Problem::bad_request("invalid_incarnation", "the incarnation is longer than 64 bytes", "Use midward-mid.")
-}
-
 pub(super) async fn config(
     State(app): State<Shared>,
     headers: HeaderMap,
@@ -147,7 +145,6 @@ pub(super) async fn jar(
 
 /// As [`midward_wire::OutcomesRequest`], with each outcome's own text, which is what is stored.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 #[expect(clippy::struct_field_names, reason = "the names of the wire protocol")]
 struct Outcomes<'a> {
     version: u32,
@@ -158,7 +155,6 @@ struct Outcomes<'a> {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct OutcomeText<'a> {
     request_id: String,
     epoch: i64,

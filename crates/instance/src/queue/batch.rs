@@ -72,6 +72,9 @@ impl Writer {
         for job in jobs.drain(..) {
             work.add(job);
         }
+        for (mid_id, current) in &work.ended_incarnations {
+            self.leave_others(mid_id, current);
+        }
         if let Some(error) = self.parts.broken.error() {
             work.fail_new(error);
         }
@@ -101,6 +104,7 @@ impl Writer {
                 for mid_id in work.fresh.iter().chain(&work.ended_incarnations).map(|(mid_id, _)| mid_id) {
                     self.sessions.remove(mid_id);
                 }
+                self.parts.journal.forget();
                 work.fail(&error);
                 return;
             }
@@ -134,9 +138,22 @@ impl Writer {
         replicas::take_polls(&self.parts.store, &self.parts.replica, &mids).await
     }
 
+    /// Gives nothing more to a poll of an incarnation that was superseded.
+    fn leave_others(&mut self, mid_id: &str, current: &str) {
+        let is_other = self.sessions.get(mid_id).is_some_and(|session| session.incarnation != current);
+        if is_other && let Some(parked) = self.sessions.remove(mid_id).and_then(|other| other.parked) {
+            let _ = parked.reply.send(Ok(Batch::default()));
+        }
+    }
+
     /// Takes a poll in: parks it when there is surely nothing for it, else puts it on the list of those to be served
     /// from the database. An older poll of the same MID is answered with nothing.
     fn admit(&mut self, poll: Poll, is_new_here: bool, work: &mut Work) {
+        // It came before it was superseded, and is looked at after.
+        if !self.parts.fleet.has_the_word(&poll.mid_id, &poll.incarnation) {
+            let _ = poll.reply.send(Ok(Batch { number: poll.received_batch, leases: Vec::new() }));
+            return;
+        }
         let known = self.sessions.get_mut(&poll.mid_id).filter(|session| session.incarnation == poll.incarnation);
         let Some(session) = known else {
             work.fresh.push((poll.mid_id.clone(), poll.incarnation.clone()));

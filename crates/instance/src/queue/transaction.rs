@@ -132,12 +132,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether this replica is the one that gives leases to a MID; it stays so until the commit.
+    /// Whether this replica is the one that gives leases to a MID, and to the incarnation that has its word; it stays so
+    /// until the commit.
     async fn polls_here(&self, tx: &mut Tx, mid_id: &str) -> Result<bool, StoreError> {
         if !self.parts.store.is_shared() {
             return Ok(true);
         }
-        replicas::polls_here(tx, &self.parts.replica, mid_id).await
+        let Some(session) = self.sessions.get(mid_id) else { return Ok(false) };
+        replicas::polls_here(tx, &self.parts.replica, mid_id, &session.incarnation).await
     }
 
     /// The MID polls another replica; should this poll be alive all the same, it comes back.

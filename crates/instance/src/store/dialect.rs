@@ -67,6 +67,16 @@ impl Dialect {
         }
     }
 
+    /// Finds a table by its name.
+    pub(super) const fn finds_table(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = $1",
+            Self::Postgres => {
+                "SELECT 1 FROM information_schema.tables WHERE table_schema = current_schema() AND table_name = $1"
+            }
+        }
+    }
+
     /// A migration's text, which is written for SQLite.
     pub(super) fn migration(self, sql: &'static str) -> String {
         match self {

@@ -170,6 +170,10 @@ static DEAD: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// The statement proves that `current` still has the MID's word.
+const OTHER_INCARNATIONS: &str = "lease_mid = $1 AND lease_incarnation <> $2 AND $3 = $3 \
+                                  AND EXISTS (SELECT 1 FROM mids WHERE id = $1 AND incarnation = $2)";
+
 /// Ends leases: of all incarnations of a MID but one, of MIDs that are dead, or of everybody whose time is over. What
 /// may be repeated is queued again, the rest becomes `unknown` with `outcome`. Returns the requests that became unknown.
 pub(crate) async fn end_leases(
@@ -179,9 +183,7 @@ pub(crate) async fn end_leases(
     outcome: &str,
 ) -> Result<Vec<String>, StoreError> {
     let (filter, mid_id, incarnation) = match which {
-        Ended::OtherIncarnations { mid_id, current } => {
-            ("lease_mid = $1 AND lease_incarnation <> $2 AND $3 = $3", mid_id, current)
-        }
+        Ended::OtherIncarnations { mid_id, current } => (OTHER_INCARNATIONS, mid_id, current),
         Ended::Dead => (DEAD.as_str(), "", ""),
         Ended::Overdue => ("$1 = $2 AND lease_expires_at <= $3", "", ""),
     };

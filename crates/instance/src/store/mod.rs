@@ -8,10 +8,12 @@ pub(crate) mod credentials;
 pub(crate) mod depth;
 pub(crate) mod dialect;
 pub(crate) mod encryption_keys;
+pub(crate) mod incarnations;
 pub(crate) mod instance_keys;
 pub(crate) mod jars;
 pub(crate) mod kept;
 pub(crate) mod leases;
+pub(crate) mod level;
 pub(crate) mod limits;
 pub(crate) mod mids;
 pub(crate) mod oauth;
@@ -45,6 +47,12 @@ pub(crate) enum StoreError {
     Database(Arc<sqlx::Error>),
     #[error("the database's schema could not be brought up to date: {0}")]
     Schema(Arc<sqlx::migrate::MigrateError>),
+    #[error(
+        "the database's schema is of level {level} and for programs of level {runs_from} or newer; this program is of \
+         level {}, and runs on a schema that is one level ahead at most: update it",
+        level::LEVEL
+    )]
+    SchemaAhead { level: i64, runs_from: i64 },
     /// A row that this program did not write.
     #[error("the database holds a value that is not understood: {0}")]
     Corrupt(String),
@@ -124,6 +132,9 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (20, "API clients", include_str!("../../migrations/0020_api_clients.sql")),
     (21, "audit", include_str!("../../migrations/0021_audit.sql")),
     (30, "at rest", include_str!("../../migrations/0030_at_rest.sql")),
+    (42, "schema level", include_str!("../../migrations/0042_schema_level.sql")),
+    (43, "incarnations", include_str!("../../migrations/0043_incarnations.sql")),
+    (44, "enrolled again", include_str!("../../migrations/0044_enrolled_again.sql")),
 ];
 
 impl Store {
@@ -221,12 +232,13 @@ impl Store {
 }
 
 async fn migrate(dialect: Dialect, writer: &AnyPool) -> Result<(), StoreError> {
+    level::check_before_migrating(dialect, writer).await?;
     let migrations = MIGRATIONS.iter().map(|&(version, name, sql)| {
         let sql = sqlx::AssertSqlSafe(dialect.migration(sql)).into_sql_str();
         Migration::new(version, name.into(), MigrationType::Simple, sql, false)
     });
     let mut migrator = Migrator::with_migrations(migrations.collect());
-    // In a rolling upgrade, a replica of the version before may start on the new schema: it only ever grows.
+    // In a rolling upgrade, a replica of the version before may start on the new schema: its level says so.
     migrator.set_ignore_missing(true);
     migrator.run(writer).await.map_err(|error| StoreError::Schema(Arc::new(error)))
 }

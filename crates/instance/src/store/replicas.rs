@@ -74,11 +74,13 @@ pub(crate) async fn take_polls(store: &Store, replica: &str, mids: &[&str]) -> R
     Ok(taken)
 }
 
-/// Whether `replica` is the one that may give leases to a MID; it stays so until the transaction ends.
-pub(crate) async fn polls_here(tx: &mut Tx, replica: &str, mid: &str) -> Result<bool, StoreError> {
+/// Whether `replica` is the one that may give leases to a MID, and `incarnation` has its word; it stays so until the
+/// transaction ends.
+pub(crate) async fn polls_here(tx: &mut Tx, replica: &str, mid: &str, incarnation: &str) -> Result<bool, StoreError> {
     let for_share = Dialect::of(tx).for_share();
-    let sql = format!("SELECT id FROM mids WHERE id = $1 AND polls_at = $2{for_share}");
-    let row = sqlx::query(AssertSqlSafe(sql)).bind(mid).bind(replica).fetch_optional(&mut **tx).await?;
+    let sql = format!("SELECT id FROM mids WHERE id = $1 AND polls_at = $2 AND incarnation = $3{for_share}");
+    let row =
+        sqlx::query(AssertSqlSafe(sql)).bind(mid).bind(replica).bind(incarnation).fetch_optional(&mut **tx).await?;
     Ok(row.is_some())
 }
 

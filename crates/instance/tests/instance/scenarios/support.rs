@@ -174,6 +174,12 @@ impl Instance {
         self.task.await.expect("no panic").expect("a clean end");
     }
 
+    /// The error's text of an instance that ends by itself.
+    pub(crate) async fn ends_by_itself(self) -> String {
+        let ended = tokio::time::timeout(Duration::from_secs(30), self.task).await.expect("it ends");
+        ended.expect("no panic").expect_err("it does not end well").to_string()
+    }
+
     pub(crate) async fn send(&self, request: Request<Bytes>) -> Response<Bytes> {
         let answer = self.http.request(request.map(Full::new)).await.expect("an answer");
         let (parts, body) = answer.into_parts();
@@ -274,6 +280,13 @@ impl ScriptedMid {
             .expect("a request");
         let answer = instance.send(request).await;
         (answer.status().as_u16(), serde_json::from_slice(answer.body()).expect("JSON"))
+    }
+
+    /// The same program once more, from a copy of its state folder.
+    pub(crate) fn clone_of(&self, incarnation: &str) -> Self {
+        let mut clone = self.clone_for_poll();
+        (clone.incarnation, clone.received) = (incarnation.to_owned(), 0);
+        clone
     }
 
     /// Gets a new key with a one-time token.
