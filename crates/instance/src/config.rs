@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use midward_telemetry::{LogFormat, TelemetryConfig};
 use serde::Deserialize;
 
 /// ```
@@ -20,6 +21,10 @@ use serde::Deserialize;
 ///     finished_hours = 24
 ///     [audit]
 ///     keep_days = 3650
+///     [log]
+///     format = "json"
+///     [telemetry]
+///     endpoint = "https://collector.example.com:4318"
 ///     "#,
 /// )?;
 /// assert_eq!(config.server.listen.port(), 8440);
@@ -33,6 +38,8 @@ pub struct InstanceConfig {
     pub limits: LimitsConfig,
     pub retention: RetentionConfig,
     pub audit: AuditConfig,
+    pub log: LogConfig,
+    pub telemetry: TelemetryConfig,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -196,6 +203,13 @@ impl Default for AuditConfig {
     }
 }
 
+/// `[log]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    pub format: LogFormat,
+}
+
 impl InstanceConfig {
     /// Reads and checks a file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
@@ -205,6 +219,7 @@ impl InstanceConfig {
             .map_err(|error| ConfigError::Invalid { path: path.to_owned(), reason: error.to_string() })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.store.path = folder.join(&config.store.path);
+        config.telemetry.make_absolute(folder);
         config.store.keys = config.store.keys.map(|keys| folder.join(keys));
         if let Some(file) = config.store.postgres.as_mut().and_then(|postgres| postgres.password_file.as_mut()) {
             *file = folder.join(&*file);

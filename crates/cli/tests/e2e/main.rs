@@ -17,5 +17,6 @@ mod resolvers;
 mod revocation;
 mod support;
 mod surroundings;
+mod traces;
 mod vaults;
 mod whole_chain;

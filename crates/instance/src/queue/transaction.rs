@@ -13,7 +13,7 @@ use super::terms::Fate;
 use super::work::{Answer, Effects, Work};
 use super::{Batch, Ended, Poll, Report, Submission, Submitted};
 use crate::fleet::LIVE_FOR;
-use crate::store::leases::{self, Leased};
+use crate::store::leases::{self, Leased, WaitsSince};
 use crate::store::requests::{self, NewLease};
 use crate::store::{StoreError, from_json, mids, outcomes, replicas, to_json};
 
@@ -260,6 +260,7 @@ impl Writer {
             config_digest: request.config_digest.clone(),
             call_json: request.call_json.clone(),
             batch: answer.batch,
+            waits_since: WaitsSince::Arrived(request.arrived),
         });
     }
 
@@ -348,6 +349,9 @@ impl Writer {
             // Its caller may wait at another replica.
             effects.hint |= finished.origin != self.parts.replica;
             effects.freed |= finished.limited;
+            if finished.leased_at > 0 {
+                effects.executed.push(now.saturating_sub(finished.leased_at));
+            }
             if fates.get(finished.id.as_str()) == Some(&Fate::Dead) {
                 outcomes::bury(tx, &finished.id).await?;
             }

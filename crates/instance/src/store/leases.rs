@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use midward_core::BootTime;
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Row as _, Transaction};
 
@@ -20,6 +21,18 @@ pub(crate) struct Leased {
     pub(crate) config_digest: String,
     pub(crate) call_json: String,
     pub(crate) batch: i64,
+    pub(crate) waits_since: WaitsSince,
+}
+
+/// Since when a request waited for its first lease, for the figures.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum WaitsSince {
+    /// It came to this process, which gives the lease.
+    Arrived(BootTime),
+    /// Unix milliseconds of the database: it was accepted, or became due.
+    Accepted(i64),
+    /// This is not its first lease.
+    Before,
 }
 
 /// Who claims, and what.
@@ -67,7 +80,7 @@ pub(crate) async fn claim(tx: &mut Tx, claim: &Claim<'_>) -> Result<Vec<Leased>,
          lease_batch = $3, lease_expires_at = $4 + lease_ms WHERE id IN (SELECT id FROM requests WHERE state = 0 \
          AND expires_at > $4 AND not_before <= $4 AND (mids = '' OR mids LIKE $5) AND resolver IN ({names}){terms} \
          ORDER BY priority, created_at, id LIMIT $6{skip_locked}) RETURNING id, epoch, lease_expires_at, expires_at, \
-         config_digest, call_json, lease_batch"
+         config_digest, call_json, lease_batch, created_at, not_before"
     );
     let mut query = sqlx::query(AssertSqlSafe(sql))
         .bind(claim.mid_id)
@@ -86,7 +99,7 @@ pub(crate) async fn claim(tx: &mut Tx, claim: &Claim<'_>) -> Result<Vec<Leased>,
         query = query.bind(connection);
     }
     // RETURNING promises no order.
-    let mut leased = query.fetch_all(&mut **tx).await?.iter().map(leased).collect::<Result<Vec<_>, _>>()?;
+    let mut leased = query.fetch_all(&mut **tx).await?.iter().map(claimed).collect::<Result<Vec<_>, _>>()?;
     leased.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(leased)
 }
@@ -212,5 +225,14 @@ fn leased(row: &AnyRow) -> Result<Leased, StoreError> {
         config_digest: row.try_get(4)?,
         call_json: row.try_get(5)?,
         batch: row.try_get(6)?,
+        waits_since: WaitsSince::Before,
     })
+}
+
+fn claimed(row: &AnyRow) -> Result<Leased, StoreError> {
+    let mut leased = leased(row)?;
+    if leased.epoch == 1 {
+        leased.waits_since = WaitsSince::Accepted(row.try_get::<i64, _>(7)?.max(row.try_get(8)?));
+    }
+    Ok(leased)
 }

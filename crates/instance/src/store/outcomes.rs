@@ -30,6 +30,8 @@ pub(crate) struct Finished {
     /// The replica that took it.
     pub(crate) origin: String,
     pub(crate) limited: bool,
+    /// When its last lease began, in unix milliseconds of the database; 0: it has none any more.
+    pub(crate) leased_at: i64,
 }
 
 static FINISH: LazyLock<Sized> = LazyLock::new(|| {
@@ -47,7 +49,7 @@ static FINISH: LazyLock<Sized> = LazyLock::new(|| {
             (
                 "TEXT",
                 " AND requests.state IN (0, 1, 4) RETURNING requests.id, requests.origin, \
-             requests.limited",
+             requests.limited, COALESCE(requests.lease_expires_at - requests.lease_ms, 0)",
             ),
         ],
     )
@@ -78,7 +80,8 @@ pub(crate) async fn finish(
         }
         for row in query.bind(now).bind(mid_id).fetch_all(&mut **tx).await? {
             let limited = row.try_get::<i64, _>(2)? == 1;
-            accepted.push(Finished { id: row.try_get(0)?, origin: row.try_get(1)?, limited });
+            let (id, origin) = (row.try_get(0)?, row.try_get(1)?);
+            accepted.push(Finished { id, origin, limited, leased_at: row.try_get(3)? });
         }
     }
     Ok(accepted)

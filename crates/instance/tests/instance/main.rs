@@ -3,6 +3,7 @@
 mod backup;
 mod openapi;
 mod postgres;
+mod readiness;
 mod replicas;
 mod scenarios;
 mod sqlite;

@@ -6,6 +6,7 @@ mod clusters;
 mod grants;
 pub(crate) mod support;
 mod terms;
+mod traces;
 
 pub(crate) use audit::{
     a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept,
@@ -38,6 +39,10 @@ pub(crate) use terms::{
     a_connection_has_its_concurrency_and_rate, a_delayed_request_is_sent_when_its_time_has_come,
     what_the_policy_says_is_tried_again_and_then_a_dead_letter,
 };
+pub(crate) use traces::{
+    a_callers_trace_goes_on_once_and_a_bad_one_does_not, a_queued_request_keeps_its_trace_and_its_idempotency_key,
+    no_answer_of_the_call_listener_is_anything_to_a_browser, the_figures_tell_how_long_a_call_waited_and_ran,
+};
 
 /// Calls a macro with the names of all scenarios.
 macro_rules! for_each_scenario {
@@ -58,6 +63,10 @@ macro_rules! for_each_scenario {
             lists_come_in_pages_and_by_filters,
             a_callers_key_makes_calls_through_its_connections_and_nothing_else,
             a_synchronous_call_gets_the_apis_own_answer,
+            a_callers_trace_goes_on_once_and_a_bad_one_does_not,
+            a_queued_request_keeps_its_trace_and_its_idempotency_key,
+            the_figures_tell_how_long_a_call_waited_and_ran,
+            no_answer_of_the_call_listener_is_anything_to_a_browser,
             a_lost_batch_is_delivered_again_and_executed_once,
             a_new_incarnation_ends_the_leases_of_the_old_one,
             the_work_of_a_dead_mid_moves_and_what_may_not_be_repeated_is_unknown,
