@@ -34,7 +34,7 @@ demo:
 	target/release/midward-demo $(if $(ONCE),--once)
 
 test:
-	@$(SETUP) cc cxx rustfmt clippy java node postgres nextest deny moto openbao pyaim schemathesis age
+	@$(SETUP) cc cxx rustfmt clippy java node postgres nextest deny moto openbao pyaim schemathesis otlp age
 	@$(MAKE) --no-print-directory jar-host
 	cargo fmt --all --check
 	@$(MAKE) --no-print-directory deny-check

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what a make target needs and is not there yet, and says what and why. A second run installs nothing.
 #
-#   scripts/setup.sh NEED...      needs: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim schemathesis age
+#   scripts/setup.sh NEED...      needs: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim schemathesis otlp age
 #
 # Debian packages come through apt-get (as root, or through sudo), Rust tools through cargo, Node.js packages through
 # npm from the committed lock file. Tools that Debian has too old a version of go below build/tools.
@@ -14,6 +14,7 @@ MDBOOK_VERSION=0.5.4
 SCHEMATHESIS="schemathesis==4.32.5"
 MOTO="moto==5.2.5 flask==3.1.3 flask-cors==6.0.5"
 PYAIM="pyaim==1.5.4"
+OTLP="opentelemetry-proto==1.45.2"
 OPENBAO_VERSION=2.7.2
 NODE_VERSION=22.23.3 # used only where the system's Node.js is older than 20
 OIDC=tests/oidc-provider
@@ -137,6 +138,10 @@ need_schemathesis() {
     python_tool schemathesis "$SCHEMATHESIS" "compares the API's answers with its OpenAPI document"
 }
 
+need_otlp() {
+    python_tool otlp "$OTLP" "OpenTelemetry's own definitions, which the messages to a collector are read by"
+}
+
 need_openbao() {
     [ "$(cat build/tools/openbao/midward-version 2>/dev/null)" != "$OPENBAO_VERSION" ] || return 0
     python3 -c 'import ensurepip, venv' 2>/dev/null || debian "installs OpenBao, the tests' vault" python3 python3-venv
@@ -172,10 +177,10 @@ need_rustfmt() { rust_component rustfmt rustfmt "checks the formatting"; }
 need_clippy() { rust_component cargo-clippy clippy "lints the code"; }
 
 has cargo || die "needs Rust: see https://rustup.rs"
-[ $# -gt 0 ] || die "say what is needed: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim schemathesis age"
+[ $# -gt 0 ] || die "say what is needed: cc cxx java node postgres deny nextest rustfmt clippy mdbook moto openbao pyaim schemathesis otlp age"
 for need in "$@"; do
     case $need in
-        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto | openbao | pyaim | schemathesis | age) "need_$need" ;;
+        cc | cxx | java | node | postgres | deny | nextest | rustfmt | clippy | mdbook | moto | openbao | pyaim | schemathesis | otlp | age) "need_$need" ;;
         *) die "unknown need: $need" ;;
     esac
 done

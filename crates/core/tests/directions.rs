@@ -10,11 +10,15 @@ use serde_json::Value;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("midward-core", &[]),
     ("midward-wire", &["midward-core"]),
-    ("midward-net", &["midward-core"]),
+    ("midward-telemetry", &["midward-core"]),
+    ("midward-net", &["midward-core", "midward-telemetry"]),
     ("midward-oauth", &["midward-core"]),
     ("midward-resolvers", &["midward-core", "midward-net"]),
-    ("midward-mid", &["midward-core", "midward-wire", "midward-net", "midward-oauth", "midward-resolvers"]),
-    ("midward-instance", &["midward-core", "midward-wire"]),
+    (
+        "midward-mid",
+        &["midward-core", "midward-wire", "midward-net", "midward-oauth", "midward-resolvers", "midward-telemetry"],
+    ),
+    ("midward-instance", &["midward-core", "midward-wire", "midward-telemetry"]),
     (
         "midward-cli",
         &[
@@ -23,6 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "midward-net",
             "midward-oauth",
             "midward-resolvers",
+            "midward-telemetry",
             "midward-mid",
             "midward-instance",
         ],

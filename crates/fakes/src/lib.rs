@@ -9,6 +9,7 @@ pub mod authorization_server;
 pub mod azure_key_vault;
 pub mod balancer;
 pub mod client;
+pub mod collector;
 pub mod conjur;
 pub mod cutter;
 mod fault;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use midward_core::{Clock, Random, new_id};
+use midward_telemetry::Tracer;
 
 use crate::at_rest::AtRest;
 use crate::audit::Audit;
@@ -31,6 +32,7 @@ pub(crate) struct App {
     pub(crate) audit: Audit,
     pub(crate) clients: Clients,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) tracer: Tracer,
     pub(crate) rates: Rates,
     pub(crate) mid_tokens: MidTokens,
     pub(crate) signing_key: SigningKey,

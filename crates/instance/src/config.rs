@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use midward_telemetry::{LogFormat, TelemetryConfig};
 use serde::Deserialize;
 
 /// Most that `limits.body_bytes` can be: in base64, with others in the same answer, a MID still takes it.
@@ -25,6 +26,10 @@ const LARGEST_BODY: usize = 32 * 1024 * 1024;
 ///     key_file = "/etc/midward/at-rest.key"
 ///     [audit]
 ///     keep_days = 3650
+///     [log]
+///     format = "json"
+///     [telemetry]
+///     endpoint = "https://collector.example.com:4318"
 ///     "#,
 /// )?;
 /// assert_eq!(config.server.listen.port(), 8440);
@@ -39,6 +44,8 @@ pub struct InstanceConfig {
     pub retention: RetentionConfig,
     pub encryption: EncryptionConfig,
     pub audit: AuditConfig,
+    pub log: LogConfig,
+    pub telemetry: TelemetryConfig,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -231,6 +238,13 @@ impl Default for AuditConfig {
     }
 }
 
+/// `[log]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    pub format: LogFormat,
+}
+
 impl InstanceConfig {
     /// Reads and checks a file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
@@ -240,6 +254,7 @@ impl InstanceConfig {
             .map_err(|error| ConfigError::Invalid { path: path.to_owned(), reason: error.to_string() })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.store.path = folder.join(&config.store.path);
+        config.telemetry.make_absolute(folder);
         config.store.keys = config.store.keys.map(|keys| folder.join(keys));
         if let Some(file) = config.store.postgres.as_mut().and_then(|postgres| postgres.password_file.as_mut()) {
             *file = folder.join(&*file);

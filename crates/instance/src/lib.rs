@@ -29,13 +29,14 @@ mod server;
 mod store;
 mod tls;
 mod tls_reload;
+mod traces;
 
 pub use at_rest::EncryptionError;
 pub use audit::{AuditFault, AuditLine, AuditReport, verify_audit};
 pub use backup::{BackupError, back_up, restore};
 pub use config::{
-    AuditConfig, ConfigError, EncryptionConfig, InstanceConfig, LimitsConfig, PostgresConfig, RetentionConfig,
-    ServerConfig, StoreConfig, TlsConfig, TlsFiles, TlsMode,
+    AuditConfig, ConfigError, EncryptionConfig, InstanceConfig, LimitsConfig, LogConfig, PostgresConfig,
+    RetentionConfig, ServerConfig, StoreConfig, TlsConfig, TlsFiles, TlsMode,
 };
 pub use keys::KeyError;
 pub use server::{InstanceError, Started, run};

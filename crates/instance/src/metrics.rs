@@ -6,21 +6,74 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use midward_telemetry::SpanCounts;
+
 use crate::fleet::MidView;
 
-/// Upper bounds of the commit's histogram, in microseconds.
-const BOUNDS: [u64; 10] = [500, 1000, 2000, 5000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_000_000];
+/// Upper bounds, in microseconds, of what takes a commit or little more.
+const SHORT: [u64; 10] = [500, 1000, 2000, 5000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_000_000];
+/// The same of what waits for an API.
+const LONG: [u64; 10] = [5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 30_000_000];
+
+/// Durations, counted by size.
+#[derive(Debug)]
+struct Histogram {
+    bounds: &'static [u64; 10],
+    counts: [AtomicU64; 11],
+    micros: AtomicU64,
+}
+
+impl Histogram {
+    fn new(bounds: &'static [u64; 10]) -> Self {
+        Self { bounds, counts: Default::default(), micros: AtomicU64::new(0) }
+    }
+
+    fn add(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = self.bounds.iter().position(|bound| micros <= *bound).unwrap_or(self.bounds.len());
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    fn write(&self, out: &mut String, name: &str, help: &str) {
+        head(out, name, "histogram", help);
+        let mut sum = 0;
+        for (bound, count) in self.bounds.iter().map(Some).chain([None]).zip(&self.counts) {
+            sum += count.load(Ordering::Relaxed);
+            let bound = bound.map_or_else(|| "+Inf".to_owned(), |bound| seconds(*bound));
+            line(out, &format!("{name}_bucket{{le=\"{bound}\"}}"), sum);
+        }
+        line(out, &format!("{name}_sum"), seconds(self.micros.load(Ordering::Relaxed)));
+        line(out, &format!("{name}_count"), sum);
+    }
+}
 
 /// Counted since the start.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
     accepted: AtomicU64,
     replied: AtomicU64,
     failed: AtomicU64,
     unknown: AtomicU64,
     outcomes_refused: AtomicU64,
-    commits: [AtomicU64; BOUNDS.len() + 1],
-    commit_micros: AtomicU64,
+    commits: Histogram,
+    dispatches: Histogram,
+    executions: Histogram,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            accepted: AtomicU64::default(),
+            replied: AtomicU64::default(),
+            failed: AtomicU64::default(),
+            unknown: AtomicU64::default(),
+            outcomes_refused: AtomicU64::default(),
+            commits: Histogram::new(&SHORT),
+            dispatches: Histogram::new(&SHORT),
+            executions: Histogram::new(&LONG),
+        }
+    }
 }
 
 /// How a request ended.
@@ -75,15 +128,27 @@ impl Counters {
 
     /// One transaction of the queue, from its begin until it was on disk.
     pub(crate) fn committed(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS.len());
-        self.commits[bucket].fetch_add(1, Ordering::Relaxed);
-        self.commit_micros.fetch_add(micros, Ordering::Relaxed);
+        self.commits.add(took);
+    }
+
+    /// From when a request was accepted, or became due, until it was given to a MID for the first time.
+    pub(crate) fn dispatched(&self, took: Duration) {
+        self.dispatches.add(took);
+    }
+
+    /// From a lease until its outcome was recorded.
+    pub(crate) fn executed(&self, took: Duration) {
+        self.executions.add(took);
     }
 }
 
 /// The page.
-pub(crate) fn page(counters: &Arc<Counters>, depth: Depth, mids: &[(MidView, bool)]) -> String {
+pub(crate) fn page(
+    counters: &Arc<Counters>,
+    depth: Depth,
+    mids: &[(MidView, bool)],
+    spans: Option<SpanCounts>,
+) -> String {
     let mut out = String::new();
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     head(&mut out, "midward_requests", "gauge", "unfinished requests, of all instances on the database");
@@ -107,15 +172,17 @@ pub(crate) fn page(counters: &Arc<Counters>, depth: Depth, mids: &[(MidView, boo
             line(&mut out, &format!("midward_mids{{state=\"{state}\",live=\"{live}\"}}"), count);
         }
     }
-    head(&mut out, "midward_commit_seconds", "histogram", "transactions of the queue, until they were on disk");
-    let mut sum = 0;
-    for (bound, count) in BOUNDS.iter().map(Some).chain([None]).zip(&counters.commits) {
-        sum += read(count);
-        let bound = bound.map_or_else(|| "+Inf".to_owned(), |bound| seconds(*bound));
-        line(&mut out, &format!("midward_commit_seconds_bucket{{le=\"{bound}\"}}"), sum);
+    let help = "from a request's acceptance, or when it became due, until it was first given to a MID";
+    counters.dispatches.write(&mut out, "midward_dispatch_seconds", help);
+    counters.executions.write(&mut out, "midward_execution_seconds", "from a lease until its outcome was recorded");
+    let help = "transactions of the queue, until they were on disk";
+    counters.commits.write(&mut out, "midward_commit_seconds", help);
+    if let Some(SpanCounts { exported, dropped, refused }) = spans {
+        head(&mut out, "midward_trace_spans_total", "counter", "spans by what became of them");
+        for (result, count) in [("exported", exported), ("dropped", dropped), ("refused", refused)] {
+            line(&mut out, &format!("midward_trace_spans_total{{result=\"{result}\"}}"), count);
+        }
     }
-    line(&mut out, "midward_commit_seconds_sum", seconds(read(&counters.commit_micros)));
-    line(&mut out, "midward_commit_seconds_count", sum);
     out
 }
 
@@ -143,7 +210,10 @@ mod tests {
         for micros in [1, 500, 501, 3_000_000] {
             counters.committed(Duration::from_micros(micros));
         }
-        let text = page(&counters, Depth { queued: 2, leased: 1, oldest_ms: 1500 }, &[]);
+        counters.dispatched(Duration::from_micros(1500));
+        counters.executed(Duration::from_millis(7));
+        let spans = SpanCounts { exported: 4, dropped: 3, refused: 0 };
+        let text = page(&counters, Depth { queued: 2, leased: 1, oldest_ms: 1500 }, &[], Some(spans));
         for expected in [
             "midward_commit_seconds_bucket{le=\"0.000500\"} 2\n",
             "midward_commit_seconds_bucket{le=\"0.001000\"} 3\n",
@@ -151,6 +221,10 @@ mod tests {
             "midward_commit_seconds_bucket{le=\"+Inf\"} 4\n",
             "midward_commit_seconds_sum 3.001002\n",
             "midward_commit_seconds_count 4\n",
+            "midward_dispatch_seconds_bucket{le=\"0.002000\"} 1\n",
+            "midward_execution_seconds_bucket{le=\"0.005000\"} 0\n",
+            "midward_execution_seconds_sum 0.007000\n",
+            "midward_trace_spans_total{result=\"dropped\"} 3\n",
             "midward_requests{state=\"queued\"} 2\n",
             "midward_oldest_queued_seconds 1.500000\n",
         ] {

@@ -10,6 +10,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use midward_core::{Clock, Random, new_id};
+use midward_telemetry::Tracer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
@@ -95,7 +96,7 @@ impl From<sqlx::Error> for InstanceError {
 }
 
 /// Runs an instance until `shutdown` is cancelled; then ends long polls, lets running requests end, and closes the
-/// database. `started` learns the addresses once both listeners are up.
+/// database. `started` learns the addresses once both listeners are up. Who owns `tracer` has its spans sent.
 ///
 /// # Errors
 /// Data folder, keys, certificates, database or addresses cannot be used.
@@ -103,6 +104,7 @@ pub async fn run(
     config: InstanceConfig,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    tracer: Tracer,
     shutdown: CancellationToken,
     started: oneshot::Sender<Started>,
 ) -> Result<(), InstanceError> {
@@ -150,6 +152,7 @@ pub async fn run(
         at_rest: Arc::clone(&at_rest),
         broken: Arc::clone(&broken),
         replica: new_id(clock.wall(), &*random),
+        tracer: tracer.clone(),
     });
     let app = Arc::new(App {
         clock,
@@ -164,6 +167,7 @@ pub async fn run(
         audit,
         clients: Clients::default(),
         counters,
+        tracer,
         rates: Rates::new(config.limits.requests_per_second),
         mid_tokens: MidTokens::default(),
         signing_key,

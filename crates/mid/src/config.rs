@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use midward_core::{Failure, Hop, check_name};
 use midward_net::WayConfig;
 use midward_resolvers::{ResolverConfig, ResolverSection, check_routes};
+use midward_telemetry::{LogFormat, TelemetryConfig};
 use serde::Deserialize;
 
 use crate::token_requests::TokenRequestsSection;
@@ -32,6 +33,8 @@ pub struct MidConfig {
     pub metrics: MetricsSection,
     #[serde(default)]
     pub log: LogSection,
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
     /// Folder of the file: what relative paths inside sections of other crates are relative to.
     #[serde(skip)]
     pub base_dir: PathBuf,
@@ -136,14 +139,6 @@ pub struct LogSection {
     pub filter: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    #[default]
-    Text,
-    Json,
-}
-
 const fn default_max_profiles() -> usize {
     200
 }
@@ -236,6 +231,8 @@ impl MidConfig {
             return Err(invalid("config_invalid", detail, "Choose a number from 0 to 60."));
         }
         self.metrics.check()?;
+        let correct = "Correct [telemetry].";
+        self.telemetry.check().map_err(|detail| invalid("config_invalid", detail, correct))?;
         self.token_requests.check()
     }
 }

@@ -13,7 +13,9 @@ use midward_oauth::{
     TokenRequestSpec,
 };
 use midward_resolvers::{BoxFuture, Lookup};
+use midward_telemetry::Tracer;
 use midward_wire::{ApiCall, ApiReply, ConfigDocument, LeaseGrant, Outcome};
+use tracing::Instrument as _;
 use url::Url;
 
 use crate::api::{ApiCallError, ApiCaller, CallToken, Called, proof_refused};
@@ -27,6 +29,7 @@ use crate::link::Link;
 use crate::policy::{Ask, Permit, PolicyStore, Ways, suggest};
 use crate::revoke;
 use crate::source::ResolverSource;
+use crate::spans::CallSpans;
 use crate::token_requests::ReplyRules;
 use crate::transport::NetTokenTransport;
 
@@ -48,15 +51,19 @@ pub(crate) struct Engine {
     /// What authorization servers want in the next DPoP proof.
     pub(crate) nonces: Arc<DpopNonces>,
     pub(crate) reply_rules: ReplyRules,
+    pub(crate) tracer: Tracer,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
 }
 
 impl Execute for Engine {
-    fn execute(&self, leased: Leased) -> BoxFuture<'_, (Outcome, Trace)> {
+    fn execute(&self, mut leased: Leased) -> BoxFuture<'_, (Outcome, Trace)> {
         Box::pin(async move {
             let mut trace = Trace::default();
-            let outcome = self.run(leased, &mut trace).await;
+            let mut spans = CallSpans::enter(&self.tracer, &mut leased.grant, &*self.clock);
+            let log = spans.log(&leased.grant.request_id);
+            let outcome = self.run(leased, &mut trace, &mut spans).instrument(log).await;
+            spans.end(&trace, &outcome, self.clock.boot());
             (outcome, trace)
         })
     }
@@ -132,7 +139,7 @@ impl Engine {
         aliases
     }
 
-    async fn run(&self, leased: Leased, trace: &mut Trace) -> Outcome {
+    async fn run(&self, leased: Leased, trace: &mut Trace, spans: &mut CallSpans) -> Outcome {
         let ends = dial_until(&leased);
         let began = self.clock.boot();
         let config = match self.configs.document(leased.config()).await {
@@ -144,8 +151,9 @@ impl Engine {
             Ok(permit) => permit,
             Err(failure) => return Outcome::Failed { failure },
         };
+        spans.permitted(&config.document.connection.alias, &permit, trace, self.clock.boot());
         let handle = config.derived.get_or_init(|| self.handle(&config.document, &permit));
-        let outcome = self.call(&config, &permit, handle, &grant.call, ends, trace).await;
+        let outcome = self.call(&config, &permit, handle, &grant.call, ends, (trace, spans)).await;
         tracing::debug!(request = grant.request_id, rule = permit.rule, outcome = describe(&outcome), "call ended");
         self.audit.record(AuditEntry::Call {
             at: self.clock.wall(),
@@ -283,7 +291,7 @@ impl Engine {
         handle: &TokenHandle,
         call: &ApiCall,
         ends: BootTime,
-        trace: &mut Trace,
+        (trace, spans): (&mut Trace, &mut CallSpans),
     ) -> Outcome {
         let Some(permitted) = &permit.call else {
             // Policy was asked about a call, so it permitted one.
@@ -294,6 +302,7 @@ impl Engine {
         let mut refused: Option<(ApiReply, AccessToken)> = None;
         loop {
             let is_repeated = refused.is_some();
+            let asked = self.clock.boot();
             let granted = match handle.cached() {
                 Some(granted) => Ok(granted),
                 None => handle.token(ends.saturating_since(self.clock.boot())).await,
@@ -310,10 +319,14 @@ impl Engine {
                     trace.push(failure.hop, format!("no other token ({})", failure.code), Duration::ZERO);
                     return Outcome::Replied { reply };
                 }
-                (Err(failure), None) => return Outcome::Failed { failure },
+                (Err(failure), None) => {
+                    spans.no_token(&failure, asked, self.clock.boot());
+                    return Outcome::Failed { failure };
+                }
             };
             trace.0.extend(granted.trace().0);
             let now = self.clock.boot();
+            spans.mark(trace, now);
             if now >= ends {
                 return Outcome::Failed { failure: too_late() };
             }
@@ -326,8 +339,11 @@ impl Engine {
             drop(granted);
             let timeout = Duration::from_millis(config.document.connection.timeout_ms);
             let remaining = ends.saturating_since(now);
-            let result = self.apis.call(permitted, &permit.guard, body.clone(), &with, timeout, remaining).await;
-            let took = self.clock.boot().saturating_since(now);
+            let attempt = spans.attempt(permitted, now);
+            let result = self.apis.call(&attempt.call, &permit.guard, body.clone(), &with, timeout, remaining).await;
+            let ended = self.clock.boot();
+            let took = ended.saturating_since(now);
+            spans.answered(&attempt, result.as_ref().map(|called| called.reply.status).map_err(|e| &e.failure), ended);
             let Called { reply, nonce_sent, challenge } = match result {
                 Ok(called) => called,
                 // It took so long to get a connection. Another token may still make it within the lease.

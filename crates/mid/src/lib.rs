@@ -29,6 +29,7 @@ mod revoke;
 mod runtime;
 mod service;
 mod source;
+mod spans;
 mod state;
 mod syslog;
 #[cfg(test)]
@@ -37,10 +38,11 @@ mod token_requests;
 pub mod transport;
 
 pub use audit::{Audit, AuditEntry};
-pub use config::{LogFormat, MidConfig};
+pub use config::MidConfig;
 pub use enroll::{decode_token, enroll};
 pub use http::{InstanceHttp, InstanceWay, Unreachable};
 pub use lifecycle::{harden, run};
+pub use midward_telemetry::LogFormat;
 pub use midward_wire::MidState;
 pub use reload::Reload;
 pub use runtime::Mid;

@@ -1,15 +1,22 @@
-//! The token engine's figures as Prometheus text (exposition format 0.0.4), for the admin socket and, where configured,
+//! The MID Server's figures as Prometheus text (exposition format 0.0.4), for the admin socket and, where configured,
 //! a listener on loopback. No token, no secret; a bounded number of lines.
 
 use std::fmt::Write as _;
 
 use midward_oauth::TokenMetrics;
+use midward_telemetry::SpanCounts;
+
+use crate::engine::Engine;
 
 /// Longest label value, in characters.
 const MAX_LABEL: usize = 160;
 
 /// Everything as text.
-pub(crate) fn text(metrics: &TokenMetrics) -> String {
+pub(crate) fn page(engine: &Engine, max_profiles: usize) -> String {
+    text(&engine.tokens.metrics(max_profiles), engine.tracer.counts())
+}
+
+fn text(metrics: &TokenMetrics, spans: Option<SpanCounts>) -> String {
     let counts = &metrics.counts;
     let mut page = Page::default();
     page.family("midward_token_lookups_total", "counter", "Calls that needed a token, by where it came from");
@@ -39,6 +46,13 @@ pub(crate) fn text(metrics: &TokenMetrics) -> String {
     );
     for profile in &metrics.profiles {
         page.line("midward_token_expiry_seconds", &profile_labels(profile), profile.expires_in.as_secs());
+    }
+    if let Some(SpanCounts { exported, dropped, refused }) = spans {
+        let name = "midward_trace_spans_total";
+        page.family(name, "counter", "Spans by what became of them: no room, or not taken by the collector");
+        for (result, count) in [("exported", exported), ("dropped", dropped), ("refused", refused)] {
+            page.line(name, &[("result", result)], count);
+        }
     }
     page.0
 }
@@ -162,12 +176,13 @@ mod tests {
 
     #[test]
     fn the_text_is_what_a_prometheus_reads() {
-        let text = text(&metrics());
+        let text = text(&metrics(), Some(SpanCounts { exported: 5, dropped: 2, refused: 1 }));
         for line in [
             "midward_token_lookups_total{result=\"cached\"} 7",
             "midward_token_fetches_total{result=\"token\"} 3",
             "midward_token_fetches_total{result=\"invalid_client\"} 2",
             "midward_token_rejections_total 0",
+            "midward_trace_spans_total{result=\"dropped\"} 2",
             "midward_token_server_survives_seconds{server=\"https://login.example.com\"} 1234",
             "midward_token_server_requests_waiting{server=\"https://login.example.com\",for=\"call\"} 4",
             "midward_token_server_circuits_open{server=\"https://login.example.com\"} 1",
@@ -194,6 +209,6 @@ mod tests {
     fn a_label_is_never_longer_than_its_limit() {
         let mut metrics = metrics();
         metrics.profiles[0].credential_id = "x".repeat(10_000);
-        assert!(text(&metrics).lines().all(|line| line.len() < 600));
+        assert!(text(&metrics, None).lines().all(|line| line.len() < 600));
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
-use crate::metrics::text;
+use crate::metrics;
 
 const MAX_CONNECTIONS: usize = 8;
 /// A connection is for one question.
@@ -97,7 +97,7 @@ async fn converse(stream: TcpStream, engine: &Engine, max_profiles: usize) {
 fn answer(request: &Request<Incoming>, engine: &Engine, max_profiles: usize) -> Response<Full<Bytes>> {
     let (status, body) = match (request.method(), request.uri().path()) {
         _ if !is_for_this_host(request) => (StatusCode::MISDIRECTED_REQUEST, "ask for localhost\n".to_owned()),
-        (&Method::GET, "/metrics") => (StatusCode::OK, text(&engine.tokens.metrics(max_profiles))),
+        (&Method::GET, "/metrics") => (StatusCode::OK, metrics::page(engine, max_profiles)),
         (_, "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned()),
         _ => (StatusCode::NOT_FOUND, "the figures are at /metrics\n".to_owned()),
     };

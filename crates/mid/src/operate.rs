@@ -57,9 +57,7 @@ impl Operator {
                 tracing::info!(count = tokens.len(), "tokens dropped by the operator");
                 Ok(AdminReply::Flushed { count: tokens.len(), tokens })
             }
-            AdminRequest::Metrics => {
-                Ok(AdminReply::Metrics { text: metrics::text(&self.engine.tokens.metrics(self.max_profiles)) })
-            }
+            AdminRequest::Metrics => Ok(AdminReply::Metrics { text: metrics::page(&self.engine, self.max_profiles) }),
             AdminRequest::Reload => {
                 let SetChanges { added, changed, removed, unchanged } = self.reload.reload()?;
                 Ok(AdminReply::Reloaded { added, changed, removed, unchanged })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use midward_core::{Clock, Failure, Hop, Random, new_id};
+use midward_telemetry::Exporter;
 use midward_wire::MidState;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,7 @@ pub struct Mid {
     admin: Option<(AdminSocket, Arc<dyn Operate>)>,
     metrics: Option<MetricsListener>,
     mirror: Option<Mirror>,
+    exporter: Option<Exporter>,
 }
 
 /// What [`Mid::join`] joins.
@@ -59,6 +61,7 @@ pub(crate) struct Parts {
     pub(crate) admin: Option<(AdminSocket, Arc<dyn Operate>)>,
     pub(crate) metrics: Option<MetricsListener>,
     pub(crate) mirror: Option<Mirror>,
+    pub(crate) exporter: Option<Exporter>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
 }
@@ -83,6 +86,7 @@ impl Mid {
             admin,
             metrics,
             mirror,
+            exporter,
             clock,
             random,
         } = parts;
@@ -119,6 +123,7 @@ impl Mid {
             admin,
             metrics,
             mirror,
+            exporter,
         }
     }
 
@@ -127,6 +132,9 @@ impl Mid {
     pub async fn run(self, stop: CancellationToken, stop_now: CancellationToken) -> Result<(), Failure> {
         let soft = CancellationToken::new();
         let hard = CancellationToken::new();
+        // Longer than everybody who has something to record.
+        let end_of_spans = CancellationToken::new();
+        let exporter = self.exporter.map(|exporter| tokio::spawn(exporter.run(end_of_spans.clone())));
         let mut parts = JoinSet::new();
         let delivery = tokio::spawn(self.delivery.run());
         let heart = Arc::clone(&self.heart);
@@ -191,6 +199,14 @@ impl Mid {
         }
         hard.cancel();
         shut_down(&self.resolvers).await;
+        end_of_spans.cancel();
+        if let Some(exporter) = exporter {
+            tokio::select! {
+                // It ends by itself after a while.
+                ended = exporter => if ended.is_err() { tracing::error!("the export of spans has crashed") },
+                () = stop_now.cancelled() => tracing::warn!("the last spans were not sent"),
+            }
+        }
         Ok(())
     }
 }

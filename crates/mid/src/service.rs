@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use midward_core::{Clock, Failure, FingerprintKey, Hop, Random, SystemClock, SystemRandom};
-use midward_net::{WayConfig, WayOut};
+use midward_net::{CollectorWay, WayConfig, WayOut};
 use midward_oauth::{TokenCache, TokenCacheConfig};
 use midward_resolvers::{ResolverContext, ResolverSet};
+use midward_telemetry::{Exporter, Tracer};
 
 use crate::admin::{AdminSocket, Operate};
 use crate::api::ApiCaller;
@@ -58,6 +59,7 @@ pub async fn build_mid(
     let incarnation = new_incarnation(clock.as_ref(), random.as_ref());
     let token_way = way(config, "authorization_servers", &config.ways_out.authorization_servers)?;
     let audit = Arc::new(Audit::open(state.path(), config.mid.audit_syslog.as_deref())?);
+    let (tracer, exporter) = telemetry(config, &clock, &random)?;
     let engine = Arc::new(Engine {
         link: Arc::clone(&link),
         configs: ConfigCache::new(Arc::clone(&link)),
@@ -71,6 +73,7 @@ pub async fn build_mid(
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
         nonces: Arc::default(),
         reply_rules: config.token_requests.reply_rules(),
+        tracer,
         clock: Arc::clone(&clock),
         random: Arc::clone(&random),
     });
@@ -126,6 +129,7 @@ pub async fn build_mid(
         admin: Some((socket, operator)),
         metrics,
         mirror: Some(mirror),
+        exporter,
         clock,
         random,
     });
@@ -165,6 +169,22 @@ fn way(config: &MidConfig, name: &str, settings: &WayConfig) -> Result<WayOut, F
         let action = "Correct that section of mid.toml, or the file that it names.";
         Failure::permanent(Hop::Mid, "config_invalid", format!("[ways_out.{name}]: {error}"), action)
     })
+}
+
+/// Off without an endpoint.
+fn telemetry(
+    config: &MidConfig,
+    clock: &Arc<dyn Clock>,
+    random: &Arc<dyn Random>,
+) -> Result<(Tracer, Option<Exporter>), Failure> {
+    let way = CollectorWay::new(&config.telemetry, &config.base_dir).map_err(|error| {
+        let action = "Correct that section of mid.toml, or the file that it names.";
+        Failure::permanent(Hop::Mid, "config_invalid", format!("[telemetry]: {error}"), action)
+    })?;
+    let Some(way) = way else { return Ok((Tracer::off(), None)) };
+    let (clock, random) = (Arc::clone(clock), Arc::clone(random));
+    let (tracer, exporter) = midward_telemetry::start(&config.telemetry, "midward-mid", Arc::new(way), clock, random);
+    Ok((tracer, Some(exporter)))
 }
 
 fn token_config(config: &MidConfig) -> TokenCacheConfig {

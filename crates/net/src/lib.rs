@@ -2,6 +2,7 @@
 //! Nothing is taken from the environment, no redirect is followed, no body is unbounded.
 
 mod ber;
+mod collector;
 mod config;
 mod connect;
 mod dial;
@@ -14,6 +15,7 @@ mod proxy;
 mod tls;
 mod way;
 
+pub use collector::{CollectorError, CollectorWay};
 pub use config::{ProxyConfig, WayConfig, WayError};
 pub use error::{ProtocolFault, ProxyFault, SendError, SendErrorKind, TlsFault};
 pub use guard::{AddressClass, AddressGuard};

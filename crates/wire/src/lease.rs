@@ -50,6 +50,8 @@ pub struct ApiCall {
     pub method: String,
     /// Path and query below the connection's base URL: begins with `/`, holds no fragment.
     pub path: String,
+    /// The call's place in a trace is among them (`traceparent`, `tracestate`): a MID that knows traces puts its own
+    /// there, an older one hands it on.
     #[serde(default)]
     pub headers: Vec<(String, String)>,
     #[serde(default)]

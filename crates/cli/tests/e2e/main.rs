@@ -19,5 +19,6 @@ mod resolvers;
 mod revocation;
 mod support;
 mod surroundings;
+mod traces;
 mod vaults;
 mod whole_chain;

@@ -6,26 +6,32 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequest as _, Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use bytes::Bytes;
 use midward_core::{Failure, Hop};
+use midward_telemetry::TraceContext;
 use midward_wire::{ApiCall, ApiReply, Bytes64, HeaderKind, Outcome, ReplayRule};
+use tracing::Instrument as _;
 
 use super::submit;
 use super::{Body, body, no_such_path};
 use crate::app::{App, Shared};
 use crate::auth;
 use crate::check;
+use crate::client::ApiClient;
 use crate::problem::Problem;
 use crate::queue::{Submitted, Wants};
 use crate::store::requests::Priority;
+use crate::traces::{Answered, Traced};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("midward-request-id");
 const TRACE: HeaderName = HeaderName::from_static("midward-trace");
 const REPLAY: HeaderName = HeaderName::from_static("midward-replay");
 const WAIT_MS: HeaderName = HeaderName::from_static("midward-wait-ms");
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const ROUTE: &str = "/api/v1/connections/{alias}/call/{path}";
 
 pub(crate) fn router(app: Shared) -> Router {
     Router::new()
@@ -35,7 +41,16 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .fallback(no_such_path)
         .layer(DefaultBodyLimit::max(app.limits.body_bytes))
+        .layer(map_response(harmless))
         .with_state(app)
+}
+
+/// Whatever is answered here, a browser neither guesses what it is nor lets it do anything.
+async fn harmless(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    response
 }
 
 async fn call_root(state: State<Shared>, Path(alias): Path<String>, request: Request) -> Response {
@@ -49,9 +64,11 @@ async fn call_path(state: State<Shared>, Path((alias, _)): Path<(String, String)
 async fn call(State(app): State<Shared>, alias: String, request: Request) -> Response {
     let id = app.new_id();
     let caller = request.headers().get(header::AUTHORIZATION).cloned();
-    let traced = request.headers().get(&TRACE).is_some_and(|value| value == "1");
-    let asked = format!("call {} {alias}", request.method());
-    let answer = execute(&app, &id, &alias, request).await;
+    let shows_trace = request.headers().get(&TRACE).is_some_and(|value| value == "1");
+    let method = request.method().clone();
+    let asked = format!("call {method} {alias}");
+    let mut traced = Traced::default();
+    let answer = execute(&app, &id, &alias, request, &mut traced).await;
     // Whatever was accepted has its entry from the queue.
     if let Err((problem, None)) = &answer
         && problem.failure.code != "wait_over"
@@ -61,17 +78,28 @@ async fn call(State(app): State<Shared>, alias: String, request: Request) -> Res
         let client = client.as_ref().map_or("", |client| &client.id);
         app.audit.refused(&problem.failure.code, client, &asked);
     }
+    let failure = answer.as_ref().err().map(|(problem, _)| problem.failure.clone());
     let (mut response, trace) = match answer {
         Ok((reply, trace)) => (passed_on(reply), Some(trace)),
         Err((problem, trace)) => (failed(problem.with_request(&id)), trace),
     };
+    traced.end(
+        &app,
+        &Answered {
+            method: &method,
+            route: ROUTE,
+            request_id: &id,
+            connection: Some(alias.as_str())
+                .filter(|_| failure.as_ref().is_none_or(|failure| failure.hop != Hop::Caller)),
+            status: response.status(),
+            failure: failure.as_deref(),
+        },
+    );
     let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, value);
     }
-    if let Some(value) = trace.filter(|_| traced).and_then(|trace| HeaderValue::from_str(&trace).ok()) {
+    if let Some(value) = trace.filter(|_| shows_trace).and_then(|trace| HeaderValue::from_str(&trace).ok()) {
         headers.insert(TRACE, value);
     }
     response
@@ -83,25 +111,42 @@ async fn execute(
     app: &App,
     id: &str,
     alias: &str,
+    request: Request,
+    traced: &mut Traced,
+) -> Result<(ApiReply, Trace), (Problem, Option<Trace>)> {
+    let began = app.clock.boot();
+    // Nothing of a stranger's body is read.
+    let client = auth::admit(app, request.headers()).await.map_err(|problem| (problem, None))?;
+    *traced = Traced::enter(app, began, request.headers(), None);
+    admitted(app, id, alias, request, &client, traced).instrument(traced.log(id)).await
+}
+
+async fn admitted(
+    app: &App,
+    id: &str,
+    alias: &str,
     mut request: Request,
+    client: &ApiClient,
+    traced: &Traced,
 ) -> Result<(ApiReply, Trace), (Problem, Option<Trace>)> {
     let early = |problem: Problem| (problem, None);
-    // Nothing of a stranger's body is read.
-    let client = auth::admit(app, request.headers()).await.map_err(early)?;
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let headers = std::mem::take(request.headers_mut());
     let content = Bytes::from_request(request, &()).await;
-    let call = api_call(app, alias, &method, &uri, &headers, content).map_err(early)?;
+    let mut call = api_call(app, alias, &method, &uri, &headers, content).map_err(early)?;
+    // It has its place in the trace already.
+    TraceContext::take(&mut call.headers);
     let wait = wait_time(app, &headers).map_err(early)?;
-    let route = submit::route(app, &client, alias).await.map_err(early)?;
+    let route = submit::route(app, client, alias).await.map_err(early)?;
     let now = app.clock.boot();
     if !app.fleet.serves(&route, now) {
         return Err(early(Problem::new(StatusCode::SERVICE_UNAVAILABLE, app.fleet.explain(&route, now))));
     }
     // Registered before it is submitted: the outcome may come at once.
     let waiting = app.waiters.wait(id, Wants::Answer);
-    let terms = submit::Terms { priority: Priority::Interactive, idempotency_key: None, not_before: 0, retries: false };
-    let submitted = submit::submit(app, &client, &route, id.to_owned(), call, wait, terms).await.map_err(early)?;
+    let priority = Priority::Interactive;
+    let terms = submit::Terms { priority, idempotency_key: None, not_before: 0, retries: false, traced };
+    let submitted = submit::submit(app, client, &route, id.to_owned(), call, wait, terms).await.map_err(early)?;
     if !matches!(submitted, Submitted::New(_)) {
         return Err(early(submit::key_reused()));
     }

@@ -17,6 +17,6 @@ pub(super) async fn metrics(State(app): State<Shared>, headers: HeaderMap) -> Re
     let now = app.clock.boot();
     let mids: Vec<_> =
         app.fleet.all().into_iter().map(|mid| (mid.is_live(now), mid)).map(|(live, mid)| (mid, live)).collect();
-    let text = metrics::page(&app.counters, depth, &mids);
+    let text = metrics::page(&app.counters, depth, &mids, app.tracer.counts());
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use midward_core::{Failure, Hop};
+use midward_telemetry::TraceContext;
 use midward_wire::{ApiCall, Bytes64, Outcome, ReplayRule};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tracing::Instrument as _;
 
 use super::page::{Page, PageQuery};
 use super::submit;
@@ -26,6 +28,7 @@ use crate::problem::Problem;
 use crate::queue::{Submitted, Wants};
 use crate::store::request_list::{self, Filter};
 use crate::store::requests::{self, FAILED, LEASED, Priority, QUEUED, REPLIED, RequestRow, UNKNOWN};
+use crate::traces::{Answered, Traced};
 
 /// Longest time that a request may stay in the queue.
 const LONGEST_EXPIRY: Duration = Duration::from_hours(7 * 24);
@@ -59,8 +62,32 @@ struct NewRequest {
 }
 
 pub(super) async fn submit(State(app): State<Shared>, headers: HeaderMap, content: Body) -> Result<Response, Problem> {
+    let began = app.clock.boot();
     let client = auth::client(&app, &headers).await?;
-    let new: NewRequest = parse(&body(content, app.limits.body_bytes)?)?;
+    let mut new: NewRequest = parse(&body(content, app.limits.body_bytes)?)?;
+    let traced = Traced::enter(&app, began, &headers, TraceContext::take(&mut new.headers));
+    let (id, connection) = (app.new_id(), new.connection.clone());
+    let answer = queue(&app, &client, &id, new, &traced).instrument(traced.log(&id)).await;
+    let (status, id, failure) = match &answer {
+        Ok((status, id)) => (*status, id, None),
+        Err(problem) => (problem.status, &id, Some(&*problem.failure)),
+    };
+    let connection = Some(&*connection).filter(|_| failure.is_none_or(|failure| failure.hop != Hop::Caller));
+    let (method, route) = (&Method::POST, "/api/v1/requests");
+    traced.end(&app, &Answered { method, route, request_id: id, connection, status, failure });
+    let (status, id) = answer?;
+    let location = format!("/api/v1/requests/{id}");
+    Ok((status, [(header::LOCATION, location)], Json(json!({ "id": id }))).into_response())
+}
+
+/// Queues a request under `id`, or finds the one that was submitted under its key before.
+async fn queue(
+    app: &App,
+    client: &ApiClient,
+    id: &str,
+    new: NewRequest,
+    traced: &Traced,
+) -> Result<(StatusCode, String), Problem> {
     check::method(&new.method)?;
     check::path(&new.path)?;
     check::headers(&new.headers)?;
@@ -92,7 +119,7 @@ pub(super) async fn submit(State(app): State<Shared>, headers: HeaderMap, conten
             "Give an earlier time, or leave it out.",
         ));
     }
-    let route = submit::route(&app, &client, &new.connection).await?;
+    let route = submit::route(app, client, &new.connection).await?;
     let expires_in = Duration::from_millis(new.expires_in_ms.unwrap_or(app.limits.expires_in_ms)).min(LONGEST_EXPIRY);
     let call =
         ApiCall { method: new.method, path: new.path, headers: new.headers, body: Bytes64(body), replay: new.replay };
@@ -101,15 +128,13 @@ pub(super) async fn submit(State(app): State<Shared>, headers: HeaderMap, conten
         idempotency_key: new.idempotency_key,
         not_before: new.not_before,
         retries: true,
+        traced,
     };
-    let submitted = submit::submit(&app, &client, &route, app.new_id(), call, expires_in, terms).await?;
-    let (status, id) = match submitted {
-        Submitted::New(id) => (StatusCode::ACCEPTED, id),
-        Submitted::Known(id) => (StatusCode::OK, id),
-        Submitted::KeyReused(id) => return Err(submit::key_reused().with_request(&id)),
-    };
-    let location = format!("/api/v1/requests/{id}");
-    Ok((status, [(header::LOCATION, location)], Json(json!({ "id": id }))).into_response())
+    match submit::submit(app, client, &route, id.to_owned(), call, expires_in, terms).await? {
+        Submitted::New(id) => Ok((StatusCode::ACCEPTED, id)),
+        Submitted::Known(id) => Ok((StatusCode::OK, id)),
+        Submitted::KeyReused(id) => Err(submit::key_reused().with_request(&id)),
+    }
 }
 
 #[derive(Deserialize)]

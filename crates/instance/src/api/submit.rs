@@ -17,6 +17,7 @@ use crate::queue::{Ended, Submitted, Waiting};
 use crate::routes::Route;
 use crate::store::requests::{self, KeepRequest, NewRequest, Priority};
 use crate::store::{outcomes, to_json};
+use crate::traces::Traced;
 
 /// A lease outlives the API's time-out by this, for the token and the way back.
 pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(15);
@@ -34,13 +35,14 @@ pub(super) async fn route(app: &App, client: &ApiClient, alias: &str) -> Result<
 
 /// On what terms a request is queued.
 #[derive(Debug)]
-pub(super) struct Terms {
+pub(super) struct Terms<'a> {
     pub(super) priority: Priority,
     pub(super) idempotency_key: Option<String>,
     /// It is not sent before this time, in unix milliseconds.
     pub(super) not_before: i64,
     /// It is tried again as its connection says; nobody waits for it.
     pub(super) retries: bool,
+    pub(super) traced: &'a Traced,
 }
 
 /// Commits a request under `id`.
@@ -49,18 +51,20 @@ pub(super) async fn submit(
     client: &ApiClient,
     route: &Arc<Route>,
     id: String,
-    call: ApiCall,
+    mut call: ApiCall,
     expires_in: Duration,
-    terms: Terms,
+    terms: Terms<'_>,
 ) -> Result<Submitted, Problem> {
     let now = app.clock.wall();
     let repeatable = call.may_repeat(route.replay_methods.as_deref());
-    let text = Arc::new(to_json(&call)?);
-    // Only a request with a key is ever compared.
+    // Only a request with a key is ever compared; its place in a trace is another one each time.
     let fingerprint = match terms.idempotency_key {
-        Some(_) => app.at_rest.fingerprint(&route.alias, &text)?,
+        Some(_) => app.at_rest.fingerprint(&route.alias, &to_json(&call)?)?,
         None => String::new(),
     };
+    terms.traced.put(&mut call);
+    let text = Arc::new(to_json(&call)?);
+    let arrived = app.clock.boot();
     let keep = match (route.metadata_only, terms.retries) {
         (false, _) => KeepRequest::Everything,
         (true, true) => KeepRequest::Metadata,
@@ -98,9 +102,12 @@ pub(super) async fn submit(
         not_before: terms.not_before,
         retry: route.retry.clone().filter(|_| terms.retries),
         lease: None,
+        arrived,
     };
     // Named, so that its caller can see whether it was taken after all.
-    app.queue.submit(Arc::clone(route), request).await.map_err(|error| Problem::from(error).with_request(&id))
+    let submitted = app.queue.submit(Arc::clone(route), request).await;
+    terms.traced.submitted(app, arrived);
+    submitted.map_err(|error| Problem::from(error).with_request(&id))
 }
 
 /// How a request ended; `None` when `wait` was over first. With a route, a request that no MID was given is withdrawn

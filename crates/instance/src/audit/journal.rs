@@ -175,6 +175,16 @@ impl Journal {
         Ok(())
     }
 
+    /// A request was given to a MID for the first time, after so long.
+    pub(crate) fn dispatched(&self, in_queue: Duration) {
+        self.counters.dispatched(in_queue);
+    }
+
+    /// A MID reported a request that it had held for so many milliseconds.
+    pub(crate) fn executed(&self, millis: i64) {
+        self.counters.executed(Duration::from_millis(u64::try_from(millis).unwrap_or(0)));
+    }
+
     pub(crate) fn committed(&mut self, took: Duration) {
         self.counters.committed(took);
         self.chain.settle();

@@ -5,15 +5,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use midward_core::{Backoff, Clock, Random};
+use midward_core::{Backoff, BootTime, Clock, Random};
+use midward_telemetry::Tracer;
+use midward_wire::OutcomeVerdict;
 use tokio::sync::mpsc;
 
 use super::grant::granted;
+use super::spans::LeaseSpans;
 use super::work::{Effects, Work};
 use super::{Batch, Broken, Job, Poll, Waiters};
 use crate::at_rest::AtRest;
 use crate::audit::Journal;
 use crate::fleet::Fleet;
+use crate::store::leases::WaitsSince;
 use crate::store::{Store, StoreError, replicas};
 
 /// Most jobs in one transaction.
@@ -35,6 +39,7 @@ pub(crate) struct Parts {
     pub(crate) broken: Arc<Broken>,
     /// Names this process among those on the same database.
     pub(crate) replica: String,
+    pub(crate) tracer: Tracer,
 }
 
 pub(super) struct Writer {
@@ -44,6 +49,7 @@ pub(super) struct Writer {
     pub(super) backlog: bool,
     /// The database's time less this host's, in milliseconds.
     pub(super) ahead: i64,
+    spans: LeaseSpans,
 }
 
 /// One incarnation of a MID.
@@ -57,7 +63,8 @@ pub(super) struct Session {
 
 impl Writer {
     pub(super) fn new(parts: Parts) -> Self {
-        Self { parts, sessions: HashMap::new(), backlog: true, ahead: 0 }
+        let spans = LeaseSpans::new(parts.tracer.clone());
+        Self { parts, sessions: HashMap::new(), backlog: true, ahead: 0, spans }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
@@ -185,19 +192,42 @@ impl Writer {
             let _ = submission.reply.send(Ok(submitted));
         }
         for (id, ended) in effects.ended {
+            self.spans.ended(&id, &*parts.clock);
             parts.waiters.deliver(&id, ended);
         }
+        for millis in effects.executed {
+            parts.journal.executed(millis);
+        }
         for (job, verdicts) in work.outcomes.into_iter().zip(effects.verdicts) {
+            let accepted =
+                verdicts.iter().zip(&job.reports).filter(|(verdict, _)| **verdict == OutcomeVerdict::Accepted);
+            for (_, report) in accepted {
+                self.spans.ended(&report.finish.id, &*parts.clock);
+            }
             let _ = job.reply.send(Ok(verdicts));
         }
         for job in work.hand_backs {
             let _ = job.reply.send(Ok(()));
         }
         for answer in effects.answers.into_values() {
+            for lease in &answer.leases {
+                let Some(in_queue) = in_queue(lease.waits_since, boot, now) else { continue };
+                parts.journal.dispatched(in_queue);
+                self.spans.leased(lease, &answer.poll.mid_id, in_queue, &*parts.clock);
+            }
             let waited = boot.saturating_since(answer.poll.arrived);
             let leases = answer.leases.into_iter().map(|lease| granted(lease, now, waited)).collect();
             // A poll that is gone gets this batch again when it comes back.
             let _ = answer.poll.reply.send(Ok(Batch { number: answer.batch, leases }));
         }
+    }
+}
+
+/// How long a request waited for its first lease; `None`: this is not its first.
+fn in_queue(since: WaitsSince, boot: BootTime, now: i64) -> Option<Duration> {
+    match since {
+        WaitsSince::Arrived(arrived) => Some(boot.saturating_since(arrived)),
+        WaitsSince::Accepted(at) => Some(Duration::from_millis(u64::try_from(now.saturating_sub(at)).unwrap_or(0))),
+        WaitsSince::Before => None,
     }
 }

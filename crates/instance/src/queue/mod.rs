@@ -4,6 +4,7 @@
 mod batch;
 mod broken;
 mod grant;
+mod spans;
 mod terms;
 mod transaction;
 mod waiters;
@@ -124,6 +125,11 @@ impl Queue {
     pub(crate) fn start(parts: Parts) -> (Self, tokio::task::JoinHandle<()>) {
         let (jobs, inbox) = mpsc::channel(WAITING);
         (Self { jobs }, tokio::spawn(batch::Writer::new(parts).run(inbox)))
+    }
+
+    /// Whether the writer is still there.
+    pub(crate) fn is_running(&self) -> bool {
+        !self.jobs.is_closed()
     }
 
     pub(crate) async fn send(&self, job: Job) -> Result<(), StoreError> {

@@ -14,7 +14,7 @@ use super::work::{Answer, Effects, Work};
 use super::{Batch, Ended, Poll, Report, Submission, Submitted};
 use crate::at_rest::Part;
 use crate::fleet::LIVE_FOR;
-use crate::store::leases::{self, Call, Leased, MOST_BYTES};
+use crate::store::leases::{self, Call, Leased, MOST_BYTES, WaitsSince};
 use crate::store::outcomes::Finish;
 use crate::store::requests::{self, NewLease};
 use crate::store::{StoreError, mids, outcomes, pieces, replicas, to_json};
@@ -270,6 +270,7 @@ impl Writer {
             call: Call::Plain(Arc::clone(&request.call)),
             size: request.call_kept.size(),
             batch: answer.batch,
+            waits_since: WaitsSince::Arrived(request.arrived),
         });
     }
 
@@ -361,6 +362,9 @@ impl Writer {
             // Its caller may wait at another replica.
             effects.hint |= finished.origin != self.parts.replica;
             effects.freed |= finished.limited;
+            if finished.leased_at > 0 {
+                effects.executed.push(now.saturating_sub(finished.leased_at));
+            }
             if fates.get(finished.id.as_str()) == Some(&Fate::Dead) {
                 outcomes::bury(tx, &finished.id).await?;
             }

@@ -57,6 +57,8 @@ pub(super) struct Effects {
     /// One list for each message of outcomes, in order.
     pub(super) verdicts: Vec<Vec<OutcomeVerdict>>,
     pub(super) ended: Vec<(String, Ended)>,
+    /// How long each request whose outcome was recorded was held by its MID, in milliseconds.
+    pub(super) executed: Vec<i64>,
     /// Something with limits was queued or ended, or waits for its next attempt: parked polls are served.
     pub(super) freed: bool,
     /// Whether other replicas have to look.

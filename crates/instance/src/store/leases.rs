@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use midward_core::BootTime;
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Row as _, Transaction};
 
@@ -23,6 +24,18 @@ pub(crate) struct Leased {
     /// Of the call as it is stored, in bytes.
     pub(crate) size: i64,
     pub(crate) batch: i64,
+    pub(crate) waits_since: WaitsSince,
+}
+
+/// Since when a request waited for its first lease, for the figures.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum WaitsSince {
+    /// It came to this process, which gives the lease.
+    Arrived(BootTime),
+    /// Unix milliseconds of the database: it was accepted, or became due.
+    Accepted(i64),
+    /// This is not its first lease.
+    Before,
 }
 
 /// JSON of a call.
@@ -85,7 +98,7 @@ pub(crate) async fn claim(tx: &mut Tx, claim: &Claim<'_>) -> Result<Vec<Leased>,
          created_at FROM requests WHERE state = 0 AND expires_at > $4 AND not_before <= $4 \
          AND (mids = '' OR mids LIKE $5) AND resolver IN ({names}){terms} ORDER BY priority, created_at, id \
          LIMIT $6{skip_locked}) AS first_ones) AS added_up WHERE earlier < $7) RETURNING id, epoch, lease_expires_at, \
-         expires_at, config_digest, call_json, lease_batch, size"
+         expires_at, config_digest, call_json, lease_batch, size, created_at, not_before"
     );
     let mut query = sqlx::query(AssertSqlSafe(sql))
         .bind(claim.mid_id)
@@ -105,7 +118,7 @@ pub(crate) async fn claim(tx: &mut Tx, claim: &Claim<'_>) -> Result<Vec<Leased>,
         query = query.bind(connection);
     }
     // RETURNING promises no order.
-    let mut leased = query.fetch_all(&mut **tx).await?.iter().map(leased).collect::<Result<Vec<_>, _>>()?;
+    let mut leased = query.fetch_all(&mut **tx).await?.iter().map(claimed).collect::<Result<Vec<_>, _>>()?;
     leased.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(leased)
 }
@@ -246,5 +259,14 @@ fn leased(row: &AnyRow) -> Result<Leased, StoreError> {
         call: Call::Stored(row.try_get(5)?),
         batch: row.try_get(6)?,
         size: row.try_get(7)?,
+        waits_since: WaitsSince::Before,
     })
+}
+
+fn claimed(row: &AnyRow) -> Result<Leased, StoreError> {
+    let mut leased = leased(row)?;
+    if leased.epoch == 1 {
+        leased.waits_since = WaitsSince::Accepted(row.try_get::<i64, _>(8)?.max(row.try_get(9)?));
+    }
+    Ok(leased)
 }

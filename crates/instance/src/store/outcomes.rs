@@ -37,6 +37,8 @@ pub(crate) struct Finished {
     pub(crate) limited: bool,
     /// The outcome's body and headers were not stored, and the call's are gone.
     pub(crate) reduced: bool,
+    /// When its last lease began, in unix milliseconds of the database; 0: it has none any more.
+    pub(crate) leased_at: i64,
 }
 
 /// When a request ends whose connection keeps metadata only.
@@ -63,7 +65,7 @@ static FINISH: LazyLock<Sized> = LazyLock::new(|| {
             (
                 "TEXT",
                 " AND requests.state IN (0, 1, 4) RETURNING requests.id, requests.origin, requests.limited, \
-                 requests.keep",
+                 requests.keep, COALESCE(requests.lease_expires_at - requests.lease_ms, 0)",
             ),
         ],
     )
@@ -103,6 +105,7 @@ pub(crate) async fn finish(
                 origin: row.try_get(1)?,
                 limited: row.try_get::<i64, _>(2)? == 1,
                 reduced: row.try_get::<i64, _>(3)? == REDUCED,
+                leased_at: row.try_get(4)?,
             });
         }
     }

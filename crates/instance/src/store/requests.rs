@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
+use midward_core::BootTime;
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
 
@@ -56,6 +57,8 @@ pub(crate) struct NewRequest {
     /// JSON of the policy by which it is tried again.
     pub(crate) retry: Option<String>,
     pub(crate) lease: Option<NewLease>,
+    /// When it came to this process, for the figures; not stored.
+    pub(crate) arrived: BootTime,
 }
 
 /// What becomes of a request's body and headers when it has ended.

@@ -4,6 +4,7 @@ mod backup;
 mod broken_commit;
 mod openapi;
 mod postgres;
+mod readiness;
 mod replicas;
 mod scenarios;
 mod skew;

@@ -12,6 +12,7 @@ use midward_core::{
 use midward_net::WayOut;
 use midward_oauth::{TokenCache, TokenCacheConfig};
 use midward_resolvers::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverReport};
+use midward_telemetry::Tracer;
 use midward_wire::{ConfigDigest, LeaseGrant, Outcome, paths};
 use serde_json::{Value, json};
 
@@ -114,6 +115,7 @@ async fn engine_for(
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
         nonces: Arc::default(),
         reply_rules: TokenRequestsSection::default().reply_rules(),
+        tracer: Tracer::off(),
         clock: Arc::clone(&clock),
         random,
     };

@@ -112,6 +112,7 @@ impl Running {
             admin: None,
             metrics: None,
             mirror: None,
+            exporter: None,
             clock,
             random,
         });

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use midward_mid::LogFormat;
 
 use crate::output::Format;
 
@@ -61,6 +62,9 @@ pub(crate) struct RunArguments {
     /// The state folder; wins over the file.
     #[arg(long, env = "MIDWARD_MID_STATE_DIR")]
     pub(crate) state_dir: Option<PathBuf>,
+    /// `text`, or `json` for one JSON object a line; wins over the file.
+    #[arg(long, env = "MIDWARD_MID_LOG_FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
 }
 
 #[derive(Debug, Args)]

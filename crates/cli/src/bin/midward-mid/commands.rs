@@ -42,6 +42,7 @@ fn configuration(path: &Path, arguments: &RunArguments) -> Result<MidConfig, Fai
     if let Some(folder) = &arguments.state_dir {
         config.mid.state_dir.clone_from(folder);
     }
+    config.log.format = arguments.log_format.unwrap_or(config.log.format);
     config.check()?;
     Ok(config)
 }

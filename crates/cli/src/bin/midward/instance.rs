@@ -1,11 +1,13 @@
 //! `midward instance`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use midward_core::{Failure, Hop, SystemClock, SystemRandom};
 use midward_instance::{EncryptionError, InstanceConfig, InstanceError, Started, TlsConfig, TlsMode};
+use midward_net::CollectorWay;
+use midward_telemetry::{LogFormat, Tracer};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -33,12 +35,13 @@ pub(crate) struct InstanceArgs {
     /// Plain HTTP (only on loopback addresses)
     #[arg(long, env = "MIDWARD_NO_TLS")]
     no_tls: bool,
+    /// `text`, or `json` for one JSON object a line
+    #[arg(long, env = "MIDWARD_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
 }
 
 /// Runs until SIGTERM or SIGINT; a second one ends it at once.
 pub(crate) async fn run(args: InstanceArgs) -> Result<(), CliError> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MIDWARD_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
     let mut config = match &args.config {
         Some(file) => InstanceConfig::read(file)
             .map_err(|error| CliError::usage(error.to_string(), "Correct the configuration."))?,
@@ -53,6 +56,7 @@ pub(crate) async fn run(args: InstanceArgs) -> Result<(), CliError> {
     if args.no_tls {
         config.server.tls = TlsConfig::Mode(TlsMode::Off);
     }
+    log(args.log_format.unwrap_or(config.log.format));
 
     let failed = |detail: String| {
         let action = "Check the configuration, the data folder and the addresses.";
@@ -62,8 +66,31 @@ pub(crate) async fn run(args: InstanceArgs) -> Result<(), CliError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| failed(error.to_string()))?;
     let shutdown = CancellationToken::new();
     let (started, notice) = oneshot::channel();
-    let instance =
-        midward_instance::run(config, Arc::new(SystemClock), Arc::new(SystemRandom), shutdown.clone(), started);
+    let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+    // Paths in the configuration are absolute, or relative to the folder that this was started in.
+    let way = CollectorWay::new(&config.telemetry, Path::new(""))
+        .map_err(|error| CliError::usage(format!("[telemetry]: {error}"), "Correct the configuration."))?;
+    let end_of_spans = CancellationToken::new();
+    let (tracer, exporter) = match way {
+        None => (Tracer::off(), None),
+        Some(way) => {
+            let (clock, random) = (clock.clone(), random.clone());
+            let (tracer, exporter) =
+                midward_telemetry::start(&config.telemetry, "midward-instance", Arc::new(way), clock, random);
+            (tracer, Some(tokio::spawn(exporter.run(end_of_spans.clone()))))
+        }
+    };
+    let instance = midward_instance::run(config, clock, random, tracer, shutdown.clone(), started);
+    let instance = async {
+        let ended = instance.await;
+        end_of_spans.cancel();
+        if let Some(exporter) = exporter
+            && let Err(error) = exporter.await
+        {
+            tracing::error!(%error, "the export of spans has crashed");
+        }
+        ended
+    };
     tokio::pin!(instance);
     let mut notice = Some(notice);
     loop {
@@ -90,6 +117,15 @@ fn no_key(error: &EncryptionError) -> CliError {
         _ => "Correct [encryption]. A new key: `openssl rand -hex 32`, into a file of mode 0600.",
     };
     Failure::permanent(Hop::Instance, "encryption_key_refused", error.to_string(), action).into()
+}
+
+fn log(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MIDWARD_LOG").unwrap_or_else(|_| "info".into());
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
 }
 
 fn stop(shutdown: &CancellationToken) -> Result<(), CliError> {

@@ -8,6 +8,7 @@ mod grants;
 mod incarnations;
 pub(crate) mod support;
 mod terms;
+mod traces;
 
 pub(crate) use at_rest::{
     Canaries, a_connection_keeps_metadata_only, a_large_body_is_in_pieces_and_answers_to_polls_have_a_bound,
@@ -48,6 +49,10 @@ pub(crate) use terms::{
     a_connection_has_its_concurrency_and_rate, a_delayed_request_is_sent_when_its_time_has_come,
     what_the_policy_says_is_tried_again_and_then_a_dead_letter,
 };
+pub(crate) use traces::{
+    a_callers_trace_goes_on_once_and_a_bad_one_does_not, a_queued_request_keeps_its_trace_and_its_idempotency_key,
+    no_answer_of_the_call_listener_is_anything_to_a_browser, the_figures_tell_how_long_a_call_waited_and_ran,
+};
 
 /// Calls a macro with the names of all scenarios.
 macro_rules! for_each_scenario {
@@ -70,6 +75,10 @@ macro_rules! for_each_scenario {
             a_synchronous_call_gets_the_apis_own_answer,
             a_mid_that_was_cloned_is_told_and_only_the_newer_one_works,
             an_enrollment_whose_answer_got_lost_is_given_again,
+            a_callers_trace_goes_on_once_and_a_bad_one_does_not,
+            a_queued_request_keeps_its_trace_and_its_idempotency_key,
+            the_figures_tell_how_long_a_call_waited_and_ran,
+            no_answer_of_the_call_listener_is_anything_to_a_browser,
             a_lost_batch_is_delivered_again_and_executed_once,
             a_new_incarnation_ends_the_leases_of_the_old_one,
             the_work_of_a_dead_mid_moves_and_what_may_not_be_repeated_is_unknown,

@@ -15,6 +15,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use midward_core::{BootTime, Clock, SystemClock, SystemRandom, WallTime};
 use midward_instance::{EncryptionConfig, InstanceConfig, PostgresConfig, Started, TlsConfig, TlsMode};
+use midward_telemetry::Tracer;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -155,8 +156,8 @@ impl Instance {
         // So that it is seen within a test.
         config.audit.checkpoint_seconds = 1;
         let clock = ShiftedClock::default();
-        let run =
-            midward_instance::run(config, Arc::new(clock.clone()), Arc::new(SystemRandom), shutdown.clone(), sender);
+        let (wall, random) = (Arc::new(clock.clone()), Arc::new(SystemRandom));
+        let run = midward_instance::run(config, wall, random, Tracer::off(), shutdown.clone(), sender);
         let task = tokio::spawn(run);
         let Ok(started) = notice.await else {
             return Err(task.await.expect("no panic").expect_err("it did not start").to_string());
