@@ -39,8 +39,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// How often the times of leases and requests are looked at.
 const SWEEP: Duration = Duration::from_millis(500);
 
-/// Leases were looked after less than this ago, in milliseconds: another replica runs.
-const OTHERS_RUN_MS: i64 = 5000;
+/// Leases were looked after, or the first key was made, less than this ago, in milliseconds: another replica runs.
+const OTHERS_RUN_MS: i64 = 30_000;
 
 /// Where a started instance listens.
 #[derive(Clone, Debug)]
@@ -314,9 +314,12 @@ async fn first_admin(
         return Ok(unused.is_some());
     }
     let now = store.now(&mut tx, clock.wall().unix_millis()).await?;
-    if unused.is_some() && store.is_shared() && replicas::last_turn_ago(&mut tx, now).await? < OTHERS_RUN_MS {
-        // Another replica, which runs, keeps the file.
-        return Ok(false);
+    if let Some(key) = unused.filter(|_| store.is_shared()) {
+        let heard_ago = replicas::last_turn_ago(&mut tx, now).await?.min(now.saturating_sub(key.created_at));
+        if heard_ago < OTHERS_RUN_MS {
+            // Another replica, which runs or has just started, keeps the file.
+            return Ok(false);
+        }
     }
     let secret = keys::new_secret(ClientKind::ApiKey.secret_prefix(), random);
     // Its file got lost before it was used.
@@ -331,7 +334,7 @@ async fn first_admin(
         connections: Vec::new(),
         prefix: secret.chars().take(10).collect(),
         first_admin: true,
-        created_at: clock.wall().unix_millis(),
+        created_at: now,
         expires_at: None,
         previous_expires_at: None,
         requests_per_second: None,
