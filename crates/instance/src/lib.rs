@@ -7,6 +7,8 @@ mod app;
 mod audit;
 mod auth;
 mod backup;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod check;
 mod client;
 mod config;

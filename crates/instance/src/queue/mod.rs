@@ -3,6 +3,7 @@
 
 mod batch;
 mod grant;
+mod submit;
 mod terms;
 mod transaction;
 mod waiters;

@@ -49,24 +49,6 @@ impl Dialect {
         }
     }
 
-    /// Ends a SELECT of rows that nobody may change until the transaction ends.
-    pub(super) const fn for_share(self) -> &'static str {
-        match self {
-            Self::Sqlite => "",
-            Self::Postgres => " FOR SHARE",
-        }
-    }
-
-    /// A parameter of a long list, the `number`th of the statement in order of appearance and counted from 1, as a
-    /// value of the SQL type `kind`. SQLite needs neither number nor type, and every numbered parameter has a name
-    /// there, which costs a search through all names at each bind. PostgreSQL cannot guess the type in a list of values.
-    pub(super) fn parameter(self, number: usize, kind: &str) -> String {
-        match self {
-            Self::Sqlite => "?".to_owned(),
-            Self::Postgres => format!("CAST(${number} AS {kind})"),
-        }
-    }
-
     /// A migration's text, which is written for SQLite.
     pub(super) fn migration(self, sql: &'static str) -> String {
         match self {

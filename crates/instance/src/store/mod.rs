@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{Any, AnyPool, ConnectOptions as _, SqlSafeStr as _, Transaction};
+use sqlx::{Any, AnyPool, ConnectOptions as _, Connection as _, SqlSafeStr as _, Transaction};
 use url::Url;
 
 use self::dialect::Dialect;
@@ -95,6 +95,10 @@ pub(crate) async fn copy_sqlite(from: &Path, to: &Path) -> Result<(), StoreError
     Ok(())
 }
 
+/// A connection that was used less than this ago is taken to be there still: the queue's own never rests longer while
+/// there is work.
+const UNTESTED: Duration = Duration::from_millis(100);
+
 /// How long a read is tried again while the database is away.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
@@ -112,6 +116,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (11, "clusters and retries", include_str!("../../migrations/0011_clusters_and_retries.sql")),
     (20, "API clients", include_str!("../../migrations/0020_api_clients.sql")),
     (21, "audit", include_str!("../../migrations/0021_audit.sql")),
+    (35, "lists of requests", include_str!("../../migrations/0035_lists_of_requests.sql")),
 ];
 
 impl Store {
@@ -250,8 +255,17 @@ async fn pool(dialect: Dialect, url: &Url, connections: u32) -> Result<AnyPool, 
     Ok(AnyPoolOptions::new()
         .max_connections(connections)
         .min_connections(1)
-        // A server may have closed a connection meanwhile; a file does not.
-        .test_before_acquire(!is_embedded)
+        // Not at each use: that would be a round trip more for each transaction.
+        .test_before_acquire(false)
+        .before_acquire(move |connection, used| {
+            Box::pin(async move {
+                // A server may have closed a connection meanwhile; a file does not.
+                if !is_embedded && used.idle_for > UNTESTED {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .idle_timeout(None)
         .max_lifetime(if is_embedded { None } else { Some(Duration::from_mins(30)) })
         .acquire_timeout(Duration::from_secs(5))

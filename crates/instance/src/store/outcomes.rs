@@ -1,6 +1,6 @@
 //! How requests end, and which of them are tried again.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
@@ -9,7 +9,7 @@ use super::StoreError;
 use super::dialect::Dialect;
 use super::leases::ids;
 use super::requests::{FAILED, UNKNOWN};
-use super::rows::{Sized, pieces};
+use super::rows::{Sized, pieces, texts};
 
 type Tx = Transaction<'static, Any>;
 
@@ -27,61 +27,82 @@ pub(crate) struct Finish {
 #[derive(Clone, Debug)]
 pub(crate) struct Finished {
     pub(crate) id: String,
+    pub(crate) mid_id: String,
     /// The replica that took it.
     pub(crate) origin: String,
     pub(crate) limited: bool,
 }
 
-static FINISH: LazyLock<Sized> = LazyLock::new(|| {
-    Sized::new(
-        "WITH reported (id, epoch, state, outcome, trace) AS (VALUES ",
-        &["TEXT", "BIGINT", "BIGINT", "TEXT", "TEXT"],
-        ") UPDATE requests SET state = reported.state, outcome = reported.outcome, trace = reported.trace, \
-         finished_at = ",
-        &[
-            (
-                "BIGINT",
-                " FROM reported WHERE requests.id = reported.id AND requests.epoch = reported.epoch \
-                 AND requests.lease_mid = ",
-            ),
-            (
-                "TEXT",
-                " AND requests.state IN (0, 1, 4) RETURNING requests.id, requests.origin, \
-             requests.limited",
-            ),
-        ],
-    )
+/// Behind the rows `reported`; what proves that the MID's epoch still stands is part of it.
+const FINISH: &str = " WHERE requests.id = reported.id AND requests.epoch = reported.epoch AND requests.lease_mid = \
+                      reported.mid AND requests.state IN (0, 1, 4) RETURNING requests.id, requests.lease_mid, \
+                      requests.origin, requests.limited";
+const SET: &str = "UPDATE requests SET state = reported.state, outcome = reported.outcome, trace = reported.trace, \
+                   finished_at = ";
+
+static FINISH_SQLITE: LazyLock<Sized> = LazyLock::new(|| {
+    let before = "WITH reported (id, epoch, mid, state, outcome, trace) AS (VALUES ";
+    Sized::new(before, 6, &format!(") {SET}? FROM reported{FINISH}"))
 });
 
-/// Records outcomes of one MID; returns the requests for which the MID's last epoch still stands. A late outcome
-/// replaces `unknown`, and ends a request that was queued again but that nobody else was given.
-pub(crate) async fn finish(
-    tx: &mut Tx,
-    mid_id: &str,
-    now: i64,
-    outcomes: &[&Finish],
-) -> Result<Vec<Finished>, StoreError> {
-    let dialect = Dialect::of(tx);
-    let mut rest = outcomes;
+static FINISH_POSTGRES: LazyLock<Arc<str>> = LazyLock::new(|| {
+    format!(
+        "{SET}$1 FROM json_to_recordset(CAST($2 AS json)) AS reported (id TEXT, epoch BIGINT, mid TEXT, state INTEGER, \
+         outcome TEXT, trace TEXT){FINISH}"
+    )
+    .into()
+});
+
+/// An outcome's row.
+#[derive(serde::Serialize)]
+struct Reported<'a> {
+    id: &'a str,
+    epoch: i64,
+    mid: &'a str,
+    state: i64,
+    outcome: &'a str,
+    trace: &'a str,
+}
+
+/// Records outcomes, each with the MID that reported it and no two of one MID on one request; returns the requests for
+/// which the MID's last epoch still stands. A late outcome replaces `unknown`, and ends a request that was queued again
+/// but that nobody else was given.
+pub(crate) async fn finish(tx: &mut Tx, now: i64, outcomes: &[(&str, &Finish)]) -> Result<Vec<Finished>, StoreError> {
+    let rows = outcomes.iter().map(|(mid, outcome)| Reported {
+        id: &outcome.id,
+        epoch: outcome.epoch,
+        mid,
+        state: outcome.state,
+        outcome: &outcome.outcome,
+        trace: &outcome.trace,
+    });
     let mut accepted = Vec::with_capacity(outcomes.len());
+    if Dialect::of(tx) == Dialect::Postgres {
+        for text in texts(rows)? {
+            let query = sqlx::query(AssertSqlSafe(FINISH_POSTGRES.clone())).bind(now).bind(text);
+            accepted.extend(query.fetch_all(&mut **tx).await?.iter().map(finished).collect::<Result<Vec<_>, _>>()?);
+        }
+        return Ok(accepted);
+    }
+    let mut rows = rows;
     for piece in pieces(outcomes.len()) {
-        let (these, later) = rest.split_at(piece);
-        rest = later;
-        let mut query = sqlx::query(AssertSqlSafe(FINISH.sql(dialect, piece)));
-        for outcome in these {
-            query = query
-                .bind(&outcome.id)
-                .bind(outcome.epoch)
-                .bind(outcome.state)
-                .bind(&outcome.outcome)
-                .bind(&outcome.trace);
+        let mut query = sqlx::query(AssertSqlSafe(FINISH_SQLITE.sql(piece)));
+        for row in rows.by_ref().take(piece) {
+            query = query.bind(row.id).bind(row.epoch).bind(row.mid).bind(row.state).bind(row.outcome).bind(row.trace);
         }
-        for row in query.bind(now).bind(mid_id).fetch_all(&mut **tx).await? {
-            let limited = row.try_get::<i64, _>(2)? == 1;
-            accepted.push(Finished { id: row.try_get(0)?, origin: row.try_get(1)?, limited });
-        }
+        let rows = query.bind(now).fetch_all(&mut **tx).await?;
+        accepted.extend(rows.iter().map(finished).collect::<Result<Vec<_>, _>>()?);
     }
     Ok(accepted)
+}
+
+fn finished(row: &AnyRow) -> Result<Finished, StoreError> {
+    Ok(Finished {
+        id: row.try_get(0)?,
+        mid_id: row.try_get(1)?,
+        origin: row.try_get(2)?,
+        limited: row.try_get::<i64, _>(3)? == 1,
+    })
 }
 
 /// Whether exactly this outcome was recorded before.

@@ -1,0 +1,294 @@
+//! The queue by itself, for `make bench-queue`: everything between a submission that was checked and an outcome that is
+//! on disk, with nothing of HTTP around it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use midward_core::{Clock, Random, SystemClock, SystemRandom, new_id};
+use midward_wire::{ApiReply, Bytes64, ConfigDigest, Heartbeat, MidState, Outcome, ResolverHealth, ResolverStatus};
+use serde::Deserialize;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::{Audit, Journal};
+use crate::config::StoreConfig;
+use crate::fleet::Fleet;
+use crate::keys::SigningKey;
+use crate::queue::{Job, Parts, Poll, Queue, Report, Submitted, Waiters, Wants};
+use crate::routes::Route;
+use crate::server::InstanceError;
+use crate::store::mids::{self, MidRow};
+use crate::store::outcomes::Finish;
+use crate::store::requests::{NewRequest, Priority, REPLIED};
+use crate::store::{Store, StoreError, to_json};
+
+const RESOLVER: &str = "vault";
+const INCARNATION: &str = "0123456789abcdef0123456789abcdef";
+/// Requests that a MID takes at once.
+const CAPACITY: u32 = 64;
+/// As the server's.
+const SWEEP: Duration = Duration::from_millis(500);
+const HEARTBEAT: Duration = Duration::from_secs(3);
+
+/// A queue on a database, with MIDs that answer at once.
+#[derive(Debug)]
+pub struct QueueAlone {
+    store: Store,
+    queue: Queue,
+    waiters: Arc<Waiters>,
+    fleet: Arc<Fleet>,
+    route: Arc<Route>,
+    mids: Vec<String>,
+    stop: CancellationToken,
+    tasks: JoinSet<Result<(), StoreError>>,
+    writer: JoinHandle<()>,
+}
+
+impl QueueAlone {
+    /// Opens the database, which must have been opened before or be empty, and starts the MIDs.
+    ///
+    /// # Errors
+    /// The database does not do it.
+    pub async fn open(config: &StoreConfig, mids: usize, with_audit: bool) -> Result<Self, InstanceError> {
+        let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+        let store = Store::open(config).await?;
+        let key = SigningKey::open(&config.path.join("instance.key"), &*random)?;
+        let (_, journal) = Audit::begin(&store, &key, &*clock, &*random).await?;
+        let fleet = Arc::new(Fleet::default());
+        let mut ids = Vec::with_capacity(mids);
+        for _ in 0..mids {
+            ids.push(new_mid(&store, &fleet).await?);
+        }
+        let waiters = Arc::new(Waiters::default());
+        let (queue, writer) = Queue::start(Parts {
+            store: store.clone(),
+            fleet: Arc::clone(&fleet),
+            waiters: Arc::clone(&waiters),
+            clock,
+            random,
+            journal: if with_audit { journal } else { Journal::without_audit() },
+            replica: new_id(SystemClock.wall(), &SystemRandom),
+        });
+        let mut alone = Self {
+            store,
+            queue,
+            waiters,
+            fleet,
+            route: Arc::new(route()),
+            mids: ids,
+            stop: CancellationToken::new(),
+            tasks: JoinSet::new(),
+            writer,
+        };
+        alone.start();
+        Ok(alone)
+    }
+
+    /// Submits a request and waits until its outcome is on disk.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn request(&self) -> Result<(), InstanceError> {
+        let id = new_id(SystemClock.wall(), &SystemRandom);
+        let waiting = self.waiters.wait(&id, Wants::Record);
+        let now = SystemClock.wall().unix_millis();
+        let submitted = self.queue.submit(Arc::clone(&self.route), request(id.clone(), &self.route, now)).await?;
+        if submitted != Submitted::New(id) {
+            return Err(StoreError::Corrupt("a new request was there before".to_owned()).into());
+        }
+        let mut waiting = waiting;
+        (&mut waiting.word).await.map_err(|_| StoreError::Stopped)?;
+        Ok(())
+    }
+
+    /// Ends MIDs and queue, and closes the database.
+    ///
+    /// # Errors
+    /// A part of it failed meanwhile.
+    pub async fn close(mut self) -> Result<(), InstanceError> {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.map_err(|error| StoreError::Corrupt(error.to_string()))??;
+        }
+        drop(self.queue);
+        self.writer.await.map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        self.store.close().await;
+        Ok(())
+    }
+
+    fn start(&mut self) {
+        for mid_id in &self.mids {
+            self.tasks.spawn(work(self.queue.clone(), mid_id.clone(), self.stop.clone()));
+        }
+        self.tasks.spawn(sweep(self.queue.clone(), self.stop.clone()));
+        let (store, fleet) = (self.store.clone(), Arc::clone(&self.fleet));
+        self.tasks.spawn(beat(store, fleet, self.mids.clone(), self.stop.clone()));
+    }
+}
+
+/// A MID: polls, and reports what it was given.
+async fn work(queue: Queue, mid_id: String, stop: CancellationToken) -> Result<(), StoreError> {
+    let outcome = Arc::new(Outcome::Replied {
+        reply: ApiReply {
+            status: 200,
+            headers: vec![("content-type".to_owned(), "application/json".to_owned())],
+            body: Bytes64(vec![b'x'; 64]),
+        },
+    });
+    let text = to_json(&*outcome)?;
+    let trace = r#"[{"hop":"mid","what":"token from the cache","micros":12},{"hop":"api","what":"GET answered 200","micros":812}]"#;
+    let mut reports = JoinSet::new();
+    let mut received = 0;
+    loop {
+        let (reply, answer) = oneshot::channel();
+        let poll = Poll {
+            mid_id: mid_id.clone(),
+            incarnation: INCARNATION.to_owned(),
+            capacity: CAPACITY,
+            received_batch: received,
+            arrived: SystemClock.boot(),
+            reply,
+        };
+        queue.send(Job::Poll(poll)).await?;
+        let batch = tokio::select! {
+            batch = answer => batch.map_err(|_| StoreError::Stopped)??,
+            () = stop.cancelled() => break,
+        };
+        received = batch.number;
+        let finish = |lease: &str| {
+            let Granted { request_id, epoch } = crate::store::from_json(lease)?;
+            let finish =
+                Finish { id: request_id, epoch, state: REPLIED, outcome: text.clone(), trace: trace.to_owned() };
+            Ok(Report { finish, outcome: Arc::clone(&outcome) })
+        };
+        let batch = batch.leases.iter().map(|lease| finish(lease.get())).collect::<Result<Vec<_>, StoreError>>()?;
+        let (queue, mid_id) = (queue.clone(), mid_id.clone());
+        reports.spawn(async move { queue.outcomes(mid_id, batch).await });
+        while let Some(reported) = reports.try_join_next() {
+            reported.map_err(|error| StoreError::Corrupt(error.to_string()))??;
+        }
+    }
+    Ok(())
+}
+
+/// What a MID reads of a lease here.
+#[derive(Deserialize)]
+struct Granted {
+    request_id: String,
+    epoch: i64,
+}
+
+async fn sweep(queue: Queue, stop: CancellationToken) -> Result<(), StoreError> {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => queue.send(Job::Sweep).await?,
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+async fn beat(store: Store, fleet: Arc<Fleet>, mids: Vec<String>, stop: CancellationToken) -> Result<(), StoreError> {
+    let mut ticks = tokio::time::interval(HEARTBEAT);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        for mid_id in &mids {
+            heartbeat(&store, &fleet, mid_id).await?;
+        }
+    }
+}
+
+async fn new_mid(store: &Store, fleet: &Fleet) -> Result<String, StoreError> {
+    let random: &dyn Random = &SystemRandom;
+    let id = new_id(SystemClock.wall(), random);
+    let row = MidRow {
+        name: id.clone(),
+        id: id.clone(),
+        state: MidState::Validated,
+        public_key: String::new(),
+        created_at: SystemClock.wall().unix_millis(),
+        last_seen_at: None,
+        heartbeat: None,
+        draining: false,
+        version: 0,
+    };
+    let mut tx = store.begin().await?;
+    mids::insert(&mut *tx, &row).await?;
+    let now = store.now(&mut tx, SystemClock.wall().unix_millis()).await?;
+    tx.commit().await?;
+    fleet.add(row, SystemClock.boot(), now);
+    heartbeat(store, fleet, &id).await?;
+    Ok(id)
+}
+
+async fn heartbeat(store: &Store, fleet: &Fleet, mid_id: &str) -> Result<(), StoreError> {
+    let resolver = ResolverStatus {
+        name: RESOLVER.to_owned(),
+        kind: "jar".to_owned(),
+        health: ResolverHealth::Ready,
+        reason: None,
+    };
+    let heartbeat = Heartbeat {
+        version: midward_wire::VERSION,
+        incarnation: INCARNATION.to_owned(),
+        program_version: "0".to_owned(),
+        capacity: CAPACITY,
+        running: 0,
+        draining: false,
+        resolvers: vec![resolver],
+    };
+    let mut tx = store.begin().await?;
+    let now = store.now(&mut tx, SystemClock.wall().unix_millis()).await?;
+    mids::seen(&mut *tx, mid_id, now, &heartbeat).await?;
+    tx.commit().await?;
+    fleet.heartbeat(mid_id, SystemClock.boot(), now, heartbeat);
+    Ok(())
+}
+
+fn route() -> Route {
+    Route {
+        alias: "crm".to_owned(),
+        digest: ConfigDigest::of(b"{}"),
+        document: "{}".to_owned(),
+        resolver: RESOLVER.to_owned(),
+        mid_names: Vec::new(),
+        mids: String::new(),
+        cluster: None,
+        ordered: false,
+        limited: false,
+        retry: None,
+        timeout_ms: 30_000,
+        replay_methods: None,
+    }
+}
+
+fn request(id: String, route: &Route, now: i64) -> NewRequest {
+    NewRequest {
+        id,
+        connection: route.alias.clone(),
+        config_digest: route.digest.0.clone(),
+        resolver: route.resolver.clone(),
+        mids: String::new(),
+        repeatable: false,
+        lease_ms: 35_000,
+        expires_at: now + 900_000,
+        created_at: now,
+        client_id: "00000000000000000000000000000001".to_owned(),
+        idempotency_key: None,
+        fingerprint: String::new(),
+        method: "POST".to_owned(),
+        path: "/v1/contacts?fields=name".to_owned(),
+        call_json: r#"{"method":"POST","path":"/v1/contacts?fields=name","headers":[["content-type","application/json"],["accept","application/json"]],"body":"eyJuYW1lIjoiQWRhIExvdmVsYWNlIiwibWFpbCI6ImFkYUBleGFtcGxlLm9yZyIsInRhZ3MiOlsibmV3Il19","replay":"by_method"}"#.to_owned(),
+        priority: Priority::Standard,
+        origin: String::new(),
+        ordered: false,
+        limited: false,
+        not_before: 0,
+        retry: None,
+        lease: None,
+    }
+}
