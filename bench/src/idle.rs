@@ -25,7 +25,7 @@ use crate::report::Figure;
 use crate::stack::Bench;
 use crate::usage::{cpu_time, resident_kib};
 
-const MIDS: usize = 1000;
+const MIDS: u32 = 1000;
 /// Enrolled at one time.
 const AT_ONCE: usize = 16;
 /// Until every poll and every token is of the steady kind.
@@ -48,7 +48,7 @@ pub(crate) async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> 
     let pid = bench.stack.instance.as_ref().and_then(midward_demo::process::Daemon::pid).context("no instance")?;
     let sent = Arc::new(AtomicU64::new(0));
     let mut fleet = JoinSet::new();
-    let ready = Arc::new(Barrier::new(MIDS + 1));
+    let ready = Arc::new(Barrier::new(MIDS as usize + 1));
     let enrolling = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
     for number in 0..MIDS {
         let (instance, ready, sent) = (Arc::clone(&instance), Arc::clone(&ready), Arc::clone(&sent));
@@ -97,7 +97,7 @@ pub(crate) async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> 
 
 /// A MID of the fleet ends only when something went wrong.
 fn failed(ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>) -> anyhow::Result<()> {
-    ended.context("there is no MID")??;
+    ended.context("there is no MID")???;
     bail!("a MID has ended")
 }
 
@@ -117,7 +117,7 @@ struct Mid {
 }
 
 impl Mid {
-    async fn enroll(instance: &Instance, number: usize) -> anyhow::Result<Self> {
+    async fn enroll(instance: &Instance, number: u32) -> anyhow::Result<Self> {
         let way =
             WayOut::new(&WayConfig { ca_file: Some(instance.ca.clone()), ..WayConfig::default() }, Path::new("/"))?;
         let mut mid = Self {
@@ -141,9 +141,8 @@ impl Mid {
     }
 
     /// Polls and sends heartbeats until something fails. MIDs that start at different times are spread over each period.
-    async fn live(&self, number: usize, sent: &AtomicU64) -> anyhow::Result<()> {
-        let share =
-            |period: Duration| period.mul_f64(f64::from(u32::try_from(number)?) / f64::from(u32::try_from(MIDS)?));
+    async fn live(&self, number: u32, sent: &AtomicU64) -> anyhow::Result<()> {
+        let share = |period: Duration| period * number / MIDS;
         let first = self.token().await?;
         let (token, tokens) = tokio::sync::watch::channel(first);
         let count = || sent.fetch_add(1, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use crate::config::LimitsConfig;
 use crate::fleet::{Fleet, MidView};
 use crate::keys::SigningKey;
 use crate::metrics::Counters;
+use crate::pulses::Pulses;
 use crate::queue::{Queue, Waiters};
 use crate::rates::Rates;
 use crate::routes::Routes;
@@ -29,6 +30,7 @@ pub(crate) struct App {
     pub(crate) clients: Clients,
     pub(crate) counters: Arc<Counters>,
     pub(crate) rates: Rates,
+    pub(crate) pulses: Pulses,
     pub(crate) mid_tokens: MidTokens,
     pub(crate) signing_key: SigningKey,
     pub(crate) instance_id: String,

@@ -54,7 +54,11 @@ impl QueueAlone {
         let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
         let store = Store::open(config).await?;
         let key = SigningKey::open(&config.path.join("instance.key"), &*random)?;
-        let (_, journal) = Audit::begin(&store, &key, &*clock, &*random).await?;
+        let (_, mut journal, mut outcomes) = Audit::begin(&store, &key, &*clock, &*random).await?;
+        if !with_audit {
+            outcomes = outcomes.map(|_| Journal::without_audit());
+            journal = Journal::without_audit();
+        }
         let fleet = Arc::new(Fleet::default());
         let mut ids = Vec::with_capacity(mids);
         for _ in 0..mids {
@@ -67,7 +71,8 @@ impl QueueAlone {
             waiters: Arc::clone(&waiters),
             clock,
             random,
-            journal: if with_audit { journal } else { Journal::without_audit() },
+            journal,
+            outcomes,
             replica: new_id(SystemClock.wall(), &SystemRandom),
         });
         let mut alone = Self {
@@ -243,9 +248,9 @@ async fn heartbeat(store: &Store, fleet: &Fleet, mid_id: &str) -> Result<(), Sto
     };
     let mut tx = store.begin().await?;
     let now = store.now(&mut tx, SystemClock.wall().unix_millis()).await?;
-    mids::seen(&mut *tx, mid_id, now, &heartbeat).await?;
+    let version = mids::seen(&mut *tx, mid_id, now, &heartbeat).await?;
     tx.commit().await?;
-    fleet.heartbeat(mid_id, SystemClock.boot(), now, heartbeat);
+    fleet.heartbeat(mid_id, SystemClock.boot(), now, heartbeat, version);
     Ok(())
 }
 

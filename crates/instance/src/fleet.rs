@@ -24,6 +24,7 @@ pub(crate) struct MidView {
     pub(crate) last_seen_at: Option<i64>,
     pub(crate) heartbeat: Option<Heartbeat>,
     last_seen: Option<BootTime>,
+    /// As far as this follows the database.
     version: i64,
     /// Set by an administrator, or by the MID when it shuts down; ends with the next incarnation.
     pub(crate) draining: bool,
@@ -101,23 +102,45 @@ impl Fleet {
         if let Some(mid) = self.lock().get_mut(id) {
             mid.state = state;
             mid.draining = false;
+            mid.version += 1;
         }
     }
 
     pub(crate) fn drain(&self, id: &str) {
         if let Some(mid) = self.lock().get_mut(id) {
             mid.draining = true;
+            mid.version += 1;
         }
     }
 
-    pub(crate) fn heartbeat(&self, id: &str, now: BootTime, wall: i64, heartbeat: Heartbeat) {
+    /// A heartbeat that is stored; `version` is what the database counts after it.
+    pub(crate) fn heartbeat(&self, id: &str, now: BootTime, wall: i64, heartbeat: Heartbeat, version: Option<i64>) {
         if let Some(mid) = self.lock().get_mut(id) {
             let renewed = mid.heartbeat.as_ref().is_some_and(|old| old.incarnation != heartbeat.incarnation);
             mid.draining = heartbeat.draining || (mid.draining && !renewed);
             mid.last_seen = Some(now);
             mid.last_seen_at = Some(wall);
             mid.heartbeat = Some(heartbeat);
+            // More than this was changed: it is followed later, with all of it.
+            if version == Some(mid.version + 1) {
+                mid.version += 1;
+            }
         }
+    }
+
+    /// Whether a heartbeat says what the last one said; then only the time is noted.
+    pub(crate) fn repeats(&self, id: &str, now: BootTime, wall: i64, heartbeat: &Heartbeat) -> bool {
+        let mut mids = self.lock();
+        let Some(mid) = mids.get_mut(id).filter(|mid| mid.heartbeat.as_ref() == Some(heartbeat)) else { return false };
+        mid.last_seen = Some(now);
+        mid.last_seen_at = mid.last_seen_at.max(Some(wall));
+        true
+    }
+
+    /// How far this follows each of these MIDs.
+    pub(crate) fn versions(&self, ids: &HashSet<String>) -> Vec<(String, i64)> {
+        let mids = self.lock();
+        ids.iter().filter_map(|id| Some((id.clone(), mids.get(id)?.version))).collect()
     }
 
     /// The resolvers for which a MID may claim requests now: those it has ready, and those it has degraded that no

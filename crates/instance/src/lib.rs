@@ -20,6 +20,7 @@ mod mid;
 mod model;
 mod network;
 mod problem;
+mod pulses;
 mod queue;
 mod rates;
 mod replica;

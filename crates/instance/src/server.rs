@@ -24,6 +24,7 @@ use crate::client::{ApiClient, ClientKind, Role};
 use crate::config::{InstanceConfig, TlsConfig, TlsMode};
 use crate::fleet::Fleet;
 use crate::keys::{self, KeyError, SigningKey};
+use crate::pulses::{self, Pulses};
 use crate::queue::{Job, Parts, Queue, Waiters};
 use crate::rates::Rates;
 use crate::routes::Routes;
@@ -124,7 +125,7 @@ pub async fn run(
     let waiting_key = first_admin(&store, &first_admin_file, &*clock, &*random).await?;
     let fleet = Arc::new(load_fleet(&store, &*clock).await?);
     let waiters = Arc::new(Waiters::default());
-    let (audit, journal) = Audit::begin(&store, &signing_key, &*clock, &*random).await?;
+    let (audit, journal, outcomes) = Audit::begin(&store, &signing_key, &*clock, &*random).await?;
     let counters = journal.counters();
     let (queue, writer) = Queue::start(Parts {
         store: store.clone(),
@@ -133,6 +134,7 @@ pub async fn run(
         clock: Arc::clone(&clock),
         random: Arc::clone(&random),
         journal,
+        outcomes,
         replica: new_id(clock.wall(), &*random),
     });
     let app = Arc::new(App {
@@ -147,6 +149,7 @@ pub async fn run(
         clients: Clients::default(),
         counters,
         rates: Rates::new(config.limits.requests_per_second),
+        pulses: Pulses::default(),
         mid_tokens: MidTokens::default(),
         signing_key,
         instance_id,
@@ -190,6 +193,7 @@ pub async fn run(
         shutdown.clone(),
     ));
     tracker.spawn(sweep(queue.clone(), shutdown.clone()));
+    tracker.spawn(pulses::run(Arc::clone(&app), shutdown.clone()));
     let keep = Duration::from_hours(config.retention.finished_hours.into());
     tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), shutdown.clone()));
     tracker.spawn(crate::retention::run(Arc::clone(&app), keep, shutdown.clone()));

@@ -66,8 +66,13 @@ enum Entry<'a> {
 }
 
 impl Journal {
-    pub(crate) fn new(chain: Chain) -> Self {
+    pub(super) fn new(chain: Chain) -> Self {
         Self { chain: Some(chain), entries: Vec::new(), counters: Arc::default() }
+    }
+
+    /// Another one, whose events are counted together with this one's.
+    pub(super) fn beside(&self, chain: Chain) -> Self {
+        Self { chain: Some(chain), entries: Vec::new(), counters: Arc::clone(&self.counters) }
     }
 
     #[cfg(feature = "bench")]

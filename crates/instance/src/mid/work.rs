@@ -21,10 +21,11 @@ use crate::api::{Body, body};
 use crate::app::Shared;
 use crate::auth;
 use crate::problem::Problem;
+use crate::pulses;
 use crate::queue::{Job, Poll, Report};
 use crate::store::outcomes::Finish;
 use crate::store::requests::{FAILED, REPLIED, UNKNOWN};
-use crate::store::{StoreError, connections, jars, mids};
+use crate::store::{StoreError, connections, jars};
 
 /// Longest that a poll is held open.
 const LONGEST_POLL: Duration = Duration::from_secs(25);
@@ -50,17 +51,18 @@ pub(super) async fn heartbeat(
         return Err(Problem::bad_request("too_many_resolvers", "a MID has 64 resolvers at most", "Configure fewer."));
     }
     let mid_id = &holder.0;
+    let reply = HeartbeatReply { version: VERSION, state, next_ms: HEARTBEAT_MS };
+    if app.fleet.repeats(mid_id, app.clock.boot(), app.now(), &heartbeat) {
+        app.pulses.note(mid_id);
+        return Ok(Json(reply));
+    }
     let known = app.fleet.by_id(mid_id).and_then(|mid| mid.heartbeat).map(|heartbeat| heartbeat.incarnation);
     let current = heartbeat.incarnation.clone();
-    let mut tx = app.store.begin().await?;
-    let now = app.store.now(&mut tx, app.now()).await?;
-    mids::seen(&mut *tx, mid_id, now, &heartbeat).await?;
-    tx.commit().await?;
-    app.fleet.heartbeat(mid_id, app.clock.boot(), now, heartbeat);
+    pulses::store_one(&app, mid_id, heartbeat).await?;
     if known.as_deref() != Some(&current) {
         app.queue.send(Job::EndIncarnations { mid_id: mid_id.clone(), current }).await?;
     }
-    Ok(Json(HeartbeatReply { version: VERSION, state, next_ms: HEARTBEAT_MS }))
+    Ok(Json(reply))
 }
 
 pub(super) async fn lease(
@@ -184,6 +186,10 @@ pub(super) async fn outcomes(
 }
 
 fn report(text: OutcomeText<'_>) -> Result<Report, Problem> {
+    // Others' reports are recorded by the same statement, and not every text can be in one.
+    if text.request_id.contains('\0') {
+        return Err(not_understood("a request's identifier with a NUL"));
+    }
     let outcome: Outcome = serde_json::from_str(text.outcome.get()).map_err(not_understood)?;
     let _: midward_core::Trace = serde_json::from_str(text.trace.get()).map_err(not_understood)?;
     let state = match outcome {
@@ -209,7 +215,7 @@ pub(super) async fn release(State(app): State<Shared>, headers: HeaderMap, body:
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn not_understood(error: serde_json::Error) -> Problem {
+fn not_understood(error: impl std::fmt::Display) -> Problem {
     let detail = format!("the outcomes are not understood: {error}");
     Problem::bad_request("message_not_understood", detail, "Use versions of Midward on both sides that go together.")
 }

@@ -11,7 +11,7 @@ use sqlx::{Any, Transaction};
 use super::batch::Writer;
 use super::terms::Fate;
 use super::work::{Answer, Effects, Work};
-use super::{Batch, Ended, Outcomes, Poll, Report};
+use super::{Batch, Ended, Outcomes, Poll};
 use crate::fleet::LIVE_FOR;
 use crate::store::leases;
 use crate::store::outcomes::Finish;
@@ -22,15 +22,16 @@ pub(super) const MOST_LEASES: u32 = 256;
 /// No lease that was alive when nobody could report ends sooner than this afterwards.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// How often the database's clock is read.
+const READ_AGAIN: Duration = Duration::from_millis(250);
+
 type Tx = Transaction<'static, Any>;
 
 impl Writer {
     pub(super) async fn transact(&mut self, work: &mut Work, effects: &mut Effects) -> Result<(), StoreError> {
         let begun = self.parts.clock.boot();
-        let wall = self.parts.clock.wall().unix_millis();
-        let mut tx = self.parts.store.begin().await?;
-        let now = self.parts.store.now(&mut tx, wall).await?;
-        self.ahead = now.saturating_sub(wall);
+        let mut tx = self.parts.store.begin_queue(!self.backlog && work.is_hot()).await?;
+        let now = self.now(&mut tx).await?;
         self.record(&mut tx, &work.outcomes, work.again, now, effects).await?;
         let ended = std::mem::take(&mut effects.ended).into_iter();
         effects.ended =
@@ -50,14 +51,19 @@ impl Writer {
             self.sweep(&mut tx, now, effects).await?;
         }
         self.backlog |= work.look;
+        let mut served = false;
         while let Some(poll) = work.polls.pop() {
             self.serve(&mut tx, poll, now, effects).await?;
+            served = true;
         }
         self.submit(&mut tx, &work.submissions, work.again, now, effects).await?;
         // What limits hold back goes on when something ended, and at once as far as they allow.
-        self.backlog |= effects.freed;
-        if (work.sweep || work.look || effects.freed) && self.backlog {
+        self.backlog |= effects.freed && self.giver.is_none();
+        if self.backlog && (work.sweep || work.look || effects.freed) {
             self.serve_parked(&mut tx, now, effects).await?;
+            served = true;
+        }
+        if self.backlog && served {
             self.backlog = leases::any_queued(&mut tx, now).await?;
         }
         if effects.hint && self.parts.store.is_shared() {
@@ -68,6 +74,24 @@ impl Writer {
         tx.commit().await?;
         self.parts.journal.committed(self.parts.clock.boot().saturating_since(begun));
         Ok(())
+    }
+
+    /// The time by which leases are given. The database's clock is read again when that was a while ago, and between two
+    /// looks it goes on as this host's clock does that nobody sets.
+    async fn now(&mut self, tx: &mut Tx) -> Result<i64, StoreError> {
+        let (boot, wall) = (self.parts.clock.boot(), self.parts.clock.wall().unix_millis());
+        let now = match self.read.map(|(read, said)| (boot.saturating_since(read), said)) {
+            Some((since, said)) if since < READ_AGAIN && self.parts.store.is_shared() => {
+                said.saturating_add(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+            }
+            _ => {
+                let now = self.parts.store.now(tx, wall).await?;
+                self.read = Some((self.parts.clock.boot(), now));
+                now
+            }
+        };
+        self.ahead = now.saturating_sub(wall);
+        Ok(now)
     }
 
     /// Serves a poll from the database: what got lost first, then what is queued; parks it when there is neither.
@@ -200,8 +224,8 @@ impl Writer {
             // One statement for all of them, up to a message with a report on a request of an earlier one.
             let mut seen = HashSet::new();
             let together = rest.iter().position(|message| {
-                let ids = || message.reports.iter().map(|report| key(&message.mid_id, report));
-                let is_repeated = ids().any(|id| seen.contains(&id));
+                let ids = || message.reports.iter().map(|report| report.finish.id.as_str());
+                let is_repeated = ids().any(|id| seen.contains(id));
                 seen.extend(ids());
                 is_repeated
             });
@@ -225,15 +249,15 @@ impl Writer {
         let mut fates = HashMap::new();
         for message in messages {
             for report in &message.reports {
-                let key = key(&message.mid_id, report);
-                if fates.contains_key(&key) {
+                let id = report.finish.id.as_str();
+                if fates.contains_key(id) {
                     continue;
                 }
                 let fate = self.fate(tx, &message.mid_id, report, now, effects).await?;
                 if fate != Fate::TriedAgain {
                     first.push((message.mid_id.as_str(), &report.finish));
                 }
-                fates.insert(key, fate);
+                fates.insert(id, fate);
             }
         }
         let mut accepted = HashSet::new();
@@ -241,7 +265,7 @@ impl Writer {
             // Its caller may wait at another replica.
             effects.hint |= finished.origin != self.parts.replica;
             effects.freed |= finished.limited;
-            if fates.get(&(finished.mid_id.as_str(), finished.id.as_str())) == Some(&Fate::Dead) {
+            if fates.get(finished.id.as_str()) == Some(&Fate::Dead) {
                 outcomes::bury(tx, &finished.id).await?;
             }
             accepted.insert((finished.mid_id, finished.id));
@@ -268,11 +292,6 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-/// A MID's report on a request.
-fn key<'a>(mid_id: &'a str, report: &'a Report) -> (&'a str, &'a str) {
-    (mid_id, report.finish.id.as_str())
 }
 
 fn expired() -> Failure {

@@ -73,10 +73,11 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// The database: who writes (SQLite: one connection), and who only reads.
+/// The database: who writes (SQLite: one connection for all), the queue among them, and who only reads.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     writer: AnyPool,
+    queue: AnyPool,
     readers: AnyPool,
     dialect: Dialect,
 }
@@ -138,18 +139,29 @@ impl Store {
         let writer = pool(Dialect::Sqlite, &url, 1).await?;
         migrate(Dialect::Sqlite, &writer).await?;
         let readers = pool(Dialect::Sqlite, &url, 4).await?;
-        Ok(Self { writer, readers, dialect: Dialect::Sqlite })
+        Ok(Self { queue: writer.clone(), writer, readers, dialect: Dialect::Sqlite })
     }
 
     async fn open_postgres(config: &PostgresConfig) -> Result<Self, StoreError> {
         let url = postgres_url(config)?;
-        // What writes has connections of its own: readers never make the queue wait.
-        let writers = (config.connections / 2).max(1);
-        let writer = pool(Dialect::Postgres, &url, writers).await?;
+        // The queue has connections of its own: nobody else makes it wait.
+        let queue = (config.connections / 3).clamp(2, 4);
+        let others = config.connections.saturating_sub(queue).max(2);
+        let writer = pool(Dialect::Postgres, &url, others / 2).await?;
         migrate(Dialect::Postgres, &writer).await?;
-        let readers =
-            pool(Dialect::Postgres, &url, (config.connections - writers.min(config.connections)).max(1)).await?;
-        Ok(Self { writer, readers, dialect: Dialect::Postgres })
+        let queue = pool_with(Dialect::Postgres, &url, queue, Dialect::Postgres.on_queue_connect()).await?;
+        let readers = pool(Dialect::Postgres, &url, others - others / 2).await?;
+        Ok(Self { writer, queue, readers, dialect: Dialect::Postgres })
+    }
+
+    /// Begins a transaction of the queue. `is_hot`: it only stores requests and outcomes by their identifiers; for
+    /// anything else PostgreSQL plans each statement anew.
+    pub(crate) async fn begin_queue(&self, is_hot: bool) -> Result<Transaction<'static, Any>, StoreError> {
+        if is_hot {
+            Ok(self.queue.begin().await?)
+        } else {
+            Ok(self.queue.begin_with(self.dialect.begin_planning()).await?)
+        }
     }
 
     /// Begins a writing transaction; waits for a writer. Dropped without commit: nothing happened.
@@ -209,6 +221,7 @@ impl Store {
 
     pub(crate) async fn close(&self) {
         self.readers.close().await;
+        self.queue.close().await;
         self.writer.close().await;
     }
 }
@@ -250,6 +263,15 @@ pub(crate) fn postgres_url(config: &PostgresConfig) -> Result<Url, StoreError> {
 }
 
 async fn pool(dialect: Dialect, url: &Url, connections: u32) -> Result<AnyPool, StoreError> {
+    pool_with(dialect, url, connections, &[]).await
+}
+
+async fn pool_with(
+    dialect: Dialect,
+    url: &Url,
+    connections: u32,
+    besides: &'static [&'static str],
+) -> Result<AnyPool, StoreError> {
     let options = AnyConnectOptions::from_url(url)?;
     let is_embedded = dialect == Dialect::Sqlite;
     Ok(AnyPoolOptions::new()
@@ -271,7 +293,7 @@ async fn pool(dialect: Dialect, url: &Url, connections: u32) -> Result<AnyPool, 
         .acquire_timeout(Duration::from_secs(5))
         .after_connect(move |connection, _| {
             Box::pin(async move {
-                for &statement in dialect.on_connect() {
+                for &statement in dialect.on_connect().iter().chain(besides) {
                     sqlx::query(statement).execute(&mut *connection).await?;
                 }
                 Ok(())

@@ -1,6 +1,6 @@
 //! How requests end, and which of them are tried again.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
@@ -9,7 +9,7 @@ use super::StoreError;
 use super::dialect::Dialect;
 use super::leases::ids;
 use super::requests::{FAILED, UNKNOWN};
-use super::rows::{Sized, pieces, texts};
+use super::rows::{Sized, keyed_texts, pieces};
 
 type Tx = Transaction<'static, Any>;
 
@@ -33,30 +33,31 @@ pub(crate) struct Finished {
     pub(crate) limited: bool,
 }
 
-/// Behind the rows `reported`; what proves that the MID's epoch still stands is part of it.
-const FINISH: &str = " WHERE requests.id = reported.id AND requests.epoch = reported.epoch AND requests.lease_mid = \
-                      reported.mid AND requests.state IN (0, 1, 4) RETURNING requests.id, requests.lease_mid, \
-                      requests.origin, requests.limited";
-const SET: &str = "UPDATE requests SET state = reported.state, outcome = reported.outcome, trace = reported.trace, \
-                   finished_at = ";
-
 static FINISH_SQLITE: LazyLock<Sized> = LazyLock::new(|| {
-    let before = "WITH reported (id, epoch, mid, state, outcome, trace) AS (VALUES ";
-    Sized::new(before, 6, &format!(") {SET}? FROM reported{FINISH}"))
-});
-
-static FINISH_POSTGRES: LazyLock<Arc<str>> = LazyLock::new(|| {
-    format!(
-        "{SET}$1 FROM json_to_recordset(CAST($2 AS json)) AS reported (id TEXT, epoch BIGINT, mid TEXT, state INTEGER, \
-         outcome TEXT, trace TEXT){FINISH}"
+    Sized::new(
+        "WITH reported (id, epoch, mid, state, outcome, trace) AS (VALUES ",
+        6,
+        ") UPDATE requests SET state = reported.state, outcome = reported.outcome, trace = reported.trace, \
+         finished_at = ? FROM reported WHERE requests.id = reported.id AND requests.epoch = reported.epoch \
+         AND requests.lease_mid = reported.mid AND requests.state IN (0, 1, 4) \
+         RETURNING requests.id, requests.lease_mid, requests.origin, requests.limited",
     )
-    .into()
 });
 
-/// An outcome's row.
+/// The rows are looked up by the identifiers, and what is reported of each is looked up in the JSON. A join of the two
+/// could be planned either way round, and the plan is kept.
+const FINISH_POSTGRES: &str = "\
+    WITH reported AS MATERIALIZED (SELECT CAST($2 AS jsonb) AS rows) \
+    UPDATE requests SET state = CAST((SELECT rows FROM reported) -> id ->> 'state' AS INTEGER), \
+    outcome = (SELECT rows FROM reported) -> id ->> 'outcome', trace = (SELECT rows FROM reported) -> id ->> 'trace', \
+    finished_at = $1 WHERE id = ANY(ARRAY(SELECT jsonb_object_keys(rows) FROM reported)) \
+    AND epoch = CAST((SELECT rows FROM reported) -> id ->> 'epoch' AS BIGINT) \
+    AND lease_mid = (SELECT rows FROM reported) -> id ->> 'mid' AND state IN (0, 1, 4) \
+    RETURNING id, lease_mid, origin, limited";
+
+/// What is reported of a request.
 #[derive(serde::Serialize)]
 struct Reported<'a> {
-    id: &'a str,
     epoch: i64,
     mid: &'a str,
     state: i64,
@@ -64,31 +65,26 @@ struct Reported<'a> {
     trace: &'a str,
 }
 
-/// Records outcomes, each with the MID that reported it and no two of one MID on one request; returns the requests for
-/// which the MID's last epoch still stands. A late outcome replaces `unknown`, and ends a request that was queued again
-/// but that nobody else was given.
+/// Records outcomes, each with the MID that reported it and no two on one request; returns the requests for which the
+/// MID's last epoch still stands. A late outcome replaces `unknown`, and ends a request that was queued again but that
+/// nobody else was given.
 pub(crate) async fn finish(tx: &mut Tx, now: i64, outcomes: &[(&str, &Finish)]) -> Result<Vec<Finished>, StoreError> {
-    let rows = outcomes.iter().map(|(mid, outcome)| Reported {
-        id: &outcome.id,
-        epoch: outcome.epoch,
-        mid,
-        state: outcome.state,
-        outcome: &outcome.outcome,
-        trace: &outcome.trace,
+    let mut rows = outcomes.iter().map(|(mid, outcome)| {
+        let Finish { id, epoch, state, outcome, trace } = outcome;
+        (id.as_str(), Reported { epoch: *epoch, mid, state: *state, outcome, trace })
     });
     let mut accepted = Vec::with_capacity(outcomes.len());
     if Dialect::of(tx) == Dialect::Postgres {
-        for text in texts(rows)? {
-            let query = sqlx::query(AssertSqlSafe(FINISH_POSTGRES.clone())).bind(now).bind(text);
+        for text in keyed_texts(rows)? {
+            let query = sqlx::query(FINISH_POSTGRES).bind(now).bind(text);
             accepted.extend(query.fetch_all(&mut **tx).await?.iter().map(finished).collect::<Result<Vec<_>, _>>()?);
         }
         return Ok(accepted);
     }
-    let mut rows = rows;
     for piece in pieces(outcomes.len()) {
         let mut query = sqlx::query(AssertSqlSafe(FINISH_SQLITE.sql(piece)));
-        for row in rows.by_ref().take(piece) {
-            query = query.bind(row.id).bind(row.epoch).bind(row.mid).bind(row.state).bind(row.outcome).bind(row.trace);
+        for (id, row) in rows.by_ref().take(piece) {
+            query = query.bind(id).bind(row.epoch).bind(row.mid).bind(row.state).bind(row.outcome).bind(row.trace);
         }
         let rows = query.bind(now).fetch_all(&mut **tx).await?;
         accepted.extend(rows.iter().map(finished).collect::<Result<Vec<_>, _>>()?);
@@ -171,7 +167,8 @@ pub(crate) async fn try_again(
 
 /// Whether exactly this outcome is the one after which a request waits for its next attempt.
 pub(crate) async fn is_tried_again(tx: &mut Tx, outcome: &Finish) -> Result<bool, StoreError> {
-    let sql = "SELECT id FROM requests WHERE id = $1 AND epoch = $2 AND state = 0 AND last_outcome = $3";
+    // Not `state = 0`: it would fit the indexes of what is queued, too.
+    let sql = "SELECT id FROM requests WHERE id = $1 AND epoch = $2 AND state < 1 AND last_outcome = $3";
     let query = sqlx::query(sql).bind(&outcome.id).bind(outcome.epoch).bind(&outcome.outcome);
     Ok(query.fetch_optional(&mut **tx).await?.is_some())
 }

@@ -61,9 +61,9 @@ pub(crate) async fn changes<'e>(db: impl Executor<'e, Database = Any>) -> Result
 /// what another replica gave before is committed then, and what it would give later is refused by [`polls_here`].
 pub(crate) async fn take_polls(store: &Store, replica: &str, mids: &[&str]) -> Result<Vec<String>, StoreError> {
     // As a rule there is none, and one question for all of them says so.
-    let elsewhere = "SELECT id FROM mids WHERE id IN (SELECT json_array_elements_text(CAST($1 AS json))) \
+    let elsewhere = "SELECT id FROM mids WHERE id = ANY(ARRAY(SELECT json_array_elements_text(CAST($1 AS json)))) \
                      AND polls_at IS DISTINCT FROM $2 ORDER BY id";
-    let elsewhere = sqlx::query(elsewhere).bind(to_json(&mids)?).bind(replica).fetch_all(&store.writer).await?;
+    let elsewhere = sqlx::query(elsewhere).bind(to_json(&mids)?).bind(replica).fetch_all(&store.queue).await?;
     let mut taken = Vec::with_capacity(elsewhere.len());
     for row in elsewhere {
         let mid: String = row.try_get(0)?;
@@ -77,7 +77,7 @@ pub(crate) async fn take_polls(store: &Store, replica: &str, mids: &[&str]) -> R
 /// To which of these MIDs `replica` may give leases; it stays so until the transaction ends. Rows are locked in order,
 /// so that two who lock several do not wait for each other.
 pub(crate) async fn polls_here(tx: &mut Tx, replica: &str, mids: &[&str]) -> Result<HashSet<String>, StoreError> {
-    let sql = "SELECT id FROM mids WHERE id IN (SELECT json_array_elements_text(CAST($1 AS json))) AND polls_at = $2 \
+    let sql = "SELECT id FROM mids WHERE id = ANY(ARRAY(SELECT json_array_elements_text(CAST($1 AS json)))) AND polls_at = $2 \
                ORDER BY id FOR SHARE";
     let rows = sqlx::query(sql).bind(to_json(&mids)?).bind(replica).fetch_all(&mut **tx).await?;
     rows.iter().map(|row| row.try_get(0).map_err(StoreError::from)).collect()

@@ -43,23 +43,35 @@ impl Sized {
 
 /// Rows as JSON arrays for PostgreSQL's `json_to_recordset`: one text, unless it becomes too large.
 pub(crate) fn texts<T: Serialize>(rows: impl Iterator<Item = T>) -> Result<Vec<String>, StoreError> {
-    texts_of(rows, LARGEST_TEXT)
+    joined(rows.map(|row| to_json(&row)), ['[', ']'], LARGEST_TEXT)
 }
 
-fn texts_of<T: Serialize>(rows: impl Iterator<Item = T>, most: usize) -> Result<Vec<String>, StoreError> {
+/// Rows as JSON objects by their identifiers, which differ.
+pub(crate) fn keyed_texts<'a, T: Serialize>(
+    rows: impl Iterator<Item = (&'a str, T)>,
+) -> Result<Vec<String>, StoreError> {
+    let rows = rows.map(|(id, row)| Ok(format!("{}:{}", to_json(&id)?, to_json(&row)?)));
+    joined(rows, ['{', '}'], LARGEST_TEXT)
+}
+
+fn joined(
+    rows: impl Iterator<Item = Result<String, StoreError>>,
+    [open, close]: [char; 2],
+    most: usize,
+) -> Result<Vec<String>, StoreError> {
     let mut texts: Vec<String> = Vec::new();
     for row in rows {
-        let row = to_json(&row)?;
+        let row = row?;
         match texts.last_mut().filter(|text| text.len() + row.len() < most) {
             Some(text) => {
                 text.push(',');
                 text.push_str(&row);
             }
-            None => texts.push(format!("[{row}")),
+            None => texts.push(format!("{open}{row}")),
         }
     }
     for text in &mut texts {
-        text.push(']');
+        text.push(close);
     }
     Ok(texts)
 }
@@ -86,9 +98,11 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_one_array_until_it_is_too_large() {
-        assert_eq!(texts_of(std::iter::empty::<i32>(), 100).expect("JSON"), Vec::<String>::new());
-        assert_eq!(texts_of(["a", "b\"", "c"].iter(), 100).expect("JSON"), [r#"["a","b\"","c"]"#]);
-        assert_eq!(texts_of([11, 22, 33].iter(), 6).expect("JSON"), ["[11,22]", "[33]"]);
+    fn rows_are_one_text_until_it_is_too_large() {
+        assert_eq!(texts(std::iter::empty::<i32>()).expect("JSON"), Vec::<String>::new());
+        assert_eq!(texts(["a", "b\"", "c"].iter()).expect("JSON"), [r#"["a","b\"","c"]"#]);
+        assert_eq!(keyed_texts([("a", 1), ("b\"", 2)].into_iter()).expect("JSON"), [r#"{"a":1,"b\"":2}"#]);
+        let numbers = ["11", "22", "33"].map(|number| Ok(number.to_owned()));
+        assert_eq!(joined(numbers.into_iter(), ['[', ']'], 6).expect("JSON"), ["[11,22]", "[33]"]);
     }
 }
