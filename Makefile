@@ -123,7 +123,7 @@ bench-tokens:
 	target/release/midward-bench-tokens
 
 # The queue by itself, on SQLite and on PostgreSQL. QUEUE_HISTORY=N: with N finished requests in the database besides
-# (10,000,000 of them take 10 GB below TMPDIR and half an hour).
+# (below TMPDIR, about a kilobyte each; one database after the other).
 bench-queue:
 	@$(SETUP) cc postgres
 	cargo bench --locked -p midward-instance --features bench --bench queue

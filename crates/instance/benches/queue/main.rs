@@ -144,7 +144,7 @@ async fn history(places: &mut Places, finished: u64) -> anyhow::Result<Vec<Figur
         // Room for the next one.
         std::fs::remove_dir_all(&full.path)?;
         let name = format!("{on}, {finished} finished over none");
-        figures.push(Figure::higher(&name, "x", rates.ratio(0, 1), 0.85).beside("empty, 1/s", rates.median(1)));
+        figures.push(Figure::higher(&name, "x", rates.ratio(0, 1), 0.85));
     }
     Ok(figures)
 }

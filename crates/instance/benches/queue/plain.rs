@@ -11,7 +11,7 @@ use sqlx::postgres::PgPoolOptions;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-/// The fastest of 8, 16, 32 and 64 on the machine of the table in `bench/README.md`.
+/// Each with a connection of its own.
 const WORKERS: usize = 16;
 /// As many callers insert at once.
 const CONNECTIONS: u32 = 32;
