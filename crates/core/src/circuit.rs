@@ -96,6 +96,14 @@ impl Circuit {
         }
     }
 
+    /// Until when the refused secret is not sent again; `None` when closed.
+    pub const fn open_until(&self) -> Option<BootTime> {
+        match self {
+            Self::Closed => None,
+            Self::Open { until, .. } => Some(*until),
+        }
+    }
+
     pub const fn is_open(&self) -> bool {
         matches!(self, Self::Open { .. })
     }

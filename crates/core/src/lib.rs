@@ -10,6 +10,7 @@ mod failure;
 mod id;
 mod material;
 mod random;
+mod rejections;
 mod secret;
 mod token;
 
@@ -20,6 +21,7 @@ pub use failure::{Failure, Hop, HopTiming, Persistence, Trace};
 pub use id::{InvalidName, check_name, new_id};
 pub use material::{ClientMaterial, Fingerprint, FingerprintKey, MaterialField};
 pub use random::{Random, SeededRandom, SystemRandom};
+pub use rejections::Rejections;
 pub use secret::{AccessToken, Secret};
 pub use token::{
     Arrival, Demand, InvalidTransition, Minted, Retry, Tick, TokenLife, TokenRules, TokenTimes, Trouble, WallLead,

@@ -422,6 +422,14 @@ impl<T: Clone> TokenLife<T> {
         }
     }
 
+    /// Until when everybody gets the last failure.
+    pub const fn retry_at(&self) -> Option<BootTime> {
+        match self {
+            Self::Failed { retry_at, .. } => Some(*retry_at),
+            _ => None,
+        }
+    }
+
     /// `missing`, `valid`, ...: for status reports.
     pub const fn name(&self) -> &'static str {
         match self {

@@ -64,6 +64,12 @@ impl Daemon {
         waited.with_context(|| format!("{} did not end within {limit:?} of SIGTERM", self.name))?.map_err(Into::into)
     }
 
+    /// Waits until the program ends by itself.
+    pub async fn ended(mut self, limit: Duration) -> anyhow::Result<std::process::ExitStatus> {
+        let waited = tokio::time::timeout(limit, self.child.wait()).await;
+        waited.with_context(|| format!("{} did not end within {limit:?}", self.name))?.map_err(Into::into)
+    }
+
     /// Ends the program at once (SIGKILL).
     pub async fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill().await.map_err(Into::into)

@@ -10,6 +10,7 @@ pub mod azure_key_vault;
 pub mod balancer;
 pub mod client;
 pub mod conjur;
+pub mod cutter;
 mod fault;
 pub mod google_secret_manager;
 mod http;

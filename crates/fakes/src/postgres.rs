@@ -2,7 +2,7 @@
 //! loopback port. It refuses to run as root, so under root it runs as `nobody`.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -78,6 +78,28 @@ impl Postgres {
         Ok(format!("postgres://midward@127.0.0.1:{port}/{name}"))
     }
 
+    /// The folder with all that the server writes: tables and write-ahead log.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Runs SQL in a database of [`Self::new_database`], behind everybody's back; tells what it printed.
+    ///
+    /// # Errors
+    /// The server refuses it.
+    pub fn sql(&self, database: &str, sql: &str) -> io::Result<String> {
+        let output = self.run("psql", |command| {
+            command.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]);
+            command.args(["--dbname", database, "--command", sql]);
+        })?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
     /// Starts a server that was stopped.
     ///
     /// # Errors
@@ -105,9 +127,10 @@ impl Postgres {
         self.run("pg_ctl", |command| {
             command.args(arguments).args(log).args(["--wait", "--silent", "--pgdata"]).arg(&self.data);
         })
+        .map(drop)
     }
 
-    fn run(&self, program: &str, arrange: impl FnOnce(&mut Command)) -> io::Result<()> {
+    fn run(&self, program: &str, arrange: impl FnOnce(&mut Command)) -> io::Result<Output> {
         let mut command = Command::new(self.programs.join(program));
         // What the caller's environment says of PostgreSQL is about other servers.
         command.env_clear().env("LC_ALL", "C").env("PATH", "/usr/bin:/bin").current_dir(self.folder.path());
@@ -123,7 +146,7 @@ impl Postgres {
             command.output()?
         };
         if output.status.success() {
-            return Ok(());
+            return Ok(output);
         }
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         Err(io::Error::other(format!("{program}: {}: {said}", output.status)))

@@ -78,7 +78,7 @@ pub fn scan(haystack: &[u8], needles: &[&[u8]]) -> Vec<Finding> {
 }
 
 /// Where `needle` begins in `haystack`.
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+pub fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     let first = *needle.first()?;
     let mut from = 0;
     loop {

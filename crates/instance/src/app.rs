@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use midward_core::{Clock, Random, new_id};
 
+use crate::at_rest::AtRest;
 use crate::audit::Audit;
 use crate::auth::{Clients, MidTokens};
-use crate::config::LimitsConfig;
+use crate::config::{LimitsConfig, RetentionConfig};
 use crate::fleet::{Fleet, MidView};
 use crate::keys::SigningKey;
 use crate::metrics::Counters;
-use crate::pulses::Pulses;
-use crate::queue::{Queue, Waiters};
+use crate::mid::pulses::Pulses;
+use crate::queue::{Broken, Queue, Waiters};
 use crate::rates::Rates;
 use crate::routes::Routes;
 use crate::store::{Store, StoreError, mids};
@@ -26,6 +27,8 @@ pub(crate) struct App {
     pub(crate) routes: Routes,
     pub(crate) queue: Queue,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) at_rest: Arc<AtRest>,
+    pub(crate) broken: Arc<Broken>,
     pub(crate) audit: Audit,
     pub(crate) clients: Clients,
     pub(crate) counters: Arc<Counters>,
@@ -38,6 +41,7 @@ pub(crate) struct App {
     pub(crate) public_url: String,
     pub(crate) ca_pem: Option<String>,
     pub(crate) limits: LimitsConfig,
+    pub(crate) retention: RetentionConfig,
     pub(crate) first_admin_file: PathBuf,
     /// Long polls end when it is cancelled.
     pub(crate) stopping: tokio_util::sync::CancellationToken,

@@ -6,25 +6,28 @@ use std::time::Duration;
 
 use midward_core::{Clock, Random, SystemClock, SystemRandom, new_id};
 use midward_wire::{ApiReply, Bytes64, ConfigDigest, Heartbeat, MidState, Outcome, ResolverHealth, ResolverStatus};
-use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::at_rest::{AtRest, Part};
 use crate::audit::{Audit, Journal};
-use crate::config::StoreConfig;
+use crate::config::{EncryptionConfig, StoreConfig};
 use crate::fleet::Fleet;
 use crate::keys::SigningKey;
-use crate::queue::{Job, Parts, Poll, Queue, Report, Submitted, Waiters, Wants};
+use crate::queue::{Broken, Job, Parts, Poll, Queue, Report, Submitted, Waiters, Wants};
 use crate::routes::Route;
 use crate::server::InstanceError;
+use crate::store::incarnations;
 use crate::store::mids::{self, MidRow};
 use crate::store::outcomes::Finish;
-use crate::store::requests::{NewRequest, Priority, REPLIED};
+use crate::store::requests::{KeepRequest, NewRequest, Priority, REPLIED};
 use crate::store::{Store, StoreError, to_json};
 
 const RESOLVER: &str = "vault";
 const INCARNATION: &str = "0123456789abcdef0123456789abcdef";
+const PATH: &str = "/v1/contacts?fields=name";
+const CALL: &str = r#"{"method":"POST","path":"/v1/contacts?fields=name","headers":[["content-type","application/json"],["accept","application/json"]],"body":"eyJuYW1lIjoiQWRhIExvdmVsYWNlIiwibWFpbCI6ImFkYUBleGFtcGxlLm9yZyIsInRhZ3MiOlsibmV3Il19","replay":"by_method"}"#;
 /// Requests that a MID takes at once.
 const CAPACITY: u32 = 64;
 /// As the server's.
@@ -39,6 +42,7 @@ pub struct QueueAlone {
     waiters: Arc<Waiters>,
     fleet: Arc<Fleet>,
     route: Arc<Route>,
+    at_rest: Arc<AtRest>,
     mids: Vec<String>,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), StoreError>>,
@@ -65,6 +69,9 @@ impl QueueAlone {
             ids.push(new_mid(&store, &fleet).await?);
         }
         let waiters = Arc::new(Waiters::default());
+        let encryption = EncryptionConfig::default();
+        let at_rest = AtRest::open(&encryption, "bench", Arc::new(SystemRandom)).map_err(InstanceError::from)?;
+        let at_rest = Arc::new(at_rest);
         let (queue, writer) = Queue::start(Parts {
             store: store.clone(),
             fleet: Arc::clone(&fleet),
@@ -73,6 +80,8 @@ impl QueueAlone {
             random,
             journal,
             outcomes,
+            at_rest: Arc::clone(&at_rest),
+            broken: Arc::new(Broken::default()),
             replica: new_id(SystemClock.wall(), &SystemRandom),
         });
         let mut alone = Self {
@@ -81,6 +90,7 @@ impl QueueAlone {
             waiters,
             fleet,
             route: Arc::new(route()),
+            at_rest,
             mids: ids,
             stop: CancellationToken::new(),
             tasks: JoinSet::new(),
@@ -98,7 +108,8 @@ impl QueueAlone {
         let id = new_id(SystemClock.wall(), &SystemRandom);
         let waiting = self.waiters.wait(&id, Wants::Record);
         let now = SystemClock.wall().unix_millis();
-        let submitted = self.queue.submit(Arc::clone(&self.route), request(id.clone(), &self.route, now)).await?;
+        let submitted =
+            self.queue.submit(Arc::clone(&self.route), request(id.clone(), &self.route, &self.at_rest, now)?).await?;
         if submitted != Submitted::New(id) {
             return Err(StoreError::Corrupt("a new request was there before".to_owned()).into());
         }
@@ -124,7 +135,8 @@ impl QueueAlone {
 
     fn start(&mut self) {
         for mid_id in &self.mids {
-            self.tasks.spawn(work(self.queue.clone(), mid_id.clone(), self.stop.clone()));
+            let at_rest = Arc::clone(&self.at_rest);
+            self.tasks.spawn(work(self.queue.clone(), at_rest, mid_id.clone(), self.stop.clone()));
         }
         self.tasks.spawn(sweep(self.queue.clone(), self.stop.clone()));
         let (store, fleet) = (self.store.clone(), Arc::clone(&self.fleet));
@@ -133,7 +145,7 @@ impl QueueAlone {
 }
 
 /// A MID: polls, and reports what it was given.
-async fn work(queue: Queue, mid_id: String, stop: CancellationToken) -> Result<(), StoreError> {
+async fn work(queue: Queue, at_rest: Arc<AtRest>, mid_id: String, stop: CancellationToken) -> Result<(), StoreError> {
     let outcome = Arc::new(Outcome::Replied {
         reply: ApiReply {
             status: 200,
@@ -141,7 +153,7 @@ async fn work(queue: Queue, mid_id: String, stop: CancellationToken) -> Result<(
             body: Bytes64(vec![b'x'; 64]),
         },
     });
-    let text = to_json(&*outcome)?;
+    let text = Arc::new(to_json(&*outcome)?);
     let trace = r#"[{"hop":"mid","what":"token from the cache","micros":12},{"hop":"api","what":"GET answered 200","micros":812}]"#;
     let mut reports = JoinSet::new();
     let mut received = 0;
@@ -161,13 +173,19 @@ async fn work(queue: Queue, mid_id: String, stop: CancellationToken) -> Result<(
             () = stop.cancelled() => break,
         };
         received = batch.number;
-        let finish = |lease: &str| {
-            let Granted { request_id, epoch } = crate::store::from_json(lease)?;
-            let finish =
-                Finish { id: request_id, epoch, state: REPLIED, outcome: text.clone(), trace: trace.to_owned() };
+        let finish = |(id, epoch): (&str, i64)| {
+            let finish = Finish {
+                id: id.to_owned(),
+                epoch,
+                state: REPLIED,
+                kept: at_rest.keep(id, Part::Outcome(epoch), &text)?,
+                reduced: crate::at_rest::reduced(&outcome)?,
+                outcome: Arc::clone(&text),
+                trace: trace.to_owned(),
+            };
             Ok(Report { finish, outcome: Arc::clone(&outcome) })
         };
-        let batch = batch.leases.iter().map(|lease| finish(lease.get())).collect::<Result<Vec<_>, StoreError>>()?;
+        let batch = batch.leases.iter().map(|lease| finish(lease.of())).collect::<Result<Vec<_>, StoreError>>()?;
         let (queue, mid_id) = (queue.clone(), mid_id.clone());
         reports.spawn(async move { queue.outcomes(mid_id, batch).await });
         while let Some(reported) = reports.try_join_next() {
@@ -175,13 +193,6 @@ async fn work(queue: Queue, mid_id: String, stop: CancellationToken) -> Result<(
         }
     }
     Ok(())
-}
-
-/// What a MID reads of a lease here.
-#[derive(Deserialize)]
-struct Granted {
-    request_id: String,
-    epoch: i64,
 }
 
 async fn sweep(queue: Queue, stop: CancellationToken) -> Result<(), StoreError> {
@@ -220,9 +231,13 @@ async fn new_mid(store: &Store, fleet: &Fleet) -> Result<String, StoreError> {
         heartbeat: None,
         draining: false,
         version: 0,
+        incarnation: INCARNATION.to_owned(),
+        fenced: 0,
+        fenced_at: None,
     };
     let mut tx = store.begin().await?;
     mids::insert(&mut *tx, &row).await?;
+    incarnations::speak(&mut tx, &id, INCARNATION, 0).await?;
     let now = store.now(&mut tx, SystemClock.wall().unix_millis()).await?;
     tx.commit().await?;
     fleet.add(row, SystemClock.boot(), now);
@@ -268,11 +283,15 @@ fn route() -> Route {
         retry: None,
         timeout_ms: 30_000,
         replay_methods: None,
+        metadata_only: false,
     }
 }
 
-fn request(id: String, route: &Route, now: i64) -> NewRequest {
-    NewRequest {
+fn request(id: String, route: &Route, at_rest: &AtRest, now: i64) -> Result<NewRequest, StoreError> {
+    let call = Arc::new(CALL.to_owned());
+    Ok(NewRequest {
+        call_kept: at_rest.keep(&id, Part::Call, &call)?,
+        path_kept: at_rest.keep_path(&id, PATH)?,
         id,
         connection: route.alias.clone(),
         config_digest: route.digest.0.clone(),
@@ -286,8 +305,9 @@ fn request(id: String, route: &Route, now: i64) -> NewRequest {
         idempotency_key: None,
         fingerprint: String::new(),
         method: "POST".to_owned(),
-        path: "/v1/contacts?fields=name".to_owned(),
-        call_json: r#"{"method":"POST","path":"/v1/contacts?fields=name","headers":[["content-type","application/json"],["accept","application/json"]],"body":"eyJuYW1lIjoiQWRhIExvdmVsYWNlIiwibWFpbCI6ImFkYUBleGFtcGxlLm9yZyIsInRhZ3MiOlsibmV3Il19","replay":"by_method"}"#.to_owned(),
+        path: PATH.to_owned(),
+        call,
+        keep: KeepRequest::Everything,
         priority: Priority::Standard,
         origin: String::new(),
         ordered: false,
@@ -295,5 +315,5 @@ fn request(id: String, route: &Route, now: i64) -> NewRequest {
         not_before: 0,
         retry: None,
         lease: None,
-    }
+    })
 }

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+/// Most that `limits.body_bytes` can be: in base64, with others in the same answer, a MID still takes it.
+const LARGEST_BODY: usize = 32 * 1024 * 1024;
+
 /// ```
 /// let config: midward_instance::InstanceConfig = toml::from_str(
 ///     r#"
@@ -18,6 +21,8 @@ use serde::Deserialize;
 ///     body_bytes = 4194304
 ///     [retention]
 ///     finished_hours = 24
+///     [encryption]
+///     key_file = "/etc/midward/at-rest.key"
 ///     [audit]
 ///     keep_days = 3650
 ///     "#,
@@ -32,6 +37,7 @@ pub struct InstanceConfig {
     pub store: StoreConfig,
     pub limits: LimitsConfig,
     pub retention: RetentionConfig,
+    pub encryption: EncryptionConfig,
     pub audit: AuditConfig,
 }
 
@@ -172,12 +178,41 @@ impl Default for LimitsConfig {
 pub struct RetentionConfig {
     /// How long a finished request is kept, with its answer and its idempotency key, in hours.
     pub finished_hours: u32,
+    /// Most bytes of calls and answers of finished requests; the oldest go first. None: no limit.
+    pub finished_bytes: Option<u64>,
 }
 
 impl Default for RetentionConfig {
     fn default() -> Self {
-        Self { finished_hours: 7 * 24 }
+        Self { finished_hours: 7 * 24, finished_bytes: None }
     }
+}
+
+/// `[encryption]`: of calls and answers in the database. A key is 32 random bytes, in hexadecimal or base64, in a file
+/// of its owner's only, or a credential of systemd's.
+///
+/// ```
+/// let config: midward_instance::EncryptionConfig = toml::from_str(
+///     r#"
+///     key_credential = "midward-at-rest"
+///     older_key_files = ["/etc/midward/at-rest-2025.key"]
+///     "#,
+/// )?;
+/// assert_eq!(config.older_key_files.len(), 1);
+/// # Ok::<(), toml::de::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EncryptionConfig {
+    /// The key that is written with. None, and no credential: nothing is encrypted.
+    pub key_file: Option<PathBuf>,
+    /// The same as the name of a credential (`LoadCredential=`).
+    pub key_credential: Option<String>,
+    /// Keys to read by.
+    pub older_key_files: Vec<PathBuf>,
+    pub older_key_credentials: Vec<String>,
+    /// Names of keys that are gone for good: what was written with them is given up.
+    pub lost_keys: Vec<String>,
 }
 
 /// `[audit]`.
@@ -208,6 +243,13 @@ impl InstanceConfig {
         config.store.keys = config.store.keys.map(|keys| folder.join(keys));
         if let Some(file) = config.store.postgres.as_mut().and_then(|postgres| postgres.password_file.as_mut()) {
             *file = folder.join(&*file);
+        }
+        for file in config.encryption.key_file.iter_mut().chain(&mut config.encryption.older_key_files) {
+            *file = folder.join(&*file);
+        }
+        if config.limits.body_bytes > LARGEST_BODY {
+            let reason = format!("limits.body_bytes is larger than {LARGEST_BODY}, which is the most that a MID takes");
+            return Err(ConfigError::Invalid { path: path.to_owned(), reason });
         }
         if let TlsConfig::Files(files) = &mut config.server.tls {
             for file in [Some(&mut files.cert), Some(&mut files.key), files.ca.as_mut()].into_iter().flatten() {

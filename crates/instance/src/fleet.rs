@@ -13,6 +13,11 @@ use crate::store::mids::MidRow;
 /// A MID that was not heard of for longer than this gets no work, and what it has moves: three heartbeats are missing.
 pub(crate) const LIVE_FOR: Duration = Duration::from_secs(9);
 
+/// From how many messages of superseded incarnations on a MID counts as cloned.
+pub(crate) const FENCED_OFTEN: i64 = 2;
+/// For how long, in milliseconds: a fenced MID asks once a minute at least.
+const CLONED_FOR_MS: i64 = 180_000;
+
 /// What is known of one MID.
 #[derive(Clone, Debug)]
 pub(crate) struct MidView {
@@ -26,6 +31,11 @@ pub(crate) struct MidView {
     last_seen: Option<BootTime>,
     /// As far as this follows the database.
     version: i64,
+    /// The one that has the word.
+    pub(crate) incarnation: String,
+    /// How often a superseded one spoke since, and when last, in unix milliseconds.
+    fenced: i64,
+    fenced_at: Option<i64>,
     /// Set by an administrator, or by the MID when it shuts down; ends with the next incarnation.
     pub(crate) draining: bool,
 }
@@ -33,6 +43,12 @@ pub(crate) struct MidView {
 impl MidView {
     pub(crate) fn is_live(&self, now: BootTime) -> bool {
         self.last_seen.is_some_and(|seen| now.saturating_since(seen) <= LIVE_FOR)
+    }
+
+    /// Whether two programs run with this MID's key, at the database's time `wall`. One message alone may have been under
+    /// way for long.
+    pub(crate) fn is_cloned(&self, wall: i64) -> bool {
+        self.fenced >= FENCED_OFTEN && self.fenced_at.is_some_and(|at| at > wall.saturating_sub(CLONED_FOR_MS))
     }
 
     fn takes_work(&self, now: BootTime) -> bool {
@@ -102,18 +118,17 @@ impl Fleet {
         if let Some(mid) = self.lock().get_mut(id) {
             mid.state = state;
             mid.draining = false;
-            mid.version += 1;
         }
     }
 
     pub(crate) fn drain(&self, id: &str) {
         if let Some(mid) = self.lock().get_mut(id) {
             mid.draining = true;
-            mid.version += 1;
         }
     }
 
-    /// A heartbeat that is stored; `version` is what the database counts after it.
+    /// A heartbeat that is stored. `version`: what the database counts after it, when nobody else changes it; where
+    /// others do, what they changed is followed with it.
     pub(crate) fn heartbeat(&self, id: &str, now: BootTime, wall: i64, heartbeat: Heartbeat, version: Option<i64>) {
         if let Some(mid) = self.lock().get_mut(id) {
             let renewed = mid.heartbeat.as_ref().is_some_and(|old| old.incarnation != heartbeat.incarnation);
@@ -121,17 +136,16 @@ impl Fleet {
             mid.last_seen = Some(now);
             mid.last_seen_at = Some(wall);
             mid.heartbeat = Some(heartbeat);
-            // More than this was changed: it is followed later, with all of it.
-            if version == Some(mid.version + 1) {
-                mid.version += 1;
-            }
+            mid.version = version.unwrap_or(mid.version);
         }
     }
 
-    /// Whether a heartbeat says what the last one said; then only the time is noted.
+    /// Whether a heartbeat of the incarnation that has the word says what the last one said; then only the time is noted.
     pub(crate) fn repeats(&self, id: &str, now: BootTime, wall: i64, heartbeat: &Heartbeat) -> bool {
         let mut mids = self.lock();
-        let Some(mid) = mids.get_mut(id).filter(|mid| mid.heartbeat.as_ref() == Some(heartbeat)) else { return false };
+        let is_known =
+            |mid: &&mut MidView| mid.incarnation == heartbeat.incarnation && mid.heartbeat.as_ref() == Some(heartbeat);
+        let Some(mid) = mids.get_mut(id).filter(is_known) else { return false };
         mid.last_seen = Some(now);
         mid.last_seen_at = mid.last_seen_at.max(Some(wall));
         true
@@ -141,6 +155,25 @@ impl Fleet {
     pub(crate) fn versions(&self, ids: &HashSet<String>) -> Vec<(String, i64)> {
         let mids = self.lock();
         ids.iter().filter_map(|id| Some((id.clone(), mids.get(id)?.version))).collect()
+    }
+
+    /// Whether an incarnation is known to have a MID's word.
+    pub(crate) fn has_the_word(&self, id: &str, incarnation: &str) -> bool {
+        self.lock().get(id).is_some_and(|mid| mid.incarnation == incarnation)
+    }
+
+    pub(crate) fn give_the_word(&self, id: &str, incarnation: &str) {
+        if let Some(mid) = self.lock().get_mut(id).filter(|mid| mid.incarnation != incarnation) {
+            incarnation.clone_into(&mut mid.incarnation);
+            mid.fenced = 0;
+        }
+    }
+
+    /// A superseded incarnation spoke, for the `times`th time.
+    pub(crate) fn fence(&self, id: &str, times: i64, wall: i64) {
+        if let Some(mid) = self.lock().get_mut(id) {
+            (mid.fenced, mid.fenced_at) = (times, Some(wall));
+        }
     }
 
     /// The resolvers for which a MID may claim requests now: those it has ready, and those it has degraded that no
@@ -314,6 +347,9 @@ fn view(row: MidRow, now: BootTime, wall: i64) -> MidView {
         heartbeat: row.heartbeat,
         draining: row.draining,
         version: row.version,
+        incarnation: row.incarnation,
+        fenced: row.fenced,
+        fenced_at: row.fenced_at,
     }
 }
 
@@ -336,6 +372,7 @@ mod tests {
             limited: false,
             retry: None,
             timeout_ms: 1,
+            metadata_only: false,
             replay_methods: None,
         }
     }
@@ -363,6 +400,9 @@ mod tests {
                 heartbeat: Some(heartbeat),
                 draining: false,
                 version: 0,
+                incarnation: "i".into(),
+                fenced: 0,
+                fenced_at: None,
             };
             fleet.add(row, BootTime::from_duration(Duration::from_secs(60)), 1000);
         }

@@ -4,6 +4,7 @@
 mod access_token;
 mod api;
 mod app;
+mod at_rest;
 mod audit;
 mod auth;
 mod backup;
@@ -20,7 +21,6 @@ mod mid;
 mod model;
 mod network;
 mod problem;
-mod pulses;
 mod queue;
 mod rates;
 mod replica;
@@ -32,11 +32,12 @@ mod store;
 mod tls;
 mod tls_reload;
 
+pub use at_rest::EncryptionError;
 pub use audit::{AuditFault, AuditLine, AuditReport, verify_audit};
 pub use backup::{BackupError, back_up, restore};
 pub use config::{
-    AuditConfig, ConfigError, InstanceConfig, LimitsConfig, PostgresConfig, RetentionConfig, ServerConfig, StoreConfig,
-    TlsConfig, TlsFiles, TlsMode,
+    AuditConfig, ConfigError, EncryptionConfig, InstanceConfig, LimitsConfig, PostgresConfig, RetentionConfig,
+    ServerConfig, StoreConfig, TlsConfig, TlsFiles, TlsMode,
 };
 pub use keys::KeyError;
 pub use server::{InstanceError, Started, run};

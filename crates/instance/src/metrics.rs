@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use midward_wire::Outcome;
-
 use crate::fleet::MidView;
 
 /// Upper bounds of the commit's histogram, in microseconds.
@@ -25,6 +23,24 @@ pub(crate) struct Counters {
     commit_micros: AtomicU64,
 }
 
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    Replied,
+    Failed,
+    Unknown,
+}
+
+impl How {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Replied => "replied",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What the database says of the queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Depth {
@@ -35,21 +51,26 @@ pub(crate) struct Depth {
 }
 
 impl Counters {
-    pub(crate) fn accepted(&self, count: usize) {
-        self.accepted.fetch_add(count as u64, Ordering::Relaxed);
+    pub(crate) fn accepted(&self) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn ended(&self, outcome: &Outcome) {
-        let counter = match outcome {
-            Outcome::Replied { .. } => &self.replied,
-            Outcome::Failed { .. } => &self.failed,
-            Outcome::Unknown { .. } => &self.unknown,
+    pub(crate) fn ended(&self, how: How) {
+        let counter = match how {
+            How::Replied => &self.replied,
+            How::Failed => &self.failed,
+            How::Unknown => &self.unknown,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn outcome_refused(&self) {
         self.outcomes_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn outcomes_refused(&self) -> u64 {
+        self.outcomes_refused.load(Ordering::Relaxed)
     }
 
     /// One transaction of the queue, from its begin until it was on disk.

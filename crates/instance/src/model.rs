@@ -157,6 +157,25 @@ pub(crate) struct Connection {
     /// Most calls a minute, over all MIDs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) max_per_minute: Option<u32>,
+    #[serde(default, skip_serializing_if = "Keep::is_default")]
+    pub(crate) keep: Keep,
+}
+
+/// What is kept of a connection's requests after they have ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Keep {
+    #[default]
+    Everything,
+    /// Who asked what when and how it ended; no body, no header, no query.
+    Metadata,
+}
+
+impl Keep {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// MIDs that serve connections together.

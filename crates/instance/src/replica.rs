@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use midward_wire::MidState;
+use midward_wire::{MidState, Outcome};
 use sqlx::postgres::PgListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::at_rest::reduce_delivered;
 use crate::config::PostgresConfig;
 use crate::queue::{Ended, Job};
 use crate::store::{self, StoreError, mids, outcomes, replicas};
@@ -23,28 +24,43 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Callers that are looked up in one statement.
 const AT_ONCE: usize = 64;
 
-/// Runs until `shutdown`. Nothing to do where the database is this process's own.
-pub(crate) async fn follow(app: Arc<App>, postgres: Option<PostgresConfig>, shutdown: CancellationToken) {
+/// Runs until `shutdown`. Nothing to do where the database is this process's own. Ends the instance, by `shutdown`, when
+/// another one has migrated the schema to what this one must not use; `failed` tells it.
+pub(crate) async fn follow(
+    app: Arc<App>,
+    postgres: Option<PostgresConfig>,
+    shutdown: CancellationToken,
+    failed: oneshot::Sender<StoreError>,
+) {
     let Some(postgres) = postgres else { return };
     let hints = Notify::new();
-    tokio::join!(look(&app, &hints, &shutdown), listen(&postgres, &hints, &shutdown));
+    let (ended, ()) = tokio::join!(look(&app, &hints, &shutdown), listen(&postgres, &hints, &shutdown));
+    if let Err(error) = ended {
+        // The one who runs the instance has gone already, or is told.
+        let _ = failed.send(error);
+    }
 }
 
-async fn look(app: &App, hints: &Notify, shutdown: &CancellationToken) {
+async fn look(app: &App, hints: &Notify, shutdown: &CancellationToken) -> Result<(), StoreError> {
     let mut changes = 0;
     loop {
         let hinted = tokio::select! {
             () = tokio::time::sleep(EVERY) => false,
             () = hints.notified() => true,
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => return Ok(()),
         };
         if hinted {
             if app.queue.send(Job::Look).await.is_err() {
-                return;
+                return Ok(());
             }
             tokio::time::sleep(GATHER).await;
         }
         if let Err(error) = catch_up(app, &mut changes).await {
+            if matches!(error, StoreError::SchemaAhead { .. }) {
+                tracing::error!(%error, "stopping");
+                shutdown.cancel();
+                return Err(error);
+            }
             tracing::warn!(%error, "the other replicas are not followed for now");
         }
     }
@@ -53,14 +69,22 @@ async fn look(app: &App, hints: &Notify, shutdown: &CancellationToken) {
 /// Takes over what changed: records, MIDs, and outcomes that somebody here waits for.
 async fn catch_up(app: &App, changes: &mut i64) -> Result<(), StoreError> {
     for ids in app.waiters.ids().chunks(AT_ONCE) {
-        for (id, outcome, trace) in outcomes::ended(app.store.readers(), ids).await? {
-            let outcome = Arc::new(store::from_json(&outcome)?);
-            app.waiters.deliver(&id, Ended { outcome, trace: trace.into() });
+        let mut delivered = Vec::new();
+        for told in outcomes::ended(app.store.readers(), ids).await? {
+            let outcome = app.at_rest.outcome(app.store.readers(), &told.id, told.outcome.clone()).await?;
+            let outcome = Arc::new(outcome.unwrap_or_else(|why| Outcome::Unknown { failure: why.failure() }));
+            app.waiters.deliver(&told.id, Ended { outcome, trace: told.trace.into() });
+            if told.passing {
+                delivered.push((told.id, told.outcome));
+            }
         }
+        reduce_delivered(&app.store, &app.at_rest, delivered).await?;
     }
     follow_mids(app).await?;
     let number = replicas::changes(app.store.readers()).await?;
     if number != *changes {
+        // Who starts counts as one, after its migrations.
+        store::level::check(app.store.readers()).await?;
         *changes = number;
         app.routes.forget();
         app.clients.forget();

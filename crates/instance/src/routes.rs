@@ -10,7 +10,7 @@ use midward_wire::{ConfigDigest, ConfigDocument, ConnectionConfig, CredentialCon
 use url::{Host, Url};
 
 use crate::fleet::Fleet;
-use crate::model::{AppliesTo, Cluster, ClusterMode, Connection, Credential, OAuthEntity, OAuthEntityProfile};
+use crate::model::{AppliesTo, Cluster, ClusterMode, Connection, Credential, Keep, OAuthEntity, OAuthEntityProfile};
 use crate::network::Network;
 use crate::store::{Store, StoreError, clusters, connections, credentials, oauth, to_json};
 
@@ -34,6 +34,8 @@ pub(crate) struct Route {
     /// JSON of the policy by which queued requests are tried again.
     pub(crate) retry: Option<String>,
     pub(crate) timeout_ms: u64,
+    /// Of its requests, bodies and headers are removed when they have ended.
+    pub(crate) metadata_only: bool,
     /// See [`midward_wire::ApiCall::may_repeat`].
     pub(crate) replay_methods: Option<Vec<String>>,
 }
@@ -216,6 +218,7 @@ fn compile(
         limited: connection.max_concurrent.is_some() || connection.max_per_minute.is_some(),
         retry: connection.retry.as_ref().map(to_json).transpose()?,
         timeout_ms: connection.timeout_ms,
+        metadata_only: connection.keep == Keep::Metadata,
         replay_methods: connection.replay_methods,
     })
 }

@@ -18,15 +18,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::at_rest::{AtRest, EncryptionError, remember_keys};
 use crate::audit::Audit;
 use crate::auth::{Clients, MidTokens};
 use crate::client::{ApiClient, ClientKind, Role};
 use crate::config::{InstanceConfig, TlsConfig, TlsMode};
 use crate::fleet::Fleet;
 use crate::keys::{self, KeyError, SigningKey};
-use crate::pulses::{self, Pulses};
-use crate::queue::{Job, Parts, Queue, Waiters};
+use crate::mid::pulses::{self, Pulses};
+use crate::queue::{Broken, Job, Parts, Queue, Waiters};
 use crate::rates::Rates;
+use crate::retention;
 use crate::routes::Routes;
 use crate::store::{Store, StoreError, api_clients, instance_keys, mids, replicas, settings};
 use crate::tls::{self, Tls, TlsError};
@@ -68,10 +70,17 @@ pub enum InstanceError {
     Key(#[from] KeyError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
     #[error("{0} is not the key of the other instances on this database: give this one the same files (store.keys)")]
     OtherKey(PathBuf),
     #[error("{0}")]
     Store(String),
+    #[error(
+        "the disk under {folder} failed ({reason}); what was acknowledged until then is kept, and nothing after it was \
+         acknowledged: free or mend the disk, then start again"
+    )]
+    Disk { folder: PathBuf, reason: String },
 }
 
 impl From<StoreError> for InstanceError {
@@ -98,6 +107,7 @@ pub async fn run(
     shutdown: CancellationToken,
     started: oneshot::Sender<Started>,
 ) -> Result<(), InstanceError> {
+    let shutdown = shutdown.child_token();
     let folder = config.store.path.clone();
     make_folder(&folder)?;
     make_folder(config.store.keys())?;
@@ -119,12 +129,16 @@ pub async fn run(
     if settings::find_or_insert(&mut tx, "instance_key", &signing_key.public()).await? != signing_key.public() {
         return Err(InstanceError::OtherKey(key_file));
     }
+    let at_rest = Arc::new(AtRest::open(&config.encryption, &instance_id, Arc::clone(&random))?);
+    let now = store.now(&mut tx, clock.wall().unix_millis()).await?;
+    remember_keys(&mut tx, &at_rest, now, retention::gone_before(&config.retention, now)).await??;
     instance_keys::publish(&mut *tx, &signing_key.id(), &signing_key.public(), clock.wall().unix_millis()).await?;
     tx.commit().await?;
     let first_admin_file = folder.join("first-admin-key");
     let waiting_key = first_admin(&store, &first_admin_file, &*clock, &*random).await?;
     let fleet = Arc::new(load_fleet(&store, &*clock).await?);
     let waiters = Arc::new(Waiters::default());
+    let broken = Arc::new(Broken::default());
     let (audit, journal, outcomes) = Audit::begin(&store, &signing_key, &*clock, &*random).await?;
     let counters = journal.counters();
     let (queue, writer) = Queue::start(Parts {
@@ -135,6 +149,8 @@ pub async fn run(
         random: Arc::clone(&random),
         journal,
         outcomes,
+        at_rest: Arc::clone(&at_rest),
+        broken: Arc::clone(&broken),
         replica: new_id(clock.wall(), &*random),
     });
     let app = Arc::new(App {
@@ -144,7 +160,9 @@ pub async fn run(
         fleet,
         routes: Routes::default(),
         queue: queue.clone(),
-        waiters,
+        waiters: Arc::clone(&waiters),
+        at_rest,
+        broken: Arc::clone(&broken),
         audit,
         clients: Clients::default(),
         counters,
@@ -156,6 +174,7 @@ pub async fn run(
         public_url: public_url.clone(),
         ca_pem: tls.as_ref().and_then(|tls| tls.ca_pem.clone()),
         limits: config.limits.clone(),
+        retention: config.retention.clone(),
         first_admin_file: first_admin_file.clone(),
         stopping: shutdown.clone(),
     });
@@ -194,21 +213,28 @@ pub async fn run(
     ));
     tracker.spawn(sweep(queue.clone(), shutdown.clone()));
     tracker.spawn(pulses::run(Arc::clone(&app), shutdown.clone()));
-    let keep = Duration::from_hours(config.retention.finished_hours.into());
-    tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), shutdown.clone()));
-    tracker.spawn(crate::retention::run(Arc::clone(&app), keep, shutdown.clone()));
+    let (failed, mut failure) = oneshot::channel();
+    tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), shutdown.clone(), failed));
+    tracker.spawn(retention::run(Arc::clone(&app), shutdown.clone()));
     tracker.spawn(crate::audit::run(
         Arc::clone(&app),
         Duration::from_secs(config.audit.checkpoint_seconds.max(1).into()),
         Duration::from_hours(24 * u64::from(config.audit.keep_days)),
         shutdown.clone(),
     ));
+    let key = app.at_rest.current().unwrap_or("none");
+    tracing::info!(key, "calls and answers are encrypted in the database with this key");
     tracing::info!(api = %api_addr, calls = %call_addr, "the instance is ready");
     // The one who started it may not want to know.
     let _ = started.send(notice);
 
-    shutdown.cancelled().await;
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        // Whose call runs still gets its answer.
+        () = broken.said() => drop(tokio::time::timeout(DRAIN, waiters.none()).await),
+    }
     tracing::info!("stopping: running requests may end");
+    shutdown.cancel();
     tracker.close();
     if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
         tracing::warn!("some connections did not end in time");
@@ -221,7 +247,10 @@ pub async fn run(
     if let Err(error) = std::fs::remove_file(&listen_file) {
         tracing::warn!(%error, "listen.json stays behind");
     }
-    Ok(())
+    match broken.error() {
+        Some(error) => Err(InstanceError::Disk { folder, reason: error.to_string() }),
+        None => failure.try_recv().map_or(Ok(()), |error| Err(error.into())),
+    }
 }
 
 fn make_folder(folder: &std::path::Path) -> Result<(), InstanceError> {

@@ -136,13 +136,20 @@ pub struct TokenReport {
     pub token_url: String,
     /// `grant_type` of the token request.
     pub grant: String,
+    /// Asked for.
     pub scopes: Vec<String>,
+    /// What the server granted, while there is a token.
+    pub granted_scopes: Vec<String>,
     /// Connections whose requests use it.
     pub connections: Vec<String>,
     /// `missing`, `fetching`, `valid`, `refreshing`, `failed`, ...
     pub state: String,
     /// Why there is a token or why not, with ages and times.
     pub explanation: String,
+    /// What to do about the last failure; `None` when the last fetch went well.
+    pub action: Option<String>,
+    /// Each hop of the last fetch, and how long it took.
+    pub steps: Trace,
     /// Milliseconds.
     pub expires_in_ms: Option<u64>,
     /// The first digits of a keyed hash: changes when the secret does.

@@ -12,8 +12,8 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use midward_core::{AccessToken, Clock, Failure, Hop, Random, WallTime};
-use midward_net::{AddressGuard, ProxyFault, SendError, SendErrorKind, SendOptions, WayOut};
+use midward_core::{AccessToken, BootTime, Clock, Failure, Hop, Random, WallTime};
+use midward_net::{AddressGuard, NotAfter, ProxyFault, SendError, SendErrorKind, SendOptions, WayOut};
 use midward_oauth::{ClientCertificate, DPOP, DpopKey, DpopNonces, Proven, WeakCertificate, clock_off};
 use midward_wire::{ApiReply, Bytes64};
 use zeroize::Zeroizing;
@@ -43,6 +43,8 @@ pub struct ApiCaller {
 #[derive(Clone, Debug)]
 pub struct CallToken {
     pub token: AccessToken,
+    /// From here on it is sent no more.
+    pub expires: BootTime,
     pub certificate: Option<ClientCertificate>,
     pub dpop: Option<DpopKey>,
 }
@@ -77,7 +79,9 @@ impl ApiCaller {
     }
 
     /// Makes the call with the token, and ends it after `timeout` (the connection's) or `remaining` (the lease's),
-    /// whichever is less. A connection that turns out to be dead before anything was written is replaced once.
+    /// whichever is less. A connection that turns out to be dead before anything was written is replaced once. Nothing is
+    /// written once the token has ended or the time is over, also when a connection comes about only then: the failure is
+    /// a time-out, unsent.
     ///
     /// A token that is bound to a key goes with a new proof each time. An API that wants a nonce in it says so once, and
     /// is sent the same call with the nonce, whatever its method: it is the check of the proof that answers so (RFC 9449
@@ -101,6 +105,7 @@ impl ApiCaller {
             return Err(error(SendError { kind: SendErrorKind::Timeout, maybe_sent: false }));
         }
         let token = &with.token;
+        let end = NotAfter { clock: Arc::clone(&self.clock), at: with.expires.min(start + limit) };
         let way = self.way_for(call, with.certificate.as_ref())?;
         let mut retried = false;
         let mut nonce_sent = false;
@@ -109,7 +114,7 @@ impl ApiCaller {
             let deadline = limit.saturating_sub(self.clock.boot().saturating_since(start));
             let options = SendOptions { deadline, max_body: self.max_body, guard: guard.clone() };
             let request = self.request(call, body.clone(), with, nonce.as_deref())?;
-            match way.send(request, &options).await {
+            match way.send_before(request, &options, end.clone()).await {
                 Ok(response) => {
                     let mut challenge = None;
                     if with.dpop.is_some() {
@@ -291,6 +296,11 @@ const fn advice(kind: SendErrorKind) -> (Hop, &'static str, &'static str) {
             Hop::Api,
             "api_unreachable",
             "Check that the API is up, and that the MID Server's host can reach the host and port of the base URL.",
+        ),
+        SendErrorKind::NoFiles => (
+            Hop::Mid,
+            "no_file_descriptors",
+            "Raise the MID Server's limit of open files (LimitNOFILE= of its unit), or lower max_concurrent.",
         ),
         SendErrorKind::Tls(_) => (
             Hop::Api,

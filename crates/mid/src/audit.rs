@@ -14,6 +14,8 @@ use midward_core::{Failure, Hop, WallTime};
 use midward_wire::AuditCheckpoint;
 use serde::{Deserialize, Serialize};
 
+use crate::syslog::Syslog;
+
 const FILE: &str = "audit.jsonl";
 const PREVIOUS_FILE: &str = "audit.1.jsonl";
 /// The file is put aside, and the one before dropped, at this size in bytes.
@@ -72,8 +74,8 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Opens the file in `folder` and starts the writer.
-    pub fn open(folder: &Path) -> Result<Self, Failure> {
+    /// Opens the file in `folder` and starts the writer. Each entry also goes to the system's log whose socket `syslog` is.
+    pub fn open(folder: &Path, syslog: Option<&Path>) -> Result<Self, Failure> {
         let failed = |error: &io::Error| {
             Failure::permanent(
                 Hop::Mid,
@@ -83,12 +85,13 @@ impl Audit {
             )
         };
         let file = open_file(folder).map_err(|error| failed(&error))?;
+        let syslog = syslog.map(|path| Syslog::open(path).map_err(|error| no_syslog(path, &error))).transpose()?;
         let (sender, receiver) = sync_channel(QUEUE);
         let path = folder.to_owned();
         let writer = std::thread::Builder::new()
             .name("audit".to_owned())
             .stack_size(128 * 1024)
-            .spawn(move || write_for_ever(&receiver, file, &path))
+            .spawn(move || write_for_ever(&receiver, file, &path, syslog))
             .map_err(|error| failed(&error))?;
         Ok(Self {
             sender: Some(sender),
@@ -148,11 +151,20 @@ impl Drop for Audit {
     }
 }
 
+fn no_syslog(path: &Path, error: &io::Error) -> Failure {
+    Failure::permanent(
+        Hop::Mid,
+        "audit_not_writable",
+        format!("the system's log at {}: {error}", path.display()),
+        "Name the socket of this host's log as `mid.audit_syslog` (usually /dev/log), or leave it out.",
+    )
+}
+
 /// A full disk costs the entries of its time, and none after it.
-fn write_for_ever(entries: &Receiver<AuditEntry>, file: File, folder: &Path) {
+fn write_for_ever(entries: &Receiver<AuditEntry>, file: File, folder: &Path, mut syslog: Option<Syslog>) {
     let mut file = Ok(file);
     let mut failures = 0_u64;
-    while let Err(error) = file.and_then(|file| write_all(entries, file, folder)) {
+    while let Err(error) = file.and_then(|file| write_all(entries, file, folder, syslog.as_mut())) {
         failures += 1;
         if failures.is_power_of_two() {
             tracing::error!(%error, failures, "audit entries are lost until the file can be written again");
@@ -166,13 +178,21 @@ fn write_for_ever(entries: &Receiver<AuditEntry>, file: File, folder: &Path) {
 }
 
 /// Returns when there will be no more entries.
-fn write_all(entries: &Receiver<AuditEntry>, file: File, folder: &Path) -> io::Result<()> {
+fn write_all(
+    entries: &Receiver<AuditEntry>,
+    file: File,
+    folder: &Path,
+    mut syslog: Option<&mut Syslog>,
+) -> io::Result<()> {
     let mut size = file.metadata()?.len();
     let mut out = BufWriter::with_capacity(16 * 1024, file);
     while let Ok(first) = entries.recv() {
         let mut next = Some(first);
         while let Some(entry) = next {
             let mut line = serde_json::to_vec(&entry)?;
+            if let Some(syslog) = &mut syslog {
+                syslog.send(&entry, &line);
+            }
             line.push(b'\n');
             size += line.len() as u64;
             out.write_all(&line)?;
@@ -214,7 +234,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join(FILE);
         std::os::unix::fs::symlink("/dev/full", &file).expect("a link");
-        let audit = Audit::open(folder.path()).expect("open");
+        let audit = Audit::open(folder.path(), None).expect("open");
         audit.record(refusal("ref-1"));
         std::fs::remove_file(&file).expect("removed");
         let written = (0..1000).any(|_| {
@@ -228,12 +248,41 @@ mod tests {
     #[test]
     fn a_refusal_is_found_in_memory_and_after_a_restart() {
         let folder = tempfile::tempdir().expect("a folder");
-        let audit = Audit::open(folder.path()).expect("open");
+        let audit = Audit::open(folder.path(), None).expect("open");
         audit.record(refusal("ref-1"));
         assert_eq!(audit.refusal("ref-1"), Some(refusal("ref-1")));
         drop(audit);
-        let audit = Audit::open(folder.path()).expect("open");
+        let audit = Audit::open(folder.path(), None).expect("open");
         assert_eq!(audit.refusal("ref-1"), Some(refusal("ref-1")));
         assert_eq!(audit.refusal("ref-2"), None);
+    }
+
+    #[test]
+    fn the_systems_log_gets_each_entry_and_may_be_restarted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("log");
+        let absent = Audit::open(folder.path(), Some(&socket)).expect_err("no log");
+        assert_eq!(absent.code, "audit_not_writable");
+        let bind = || {
+            let log = std::os::unix::net::UnixDatagram::bind(&socket).expect("bound");
+            log.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("a limit");
+            log
+        };
+        let receive = |log: &std::os::unix::net::UnixDatagram| {
+            let mut bytes = [0; 4096];
+            let length = log.recv(&mut bytes).expect("an entry");
+            String::from_utf8(bytes[..length].to_vec()).expect("text")
+        };
+        let log = bind();
+        let audit = Audit::open(folder.path(), Some(&socket)).expect("open");
+        audit.record(refusal("ref-1"));
+        let first = receive(&log);
+        let json = first.strip_prefix(&format!("<84>midward-mid[{}]: ", std::process::id())).expect("a tag");
+        assert_eq!(serde_json::from_str::<AuditEntry>(json).expect("JSON"), refusal("ref-1"));
+        drop(log);
+        std::fs::remove_file(&socket).expect("removed");
+        let log = bind();
+        audit.record(refusal("ref-2"));
+        assert!(receive(&log).contains("ref-2"));
     }
 }

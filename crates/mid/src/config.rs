@@ -44,6 +44,9 @@ pub struct MidSection {
     pub name: String,
     /// Folder of the MID's key, its enrollment and its audit file; made with mode 0700.
     pub state_dir: PathBuf,
+    /// Socket of the system's log, which gets each entry of the audit file too; usually `/dev/log`.
+    #[serde(default)]
+    pub audit_syslog: Option<PathBuf>,
     /// Most calls that run at a time.
     #[serde(default = "default_max_concurrent")]
     pub max_concurrent: u32,
@@ -188,7 +191,8 @@ impl MidConfig {
         let mut config: Self = toml::from_str(text).map_err(|error| explain(&error, text))?;
         base_dir.clone_into(&mut config.base_dir);
         config.check()?;
-        for path in [&mut config.mid.state_dir, &mut config.policy.file] {
+        let syslog = config.mid.audit_syslog.iter_mut();
+        for path in [&mut config.mid.state_dir, &mut config.policy.file].into_iter().chain(syslog) {
             *path = base_dir.join(&*path);
         }
         for section in config.resolvers.values_mut() {
@@ -262,7 +266,7 @@ fn make_absolute(resolver: &mut ResolverConfig, base_dir: &Path) {
     let process = match resolver {
         ResolverConfig::Jar(jar) => &mut jar.process,
         ResolverConfig::CyberArkSdk(sdk) => &mut sdk.process,
-        ResolverConfig::CyberArkCli(cli) => return below(base_dir, [&mut cli.path]),
+        ResolverConfig::CyberArkCli(cli) => return below(base_dir, [&mut cli.own.path]),
         ResolverConfig::CyberArkCcp(ccp) => return below(base_dir, ccp.files_mut()),
         ResolverConfig::AwsSecretsManager(aws) => return below(base_dir, aws.credentials.files_mut()),
         ResolverConfig::AzureKeyVault(azure) => return below(base_dir, azure.credentials.files_mut()),

@@ -78,7 +78,12 @@ impl PolicedEndpoints {
                 },
             },
         };
-        Ok(Endpoints { token_url: token_url.clone(), revocation, lacks_method: metadata.lacks(self.client_auth) })
+        Ok(Endpoints {
+            token_url: token_url.clone(),
+            revocation,
+            lacks_method: metadata.lacks(self.client_auth),
+            lacks_dpop_algorithm: metadata.lacks_dpop_algorithm(),
+        })
     }
 
     fn refuse(&self, found: &Url) -> Refusal {

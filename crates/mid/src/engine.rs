@@ -9,7 +9,8 @@ use midward_core::{AccessToken, BootTime, CircuitRules, Clock, Failure, Fingerpr
 use midward_net::WayOut;
 use midward_oauth::{
     AssertionAlgorithm, AssertionRules, ClientAuth, CredentialRef, DpopNonces, EndpointSource, Expected,
-    FixedEndpoints, GrantFetcher, Revocation, RevocationEndpoint, TokenCache, TokenHandle, TokenKey, TokenRequestSpec,
+    FixedEndpoints, GrantFetcher, Rejected, Revocation, RevocationEndpoint, TokenCache, TokenHandle, TokenKey,
+    TokenRequestSpec,
 };
 use midward_resolvers::{BoxFuture, Lookup};
 use midward_wire::{ApiCall, ApiReply, ConfigDocument, LeaseGrant, Outcome};
@@ -26,6 +27,7 @@ use crate::link::Link;
 use crate::policy::{Ask, Permit, PolicyStore, Ways, suggest};
 use crate::revoke;
 use crate::source::ResolverSource;
+use crate::token_requests::ReplyRules;
 use crate::transport::NetTokenTransport;
 
 /// Before a lease's end from which on nothing is dialled any more; for short leases a tenth of them.
@@ -45,6 +47,7 @@ pub(crate) struct Engine {
     pub(crate) fingerprint_key: FingerprintKey,
     /// What authorization servers want in the next DPoP proof.
     pub(crate) nonces: Arc<DpopNonces>,
+    pub(crate) reply_rules: ReplyRules,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
 }
@@ -231,7 +234,7 @@ impl Engine {
         }
         let fetcher = GrantFetcher {
             endpoints: self.endpoints(document, permit, spec.client_auth),
-            expected: Expected::of(&spec),
+            expected: self.reply_rules.apply(&key.client.token_url, Expected::of(&spec)),
             spec,
             source: Arc::new(ResolverSource::new(
                 Arc::clone(&self.resolvers),
@@ -316,6 +319,7 @@ impl Engine {
             }
             let with = CallToken {
                 token: granted.token().clone(),
+                expires: granted.expires(),
                 certificate: granted.certificate().cloned(),
                 dpop: granted.dpop().cloned(),
             };
@@ -326,6 +330,11 @@ impl Engine {
             let took = self.clock.boot().saturating_since(now);
             let Called { reply, nonce_sent, challenge } = match result {
                 Ok(called) => called,
+                // It took so long to get a connection. Another token may still make it within the lease.
+                Err(error) if !error.maybe_sent && !is_repeated && self.clock.boot() >= with.expires => {
+                    trace.push(Hop::Api, "the token ended before a connection was there: nothing was sent", took);
+                    continue;
+                }
                 Err(error) => {
                     trace.push(Hop::Api, format!("{} failed ({})", call.method, error.failure.code), took);
                     return outcome_of(error);
@@ -342,16 +351,17 @@ impl Engine {
                 return Outcome::Replied { reply };
             }
             // Only the token that was refused is dropped: another call may have brought a new one meanwhile.
-            let was_cached = handle.reject(&with.token);
-            if !call.may_repeat(replay_methods) {
-                return Outcome::Replied { reply };
-            }
-            let what = if was_cached {
-                "token refused: dropped, one more try"
-            } else {
-                "token refused: one more try with the one that replaced it"
+            let rejected = handle.reject(&with.token);
+            let what = match rejected {
+                Rejected::Kept => "token refused, as those before it: kept for now, and not asked for anew",
+                _ if !call.may_repeat(replay_methods) => return Outcome::Replied { reply },
+                Rejected::Dropped => "token refused: dropped, one more try",
+                Rejected::Replaced => "token refused: one more try with the one that replaced it",
             };
             trace.push(Hop::Mid, what, Duration::ZERO);
+            if rejected == Rejected::Kept {
+                return Outcome::Replied { reply };
+            }
             refused = Some((reply, with.token));
         }
     }

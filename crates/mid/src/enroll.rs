@@ -11,6 +11,7 @@ use midward_core::{Failure, Hop, Secret};
 use midward_wire::{EnrollReply, EnrollRequest, EnrollToken, VERSION, paths};
 
 use crate::http::InstanceHttp;
+use crate::link::check_version;
 use crate::state::{Enrollment, StateDir};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -39,7 +40,14 @@ pub async fn enroll(
     http: &dyn InstanceHttp,
 ) -> Result<EnrollReply, Failure> {
     state.probe()?;
-    let (key, public_key) = generate_key()?;
+    // Should the answer get lost, the same token with the same key gives the same registration.
+    let (key, public_key) = if let Some(key) = state.staged_key(&token.secret)? {
+        with_public(key)?
+    } else {
+        let (key, public_key) = generate_key()?;
+        state.stage_key(&token.secret, &key)?;
+        (key, public_key)
+    };
     let message = EnrollRequest { version: VERSION, secret: token.secret.clone(), name: name.to_owned(), public_key };
     let origin = token.instance_url.trim_end_matches('/');
     let request = Request::builder()
@@ -58,10 +66,14 @@ pub async fn enroll(
         )
     })?;
     if !answer.status().is_success() {
+        if answer.status().is_client_error() {
+            state.unstage_key(&token.secret)?;
+        }
         return Err(refused(format!("the instance answered {}", answer.status().as_u16())));
     }
     let reply: EnrollReply = serde_json::from_slice(answer.body())
         .map_err(|_| refused("the answer is not an instance's: something else may have answered".to_owned()))?;
+    check_version(reply.version).map_err(|error| refused(error.to_string()))?;
     let enrollment = Enrollment {
         instance_url: origin.to_owned(),
         instance_id: token.instance_id.clone(),
@@ -71,6 +83,7 @@ pub async fn enroll(
     };
     enrollment.pinned_key()?;
     state.save(&enrollment, token.ca_pem.as_deref(), &key)?;
+    state.unstage_key(&token.secret)?;
     Ok(reply)
 }
 
@@ -81,6 +94,19 @@ fn generate_key() -> Result<(Secret, String), Failure> {
     let pair = Ed25519KeyPair::generate().map_err(failed)?;
     let document = pair.to_pkcs8().map_err(failed)?;
     Ok((Secret::new(document.as_ref().to_vec()), URL_SAFE_NO_PAD.encode(pair.public_key())))
+}
+
+fn with_public(key: Secret) -> Result<(Secret, String), Failure> {
+    let pair = Ed25519KeyPair::from_pkcs8(key.expose()).map_err(|_| {
+        Failure::permanent(
+            Hop::Mid,
+            "mid_key_invalid",
+            "the key that an earlier enrollment left behind is damaged",
+            "Remove enroll-*.p8 from the state folder, and ask for a new enrollment token.",
+        )
+    })?;
+    let public_key = URL_SAFE_NO_PAD.encode(pair.public_key());
+    Ok((key, public_key))
 }
 
 /// `https`, or plain `http` to a loopback address.

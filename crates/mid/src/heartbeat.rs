@@ -12,7 +12,7 @@ use midward_wire::{HeartbeatReply, MidState, ResolverHealth, ResolverStatus, VER
 use tokio_util::sync::CancellationToken;
 
 use crate::capacity::Capacity;
-use crate::link::{Link, LinkError, LinkState};
+use crate::link::{Link, LinkError, LinkState, check_version};
 
 /// How often the resolvers' reports are compared.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -31,6 +31,8 @@ pub(crate) struct Heart {
     capacity: Capacity,
     resolvers: Resolvers,
     draining: AtomicBool,
+    /// The instance said that another program runs with this MID's key.
+    cloned: AtomicBool,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -44,7 +46,8 @@ impl Heart {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Self {
-        Self { link, incarnation, capacity, resolvers, draining: AtomicBool::new(false), clock, random }
+        let (draining, cloned) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { link, incarnation, capacity, resolvers, draining, cloned, clock, random }
     }
 
     /// Sends one now and tells when the next one is due.
@@ -118,7 +121,14 @@ impl Heart {
             resolvers,
         };
         let reply: HeartbeatReply = self.link.post(paths::HEARTBEAT, &message, DEADLINE).await?;
+        check_version(reply.version)?;
         self.link.told(reply.state).await;
+        if reply.cloned && !self.cloned.swap(true, Ordering::Relaxed) {
+            let action = LinkError::Cloned.action();
+            tracing::warn!(action, "another program, which started before, runs with this MID Server's key");
+        } else if !reply.cloned {
+            self.cloned.store(false, Ordering::Relaxed);
+        }
         Ok(Duration::from_millis(reply.next_ms).clamp(FASTEST, SLOWEST))
     }
 }
@@ -131,7 +141,7 @@ impl std::fmt::Debug for Heart {
 
 fn status(name: &str, resolver: &dyn Resolver) -> ResolverStatus {
     let (health, reason) = match resolver.report() {
-        ResolverReport::Ready => (ResolverHealth::Ready, None),
+        ResolverReport::Ready => (ResolverHealth::Ready, resolver.note()),
         ResolverReport::Degraded(why) => (ResolverHealth::Degraded, Some(why)),
         ResolverReport::Unusable(why) => (ResolverHealth::Unusable, Some(why)),
     };

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::capacity::Capacity;
 use crate::execute::{Execute, Leased};
 use crate::heartbeat::Heart;
-use crate::link::{Link, LinkError, parse};
+use crate::link::{Link, LinkError, check_version, parse};
 use crate::outcomes::OutcomeSender;
 
 /// How long the instance may hold a poll.
@@ -83,7 +83,7 @@ impl LeaseLoop {
                     let too_soon = is_empty && self.clock.boot().saturating_since(asked_at) < SHORTEST_EMPTY_POLL;
                     too_soon.then_some(SHORTEST_EMPTY_POLL)
                 }
-                Err(LinkError::State(_)) => {
+                Err(LinkError::State(_) | LinkError::Cloned) => {
                     announced = false;
                     Some(unwanted.next_wait(self.random.as_ref()))
                 }
@@ -128,7 +128,9 @@ impl LeaseLoop {
         };
         let body = serde_json::to_vec(&message).map_err(|error| LinkError::NotUnderstood(error.to_string()))?;
         let answer = self.link.call(Method::POST, paths::LEASE, Bytes::from(body), wait + GRACE, MAX_ANSWER).await?;
-        parse(&answer)
+        let reply: LeaseReply = parse(&answer)?;
+        check_version(reply.version)?;
+        Ok(reply)
     }
 
     /// Starts one lease. One that is not understood is refused alone; one that was seen before is already running.

@@ -30,6 +30,7 @@ mod runtime;
 mod service;
 mod source;
 mod state;
+mod syslog;
 #[cfg(test)]
 mod tests;
 mod token_requests;

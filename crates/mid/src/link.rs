@@ -55,6 +55,9 @@ pub(crate) enum LinkError {
     /// Overloaded or restarting.
     #[error("the instance is busy (status {status})")]
     Busy { status: u16, retry_after: Option<Duration> },
+    /// A program that runs with our key has started after us, and has our place.
+    #[error("another program runs with this MID Server's key, and started later: this one gets no work")]
+    Cloned,
     /// This one message is refused, and would be again.
     #[error("the instance refused the message with status {0}")]
     Refused(u16),
@@ -73,6 +76,7 @@ impl LinkError {
             Self::State(MidState::Enrolled) => "Validate this MID Server on the instance (`midward mid validate`).",
             Self::State(_) => "Ask the instance's administrator.",
             Self::Busy { .. } => "Wait: it is tried again.",
+            Self::Cloned => "Stop one of the two, and enroll it with a state folder of its own.",
             Self::Refused(_) | Self::NotUnderstood(_) => "Compare the versions of instance and MID Server.",
         }
     }
@@ -372,13 +376,19 @@ pub(crate) fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T, LinkError> 
         version: u32,
     }
     serde_json::from_slice(answer).map_err(|error| match serde_json::from_slice::<Versioned>(answer) {
-        Ok(other) if other.version != midward_wire::VERSION => LinkError::NotUnderstood(format!(
-            "it speaks protocol version {}, this MID Server speaks {}",
-            other.version,
-            midward_wire::VERSION
-        )),
+        Ok(other) if other.version != midward_wire::VERSION => other_version(other.version),
         _ => LinkError::NotUnderstood(format!("{:?} error in line {}", error.classify(), error.line())),
     })
+}
+
+/// A message of another version may look like one of ours, and mean something else.
+pub(crate) fn check_version(version: u32) -> Result<(), LinkError> {
+    if version == midward_wire::VERSION { Ok(()) } else { Err(other_version(version)) }
+}
+
+fn other_version(version: u32) -> LinkError {
+    let ours = midward_wire::VERSION;
+    LinkError::NotUnderstood(format!("it speaks protocol version {version}, this MID Server speaks {ours}"))
 }
 
 /// What an answer to an authenticated message means.
@@ -401,9 +411,19 @@ fn judge(answer: Response<Bytes>) -> Result<Bytes, LinkError> {
     require_json(&answer)?;
     Err(match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => LinkError::Unauthorized(status.as_str().to_owned()),
+        StatusCode::CONFLICT if is_cloned(answer.body()) => LinkError::Cloned,
         status if status.is_client_error() => LinkError::Refused(status.as_u16()),
         _ => not_the_instance(&answer, "an unexpected status"),
     })
+}
+
+/// Whether a problem document (RFC 9457) says that another program has this MID's place.
+fn is_cloned(problem: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Coded {
+        code: String,
+    }
+    serde_json::from_slice::<Coded>(problem).is_ok_and(|problem| problem.code == "mid_cloned")
 }
 
 fn busy(answer: &Response<Bytes>) -> Option<LinkError> {

@@ -15,7 +15,7 @@ use midward_wire::{AuditCheckpoint, CheckpointsReply, MidState, checkpoint_signi
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Audit, AuditEntry};
-use crate::link::{Link, LinkError, LinkState};
+use crate::link::{Link, LinkError, LinkState, check_version};
 
 /// How often the instance is asked.
 pub(crate) const EVERY: Duration = Duration::from_mins(1);
@@ -47,8 +47,12 @@ impl Mirror {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
-            if !matches!(*self.link.state().borrow(), LinkState::Known(MidState::Validated | MidState::Paused)) {
-                continue;
+            // A MID that has just started waits for its link, not for the next turn.
+            let mut state = self.link.state();
+            let works = |state: &LinkState| matches!(state, LinkState::Known(MidState::Validated | MidState::Paused));
+            tokio::select! {
+                known = state.wait_for(works) => if known.is_err() { return },
+                () = stop.cancelled() => return,
             }
             match self.look().await {
                 Ok(()) => {}
@@ -63,6 +67,7 @@ impl Mirror {
         let answer = self.link.call(Method::GET, paths::CHECKPOINTS, Bytes::new(), DEADLINE, LARGEST).await?;
         let reply: CheckpointsReply =
             serde_json::from_slice(&answer).map_err(|error| LinkError::NotUnderstood(error.to_string()))?;
+        check_version(reply.version)?;
         for checkpoint in reply.checkpoints {
             self.keep(checkpoint);
         }

@@ -124,8 +124,11 @@ impl Operator {
                 token_url: status.key.client.token_url.to_string(),
                 grant: status.key.client.grant().name().to_owned(),
                 scopes: scopes(&status.key),
+                granted_scopes: status.scopes.into_iter().collect(),
                 state: status.state.to_owned(),
                 explanation: status.sentence,
+                action: status.last_failure.map(|failure| failure.action),
+                steps: status.trace,
                 expires_in_ms: status.expires_in.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
                 secret_version: status.secret_version,
             })

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use http::Method;
 use midward_core::{Backoff, BootTime, Clock, Failure, Hop, Random};
 use midward_wire::{Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest, VERSION, paths};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
-use crate::link::{Link, LinkError, parse};
+use crate::link::{Link, LinkError, check_version, parse};
 
 /// Most outcomes in one message.
 const MAX_BATCH: usize = 64;
@@ -23,28 +23,42 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const GIVE_UP_AFTER: Duration = Duration::from_mins(15);
 const MAX_ANSWER: usize = 256 * 1024;
 
-/// Takes outcomes. Waits while many are unsent, which holds back new work.
+/// Takes outcomes. Waits while many are undelivered, which holds back new work.
 #[derive(Clone, Debug)]
-pub(crate) struct OutcomeSender(mpsc::Sender<OutcomeReport>);
+pub(crate) struct OutcomeSender {
+    sender: mpsc::Sender<Held>,
+    room: Arc<Semaphore>,
+}
+
+/// An outcome and its place among the undelivered.
+#[derive(Debug)]
+struct Held {
+    report: OutcomeReport,
+    place: OwnedSemaphorePermit,
+}
 
 impl OutcomeSender {
     /// Hands an outcome over for delivery.
     pub(crate) async fn send(&self, report: OutcomeReport) {
-        if let Err(unsent) = self.0.send(report).await {
-            tracing::error!(request = unsent.0.request_id, "outcome lost: the sender of outcomes has stopped");
+        // The semaphore is never closed.
+        let Ok(place) = Arc::clone(&self.room).acquire_owned().await else { return };
+        if let Err(unsent) = self.sender.send(Held { report, place }).await {
+            let request = unsent.0.report.request_id;
+            tracing::error!(request, "outcome lost: the sender of outcomes has stopped");
         }
     }
 }
 
 /// Delivers outcomes until every [`OutcomeSender`] is gone and everything is delivered or given up.
 pub(crate) struct OutcomeDelivery {
-    receiver: mpsc::Receiver<OutcomeReport>,
+    receiver: mpsc::Receiver<Held>,
     poster: Arc<Poster>,
 }
 
 struct Poster {
     link: Arc<Link>,
     incarnation: String,
+    in_flight: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -57,31 +71,32 @@ pub(crate) fn outcomes(
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 ) -> (OutcomeSender, OutcomeDelivery) {
-    let (sender, receiver) = mpsc::channel(room.max(1));
-    let poster = Arc::new(Poster { link, incarnation, clock, random });
-    (OutcomeSender(sender), OutcomeDelivery { receiver, poster })
+    let room = room.max(1);
+    let (sender, receiver) = mpsc::channel(room);
+    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
+    let poster = Arc::new(Poster { link, incarnation, in_flight, clock, random });
+    (OutcomeSender { sender, room: Arc::new(Semaphore::new(room)) }, OutcomeDelivery { receiver, poster })
 }
 
 impl OutcomeDelivery {
     pub(crate) async fn run(mut self) {
-        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
         let posts = TaskTracker::new();
         let mut carried = None;
         loop {
             let first = match carried.take() {
-                Some(report) => report,
+                Some(held) => held,
                 None => match self.receiver.recv().await {
-                    Some(report) => report,
+                    Some(held) => held,
                     None => break,
                 },
             };
             // While a message waits for its turn, more outcomes gather for it. The semaphore is never closed.
-            let Ok(turn) = Arc::clone(&in_flight).acquire_owned().await else { break };
+            let Ok(turn) = self.poster.turn().await else { break };
+            let mut size = body_len(&first.report);
             let mut batch = vec![first];
-            let mut size = body_len(&batch[0]);
             while batch.len() < MAX_BATCH {
                 let Ok(next) = self.receiver.try_recv() else { break };
-                size += body_len(&next);
+                size += body_len(&next.report);
                 if size > MAX_BATCH_BYTES {
                     carried = Some(next);
                     break;
@@ -89,10 +104,7 @@ impl OutcomeDelivery {
                 batch.push(next);
             }
             let poster = Arc::clone(&self.poster);
-            posts.spawn(async move {
-                poster.deliver(batch).await;
-                drop(turn);
-            });
+            posts.spawn(async move { poster.deliver(batch, turn).await });
         }
         posts.close();
         posts.wait().await;
@@ -102,25 +114,33 @@ impl OutcomeDelivery {
 impl Poster {
     /// Offers a batch until it is judged or too old. A batch that is refused as a whole is offered one by one, so
     /// that one bad outcome spoils no other.
-    async fn deliver(&self, batch: Vec<OutcomeReport>) {
+    async fn deliver(&self, batch: Vec<Held>, turn: OwnedSemaphorePermit) {
+        let (batch, _places): (Vec<_>, Vec<_>) = batch.into_iter().map(|held| (held.report, held.place)).unzip();
+        let mut turn = Some(turn);
         let since = self.clock.boot();
-        if self.offer(&batch, since).await != Delivery::RefusedWhole {
+        if self.offer(&batch, since, &mut turn).await != Delivery::RefusedWhole {
             return;
         }
         let many = batch.len() > 1;
         for report in batch {
             let alone = [report];
-            if many && self.offer(&alone, since).await != Delivery::RefusedWhole {
+            if many && self.offer(&alone, since, &mut turn).await != Delivery::RefusedWhole {
                 continue;
             }
             let [report] = alone;
             if let Some(smaller) = without_reply(report) {
-                self.offer(&[smaller], since).await;
+                self.offer(&[smaller], since, &mut turn).await;
             }
         }
     }
 
-    async fn offer(&self, batch: &[OutcomeReport], since: BootTime) -> Delivery {
+    /// `turn` is given back while it waits for another try: what came meanwhile has its first try at once.
+    async fn offer(
+        &self,
+        batch: &[OutcomeReport],
+        since: BootTime,
+        turn: &mut Option<OwnedSemaphorePermit>,
+    ) -> Delivery {
         let message =
             OutcomesRequest { version: VERSION, incarnation: self.incarnation.clone(), outcomes: batch.to_vec() };
         let body = match serde_json::to_vec(&message) {
@@ -158,8 +178,14 @@ impl Poster {
                 _ => wait,
             };
             tracing::debug!(count = batch.len(), %error, ?wait, "outcomes not delivered yet");
+            turn.take();
             tokio::time::sleep(wait).await;
+            *turn = self.turn().await.ok();
         }
+    }
+
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
+        Arc::clone(&self.in_flight).acquire_owned().await
     }
 }
 
@@ -184,6 +210,7 @@ enum Delivery {
 
 fn verdicts(answer: &[u8], expected: usize) -> Result<Vec<OutcomeVerdict>, LinkError> {
     let reply: OutcomesReply = parse(answer)?;
+    check_version(reply.version)?;
     if reply.verdicts.len() == expected {
         return Ok(reply.verdicts);
     }

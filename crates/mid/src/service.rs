@@ -57,7 +57,7 @@ pub async fn build_mid(
     let capacity = Capacity::new(config.mid.max_concurrent);
     let incarnation = new_incarnation(clock.as_ref(), random.as_ref());
     let token_way = way(config, "authorization_servers", &config.ways_out.authorization_servers)?;
-    let audit = Arc::new(Audit::open(state.path())?);
+    let audit = Arc::new(Audit::open(state.path(), config.mid.audit_syslog.as_deref())?);
     let engine = Arc::new(Engine {
         link: Arc::clone(&link),
         configs: ConfigCache::new(Arc::clone(&link)),
@@ -70,6 +70,7 @@ pub async fn build_mid(
         audit: Arc::clone(&audit),
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
         nonces: Arc::default(),
+        reply_rules: config.token_requests.reply_rules(),
         clock: Arc::clone(&clock),
         random: Arc::clone(&random),
     });

@@ -86,19 +86,28 @@ impl StateDir {
         Ok(self.0.join(STAGED_CA_FILE))
     }
 
+    /// The key of an enrollment with this one-time secret whose answer did not come.
+    pub(crate) fn staged_key(&self, secret: &str) -> Result<Option<Secret>, Failure> {
+        let path = self.0.join(staged_key_file(secret));
+        if path.exists() { read_key(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// Keeps a key before it is registered.
+    pub(crate) fn stage_key(&self, secret: &str, key: &Secret) -> Result<(), Failure> {
+        self.write(&staged_key_file(secret), key.expose())
+    }
+
+    pub(crate) fn unstage_key(&self, secret: &str) -> Result<(), Failure> {
+        let path = self.0.join(staged_key_file(secret));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_failure(&path, &error)),
+            _ => Ok(()),
+        }
+    }
+
     /// The MID's own key: Ed25519, PKCS #8.
     pub fn key(&self) -> Result<Secret, Failure> {
-        let path = self.0.join(KEY_FILE);
-        let mode = fs::metadata(&path).map_err(|error| io_failure(&path, &error))?.permissions().mode();
-        if mode & 0o077 != 0 {
-            return Err(Failure::permanent(
-                Hop::Mid,
-                "mid_key_exposed",
-                format!("{} can be read by others than its owner", path.display()),
-                "Run `chmod 600` on it; enroll again if somebody may have read it.",
-            ));
-        }
-        fs::read(&path).map(Secret::new).map_err(|error| io_failure(&path, &error))
+        read_key(&self.0.join(KEY_FILE))
     }
 
     /// Writes all files; the enrollment last, since it says that the others are there.
@@ -136,6 +145,25 @@ impl StateDir {
         };
         write().map_err(|error| io_failure(&path, &error))
     }
+}
+
+/// Named by the one-time secret's digest, so that another token gets another key.
+fn staged_key_file(secret: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, secret.as_bytes());
+    format!("enroll-{}.p8", URL_SAFE_NO_PAD.encode(&digest.as_ref()[..12]))
+}
+
+fn read_key(path: &Path) -> Result<Secret, Failure> {
+    let mode = fs::metadata(path).map_err(|error| io_failure(path, &error))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(Failure::permanent(
+            Hop::Mid,
+            "mid_key_exposed",
+            format!("{} can be read by others than its owner", path.display()),
+            "Run `chmod 600` on it; enroll again if somebody may have read it.",
+        ));
+    }
+    fs::read(path).map(Secret::new).map_err(|error| io_failure(path, &error))
 }
 
 fn io_failure(path: &Path, error: &io::Error) -> Failure {
@@ -185,5 +213,22 @@ mod tests {
         fs::write(folder.path().join(INSTANCE_FILE), "{").expect("written");
         let state = StateDir::open(folder.path()).expect("open");
         assert_eq!(state.enrollment().expect_err("damaged").code, "enrollment_invalid");
+    }
+
+    #[test]
+    fn a_key_waits_for_its_own_enrollment() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = StateDir::open(folder.path()).expect("open");
+        assert!(state.staged_key("one").expect("none").is_none());
+        state.stage_key("one", &Secret::from("key")).expect("kept");
+        assert_eq!(state.staged_key("one").expect("read").map(|key| key.expose().to_vec()), Some(b"key".to_vec()));
+        assert!(state.staged_key("two").expect("none").is_none(), "another token's key is another one");
+        let names: Vec<_> = fs::read_dir(folder.path()).expect("read").map(|entry| entry.expect("one")).collect();
+        assert!(names.len() == 1 && !names[0].file_name().to_string_lossy().contains("one"));
+        let mode = names[0].metadata().expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        state.unstage_key("one").expect("gone");
+        state.unstage_key("one").expect("nothing to do");
+        assert!(state.staged_key("one").expect("none").is_none());
     }
 }

@@ -1,11 +1,12 @@
-//! `[token_requests]` of `mid.toml`: what each authorization server is asked for.
+//! `[token_requests]` of `mid.toml`: what each authorization server is asked for, and what to make of its replies.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use midward_core::Failure;
-use midward_oauth::BudgetRules;
+use midward_oauth::{BudgetRules, Expected};
 use serde::Deserialize;
+use url::Url;
 
 use crate::config::invalid;
 
@@ -22,6 +23,12 @@ pub struct TokenRequestsSection {
     /// How many may start at once after a rest, in spite of `per_second`.
     #[serde(default)]
     pub burst: Option<u32>,
+    /// Lifetime of a token that comes without one, in seconds.
+    #[serde(default)]
+    pub default_lifetime_seconds: Option<u64>,
+    /// Take a token with fewer scopes than asked for.
+    #[serde(default)]
+    pub accept_narrower_scope: Option<bool>,
     /// Other values for single servers, by the origin of their token URL.
     #[serde(default)]
     pub servers: BTreeMap<String, ServerSection>,
@@ -37,13 +44,38 @@ pub struct ServerSection {
     pub per_second: Option<f64>,
     #[serde(default)]
     pub burst: Option<u32>,
+    #[serde(default)]
+    pub default_lifetime_seconds: Option<u64>,
+    #[serde(default)]
+    pub accept_narrower_scope: Option<bool>,
+}
+
+/// What to make of what a token reply leaves open, by server.
+#[derive(Clone, Debug)]
+pub struct ReplyRules {
+    all: ServerSection,
+    servers: BTreeMap<String, ServerSection>,
+}
+
+impl ReplyRules {
+    /// `expected`, as this server's replies are to be read. `token_url`: the issuer where metadata names the token URL.
+    pub(crate) fn apply(&self, token_url: &str, expected: Expected) -> Expected {
+        let origin = Url::parse(token_url).map(|url| url.origin().ascii_serialization());
+        let own = origin.ok().and_then(|origin| self.servers.get(&origin));
+        let lifetime = own.and_then(|own| own.default_lifetime_seconds).or(self.all.default_lifetime_seconds);
+        let narrower = own.and_then(|own| own.accept_narrower_scope).or(self.all.accept_narrower_scope);
+        Expected {
+            default_lifetime: lifetime.map_or(expected.default_lifetime, Duration::from_secs),
+            accept_narrower_scope: narrower.unwrap_or(expected.accept_narrower_scope),
+            ..expected
+        }
+    }
 }
 
 impl TokenRequestsSection {
     /// For every server.
     pub fn rules(&self) -> BudgetRules {
-        let own = ServerSection { concurrent: self.concurrent, per_second: self.per_second, burst: self.burst };
-        own.over(&BudgetRules::default())
+        self.all().over(&BudgetRules::default())
     }
 
     /// For the servers that have values of their own.
@@ -52,11 +84,25 @@ impl TokenRequestsSection {
         self.servers.iter().map(|(server, section)| (server.clone(), section.over(&all))).collect()
     }
 
+    /// For the replies of all of them.
+    pub fn reply_rules(&self) -> ReplyRules {
+        ReplyRules { all: self.all(), servers: self.servers.clone() }
+    }
+
+    fn all(&self) -> ServerSection {
+        ServerSection {
+            concurrent: self.concurrent,
+            per_second: self.per_second,
+            burst: self.burst,
+            default_lifetime_seconds: self.default_lifetime_seconds,
+            accept_narrower_scope: self.accept_narrower_scope,
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        let own = ServerSection { concurrent: self.concurrent, per_second: self.per_second, burst: self.burst };
-        own.check("token_requests")?;
+        self.all().check("token_requests")?;
         for (server, section) in &self.servers {
-            let canonical = url::Url::parse(server).map(|url| url.origin().ascii_serialization());
+            let canonical = Url::parse(server).map(|url| url.origin().ascii_serialization());
             if canonical.as_ref() != Ok(server) {
                 return Err(invalid(
                     "config_invalid",
@@ -104,6 +150,11 @@ impl ServerSection {
         {
             return wrong(format!("burst is {burst}"), "Choose a number from 1 to 100000.");
         }
+        if let Some(seconds) = self.default_lifetime_seconds
+            && !(1..=86_400).contains(&seconds)
+        {
+            return wrong(format!("default_lifetime_seconds is {seconds}"), "Choose a number from 1 to 86400, a day.");
+        }
         Ok(())
     }
 }
@@ -133,6 +184,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_reply_leaves_open_is_read_as_its_server_needs_it() {
+        let section = parse(
+            "default_lifetime_seconds = 60\n[servers.\"https://old.example\"]\ndefault_lifetime_seconds = 900\n\
+             accept_narrower_scope = true\n[servers.\"https://small.example\"]\nburst = 2\n",
+        );
+        section.check().expect("legal");
+        let read = |section: &TokenRequestsSection, url: &str| {
+            let expected = section.reply_rules().apply(url, Expected::scopes(&["read".to_owned()]));
+            assert_eq!(expected.scopes, ["read"]);
+            (expected.default_lifetime.as_secs(), expected.accept_narrower_scope)
+        };
+        assert_eq!(read(&parse(""), "https://as.example/token"), (300, false));
+        assert_eq!(read(&section, "https://old.example/a/token?x"), (900, true));
+        for other in ["https://small.example/token", "https://old.example:8443/token", "http://old.example/token"] {
+            assert_eq!(read(&section, other), (60, false), "{other}");
+        }
+    }
+
+    #[test]
     fn values_that_cannot_be_meant_are_refused() {
         for text in [
             "concurrent = 0",
@@ -140,6 +210,8 @@ mod tests {
             "per_second = nan",
             "per_second = 1e9",
             "burst = 0",
+            "default_lifetime_seconds = 0",
+            "default_lifetime_seconds = 86401",
             "[servers.\"login.example.com\"]",
             "[servers.\"https://login.example.com/\"]",
             "[servers.\"https://LOGIN.example.com\"]",

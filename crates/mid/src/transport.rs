@@ -123,9 +123,11 @@ fn failure(error: SendError) -> TransportFailure {
             };
         }
         SendErrorKind::BadRequest => TransportFailureKind::Refused,
-        SendErrorKind::Dns | SendErrorKind::Connect(_) | SendErrorKind::Proxy(_) | SendErrorKind::Closed => {
-            TransportFailureKind::Unreachable
-        }
+        SendErrorKind::Dns
+        | SendErrorKind::Connect(_)
+        | SendErrorKind::NoFiles
+        | SendErrorKind::Proxy(_)
+        | SendErrorKind::Closed => TransportFailureKind::Unreachable,
         SendErrorKind::Tls(_) => TransportFailureKind::Tls,
         SendErrorKind::Timeout => TransportFailureKind::TimedOut,
         SendErrorKind::BodyTooLarge { .. } | SendErrorKind::Protocol(_) => TransportFailureKind::BadReply,

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use crate::config::Proxy;
-use crate::{AddressGuard, SendErrorKind, TlsFault, dial, error, proxy};
+use crate::{AddressGuard, SendErrorKind, TlsFault, dial, error, not_after, proxy};
 
 /// What all connections of one way have in common.
 #[derive(Clone)]
@@ -57,7 +57,10 @@ impl tower::Service<Uri> for Connector {
         let Self { route, guard } = self.clone();
         Box::pin(async move {
             let connect = connect(&route, &guard, &uri);
-            tokio::time::timeout(route.connect_timeout, connect).await.unwrap_or(Err(SendErrorKind::Timeout))
+            let stream =
+                tokio::time::timeout(route.connect_timeout, connect).await.unwrap_or(Err(SendErrorKind::Timeout))?;
+            not_after::check()?;
+            Ok(stream)
         })
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use rustix::io::Errno;
 use tokio::net::TcpStream;
 
 use crate::{AddressGuard, SendErrorKind};
@@ -44,8 +45,19 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, SendErrorKind
     if let Some(address) = literal(host) {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    let found = tokio::net::lookup_host((host, port)).await.map_err(|_| SendErrorKind::Dns)?;
+    let found = tokio::net::lookup_host((host, port)).await.map_err(|error| match kind(&error) {
+        SendErrorKind::NoFiles => SendErrorKind::NoFiles,
+        _ => SendErrorKind::Dns,
+    })?;
     Ok(found.take(MAX_ADDRESSES).collect())
+}
+
+fn kind(error: &io::Error) -> SendErrorKind {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    if matches!(errno, Some(Errno::MFILE | Errno::NFILE)) {
+        return SendErrorKind::NoFiles;
+    }
+    SendErrorKind::Connect(error.kind())
 }
 
 /// Families take turns, the resolver's first choice leads (RFC 8305 section 4).
@@ -84,9 +96,9 @@ async fn race(mut waiting: VecDeque<SocketAddr>) -> Result<TcpStream, SendErrorK
                 return Ok(stream);
             }
             Some(Err(error)) => {
-                first_error.get_or_insert(error.kind());
+                first_error.get_or_insert_with(|| kind(&error));
             }
-            None => return Err(SendErrorKind::Connect(first_error.unwrap_or(io::ErrorKind::NotConnected))),
+            None => return Err(first_error.unwrap_or(SendErrorKind::Connect(io::ErrorKind::NotConnected))),
         }
     }
 }

@@ -23,6 +23,8 @@ pub enum SendErrorKind {
     Dns,
     #[error("no connection could be made: {0}")]
     Connect(io::ErrorKind),
+    #[error("this process has no file descriptors left")]
+    NoFiles,
     #[error("{0}")]
     Tls(TlsFault),
     #[error("{0}")]

@@ -23,8 +23,8 @@ use tokio_rustls::TlsConnector;
 use crate::config::Proxy;
 use crate::connect::{Connector, Route};
 use crate::{
-    AddressGuard, ClientIdentity, ProtocolFault, ProxyFault, SendError, SendErrorKind, WayConfig, WayError, dial,
-    error, tls,
+    AddressGuard, ClientIdentity, NotAfter, ProtocolFault, ProxyFault, SendError, SendErrorKind, WayConfig, WayError,
+    dial, error, tls,
 };
 
 /// Guards that have connections of their own at one time; the one not used for longest goes first.
@@ -104,17 +104,53 @@ impl WayOut {
     /// decompressed, nothing is sent a second time.
     pub async fn send(&self, request: Request<Bytes>, options: &SendOptions) -> Result<Response<Bytes>, SendError> {
         let mut request = request.map(Full::new);
+        let captured = capture_connection(&mut request);
+        self.exchange(request, &captured, options).await
+    }
+
+    /// The same, and nothing of the request is written once `end` has come, however long a connection took: the failure
+    /// is a time-out then, unsent.
+    pub async fn send_before(
+        &self,
+        request: Request<Bytes>,
+        options: &SendOptions,
+        end: NotAfter,
+    ) -> Result<Response<Bytes>, SendError> {
+        if end.is_over() {
+            return Err(SendErrorKind::Timeout.unsent());
+        }
+        let mut request = request.map(Full::new);
+        let captured = capture_connection(&mut request);
+        let ended = async {
+            tokio::time::sleep(end.left()).await;
+            if !has_no_connection(&captured) {
+                std::future::pending::<()>().await;
+            }
+        };
+        let exchange = end.clone().over(self.exchange(request, &captured, options));
+        tokio::select! {
+            biased;
+            () = ended => Err(SendErrorKind::Timeout.unsent()),
+            result = exchange => result,
+        }
+    }
+
+    async fn exchange(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        captured: &CaptureConnection,
+        options: &SendOptions,
+    ) -> Result<Response<Bytes>, SendError> {
         let to_proxy = self.prepare(&mut request, &options.guard)?;
         let pool = self.pool(&options.guard);
-        let captured = capture_connection(&mut request);
         let exchange = async {
-            let response = pool.client.request(request).await.map_err(|error| request_error(&error, &captured))?;
+            let response = pool.client.request(request).await.map_err(|error| request_error(&error, captured))?;
             check_head(&response, to_proxy)?;
             collect(response, options.max_body).await
         };
         match tokio::time::timeout(options.deadline, exchange).await {
             Ok(result) => result,
-            Err(_) if has_no_connection(&captured) => Err(SendErrorKind::Timeout.unsent()),
+            Err(_) if has_no_connection(captured) => Err(SendErrorKind::Timeout.unsent()),
             Err(_) => Err(SendErrorKind::Timeout.maybe_sent()),
         }
     }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use midward_core::{BootTime, Clock, SystemClock, WallTime};
 use midward_net::{
-    AddressClass, AddressGuard, ProtocolFault, ProxyFault, SendError, SendErrorKind, SendOptions, TlsFault, WayConfig,
-    WayOut,
+    AddressClass, AddressGuard, NotAfter, ProtocolFault, ProxyFault, SendError, SendErrorKind, SendOptions, TlsFault,
+    WayConfig, WayOut,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -418,4 +419,62 @@ async fn what_is_no_http_url_is_not_sent() {
     // A label of 64 characters is no name: nothing is asked for.
     let error = send(format!("http://{}.invalid/", "a".repeat(64))).await.expect_err("no such name");
     assert_eq!(error, SendError { kind: SendErrorKind::Dns, maybe_sent: false });
+}
+
+/// Goes on by a second each time that it is asked.
+struct Ticking(AtomicUsize);
+
+impl Clock for Ticking {
+    fn boot(&self) -> BootTime {
+        let seconds = self.0.fetch_add(1, Ordering::SeqCst);
+        BootTime::from_duration(Duration::from_secs(u64::try_from(seconds).expect("small")))
+    }
+
+    fn wall(&self) -> WallTime {
+        WallTime::from_unix_millis(0)
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_written_on_a_connection_that_comes_too_late() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("an address");
+    let seen = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut seen = Vec::new();
+        stream.read_to_end(&mut seen).await.expect("closed");
+        seen
+    });
+    let way = WayOut::plain_default().expect("a way");
+    // Asked before anything is done, for the timer, and when the connection is there.
+    let end =
+        NotAfter { clock: Arc::new(Ticking(AtomicUsize::new(0))), at: BootTime::from_duration(Duration::from_secs(2)) };
+    let unsent = SendError { kind: SendErrorKind::Timeout, maybe_sent: false };
+    let result = way.send_before(get(format!("http://{address}/")), &options(), end).await;
+    assert_eq!(result.map(drop), Err(unsent));
+    assert_eq!(seen.await.expect("no panic"), b"");
+
+    let (address, connections) = server(OK, false).await;
+    let over =
+        NotAfter { clock: Arc::new(Ticking(AtomicUsize::new(9))), at: BootTime::from_duration(Duration::from_secs(9)) };
+    let result = way.send_before(get(format!("http://{address}/")), &options(), over).await;
+    assert_eq!((result.map(drop), connections.load(Ordering::SeqCst)), (Err(unsent), 0));
+    let far = NotAfter {
+        clock: Arc::new(Ticking(AtomicUsize::new(0))),
+        at: BootTime::from_duration(Duration::from_hours(1)),
+    };
+    way.send_before(get(format!("http://{address}/")), &options(), far).await.expect("an answer");
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_come_in_time_ends_the_wait() {
+    // Accepts by the backlog, and never speaks TLS.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("https://{}/", silent.local_addr().expect("an address"));
+    let clock = Arc::new(SystemClock);
+    let end = NotAfter { at: clock.boot() + Duration::from_millis(200), clock };
+    let way = WayOut::plain_default().expect("a way");
+    let options = SendOptions { deadline: Duration::from_secs(60), ..options() };
+    let error = way.send_before(get(url), &options, end).await.expect_err("silent");
+    assert_eq!(error, SendError { kind: SendErrorKind::Timeout, maybe_sent: false });
 }

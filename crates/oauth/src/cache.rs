@@ -12,9 +12,10 @@ use url::Url;
 
 use crate::budget::{BudgetRules, ServerBudget, ServerStatus};
 use crate::counters::Counters;
-use crate::entry::{Entry, Granted, Shared};
+use crate::entry::{Entry, Shared};
 use crate::explain::{self, TokenStatus};
 use crate::fetch::TokenFetcher;
+use crate::granted::{Granted, Rejected};
 use crate::key::{ClientKey, TokenKey};
 use crate::metrics::{self, TokenMetrics};
 use crate::revoke::Revocation;
@@ -282,7 +283,8 @@ impl TokenCache {
             .collect()
     }
 
-    /// Forgets what has no handle, no token and no fetch. Looks at all entries, so only each time their number has
+    /// Forgets what has no handle, no token, no fetch and no failure that keeps the next one waiting: a circuit that went
+    /// with its profiles would let a refused secret be sent again. Looks at all entries, so only each time their number has
     /// doubled.
     fn sweep(&self, index: &mut Index) {
         if index.entries.len() < index.sweep_at {
@@ -291,7 +293,8 @@ impl TokenCache {
         let now = self.inner.shared.clock.boot();
         index.entries.retain(|Keyed(entry)| {
             let life = entry.look().life;
-            Arc::strong_count(entry) > 1 || life.held(now).is_some() || life.fetch_runs()
+            let waits = life.retry_at().max(entry.client().circuit.open_until());
+            Arc::strong_count(entry) > 1 || life.held(now).is_some() || life.fetch_runs() || waits > Some(now)
         });
         index.clients.retain(|_, client| client.strong_count() > 0);
         index.budgets.retain(|_, budget| budget.strong_count() > 0);
@@ -357,8 +360,9 @@ impl TokenHandle {
         }
     }
 
-    /// An API answered 401 to this token: drops it, if it is still the cached one. Tells whether it was.
-    pub fn reject(&self, token: &AccessToken) -> bool {
+    /// An API answered 401 to this token: drops it, if it is still the cached one and not the last of a row that was
+    /// refused.
+    pub fn reject(&self, token: &AccessToken) -> Rejected {
         self.entry.reject(token)
     }
 }

@@ -197,6 +197,8 @@ pub struct Endpoints {
     pub revocation: RevocationEndpoint,
     /// The metadata lists authentication methods, and not the client's.
     pub lacks_method: bool,
+    /// The metadata lists algorithms for DPoP proofs, and not the one that proofs are signed by.
+    pub lacks_dpop_algorithm: bool,
 }
 
 /// Where tokens are taken back (RFC 7009).
@@ -223,7 +225,7 @@ pub struct FixedEndpoints(pub Endpoints);
 
 impl FixedEndpoints {
     pub fn new(token_url: Url, revocation: RevocationEndpoint) -> Self {
-        Self(Endpoints { token_url, revocation, lacks_method: false })
+        Self(Endpoints { token_url, revocation, lacks_method: false, lacks_dpop_algorithm: false })
     }
 }
 

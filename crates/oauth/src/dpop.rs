@@ -77,6 +77,9 @@ struct Claims<'a> {
 }
 
 impl DpopKey {
+    /// How proofs are signed, by its name in RFC 7518.
+    pub(crate) const ALGORITHM: &str = "ES256";
+
     pub(crate) fn generate() -> Result<Self, ProofError> {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| ProofError)?;
         // An uncompressed point: 4, x, y (SEC 1 2.3.3).
@@ -84,7 +87,7 @@ impl DpopKey {
         let coordinate = |from: usize| point.get(from..from + 32).map(|part| URL_SAFE_NO_PAD.encode(part));
         let (x, y) = coordinate(1).zip(coordinate(33)).ok_or(ProofError)?;
         let header =
-            part(&Header { typ: "dpop+jwt", alg: "ES256", jwk: Jwk { kty: "EC", crv: "P-256", x: &x, y: &y } });
+            part(&Header { typ: "dpop+jwt", alg: Self::ALGORITHM, jwk: Jwk { kty: "EC", crv: "P-256", x: &x, y: &y } });
         Ok(Self(Arc::new(Key { pair, header })))
     }
 

@@ -1,27 +1,25 @@
 //! One cached token: the pure life cycle behind a short lock, a snapshot of it that is read without one, and the one
 //! fetch that may run.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use midward_core::{
-    AccessToken, Arrival, BootTime, Clock, Demand, Failure, Fingerprint, Hop, Minted, Random, Tick, TokenLife,
-    TokenRules, Trace, WallLead,
+    AccessToken, Arrival, BootTime, Clock, Demand, Failure, Minted, Random, Rejections, Tick, TokenLife, TokenRules,
+    Trace, WallLead,
 };
 use tokio::sync::watch;
 
 use crate::counters::Counters;
-use crate::dpop::DpopKey;
 use crate::failures;
 use crate::fetch::{FetchContext, FetchFailure, Fetched, FetchedToken, Progress, TokenFetcher};
+use crate::granted::{Bound, Granted, Held, NEVER, Origin, Rejected};
 use crate::hot::Hot;
 use crate::key::TokenKey;
-use crate::request::ClientCertificate;
 use crate::schedule::Schedule;
 use crate::steps::Steps;
-use crate::sync::{self, Loaded, Mutex, MutexGuard, Slot, Spawner};
+use crate::sync::{self, Mutex, MutexGuard, Spawner};
 use crate::turn::{Client, Turns};
 
 /// What all entries of a cache share.
@@ -34,35 +32,6 @@ pub(crate) struct Shared {
     pub(crate) schedule: Arc<Schedule>,
     pub(crate) spawner: Spawner,
     pub(crate) counters: Counters,
-}
-
-/// A token with the story of how it came.
-#[derive(Debug)]
-pub(crate) struct Held {
-    pub(crate) token: AccessToken,
-    /// Absent: as they were asked for.
-    scopes: Option<Box<[Box<str>]>>,
-    /// The version of the secret that it was minted with.
-    pub(crate) fingerprint: Option<Fingerprint>,
-    /// Of a bound token.
-    bound: Option<Box<Bound>>,
-    pub(crate) steps: Steps,
-    pub(crate) expires: BootTime,
-    pub(crate) lead: WallLead,
-}
-
-/// What a token is bound to.
-#[derive(Debug)]
-struct Bound {
-    certificate: Option<ClientCertificate>,
-    dpop: Option<DpopKey>,
-}
-
-impl Held {
-    /// What was granted to the key that it is held for.
-    pub(crate) fn scopes(&self, key: &TokenKey) -> BTreeSet<String> {
-        self.scopes.as_deref().unwrap_or(&key.scopes).iter().map(ToString::to_string).collect()
-    }
 }
 
 type FlightResult = Result<Arc<Held>, Arc<Failure>>;
@@ -88,13 +57,12 @@ struct State {
     fetcher: Arc<dyn TokenFetcher>,
     /// [`NEVER`] when the scheduler has nothing to do for it.
     alarm_at: BootTime,
+    rejections: Rejections,
     /// Of the last fetch.
     last_steps: Steps,
     /// The fetch to start as soon as the lock is released.
     launch: Option<Box<Launch>>,
 }
-
-const NEVER: BootTime = BootTime::from_nanos(u64::MAX);
 
 struct Launch {
     fetcher: Arc<dyn TokenFetcher>,
@@ -107,62 +75,6 @@ struct Flight {
     result: watch::Receiver<Option<FlightResult>>,
     publish: watch::Sender<Option<FlightResult>>,
     progress: Arc<Progress>,
-}
-
-/// Where a token came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    Cached,
-    /// This call's demand started the fetch.
-    Fetched,
-    /// Another call's demand had started it.
-    Waited,
-}
-
-/// A token that may be used now. Made to be cheap: for a call that lasts, keep a clone of its token rather than this.
-#[derive(Debug)]
-pub struct Granted {
-    pub origin: Origin,
-    /// Always there; as it lies in the cache, so that a lookup need not touch the token itself.
-    held: Loaded<Held>,
-}
-
-impl Granted {
-    pub fn token(&self) -> &AccessToken {
-        &self.held().token
-    }
-
-    /// The certificate that the token is bound to: the API wants to see it.
-    pub fn certificate(&self) -> Option<&ClientCertificate> {
-        self.held().bound.as_ref()?.certificate.as_ref()
-    }
-
-    /// The key that the token is bound to: each call of the API proves it.
-    pub fn dpop(&self) -> Option<&DpopKey> {
-        self.held().bound.as_ref()?.dpop.as_ref()
-    }
-
-    /// The token's end.
-    pub fn expires(&self) -> BootTime {
-        self.held().expires
-    }
-
-    /// The steps of the fetch, or that the token came from the cache.
-    pub fn trace(&self) -> Trace {
-        if self.origin != Origin::Cached {
-            return self.held().steps.trace();
-        }
-        let mut trace = Trace::default();
-        trace.push(Hop::Mid, "token from cache", Duration::ZERO);
-        trace
-    }
-
-    fn held(&self) -> &Held {
-        match &*self.held {
-            Some(held) => held,
-            None => unreachable!("made only of a token that is there"),
-        }
-    }
 }
 
 /// What [`Entry::look`] reports.
@@ -186,6 +98,7 @@ impl Entry {
             flight: None,
             fetcher,
             alarm_at: NEVER,
+            rejections: Rejections::default(),
             last_steps: Steps::new(&Trace::default()),
             launch: None,
         };
@@ -210,7 +123,7 @@ impl Entry {
     /// The token if it is there and nothing is to be done about it.
     #[inline]
     pub(crate) fn cached(&self) -> Option<Granted> {
-        self.hot.cached(&self.shared).map(|held| Granted { origin: Origin::Cached, held })
+        self.hot.cached(&self.shared).map(Granted::from_cache)
     }
 
     pub(crate) fn replace_fetcher(&self, fetcher: Arc<dyn TokenFetcher>) {
@@ -230,10 +143,10 @@ impl Entry {
             let (life, demand) = life.demand(now, lead, &self.shared.rules);
             state.life = life;
             let decided = match demand {
-                Demand::Use(held) => Err(Ok(granted(&held, Origin::Cached))),
+                Demand::Use(held) => Err(Ok(Granted::new(&held, Origin::Cached))),
                 Demand::UseAndFetch(held) => {
                     self.start(&mut state);
-                    Err(Ok(granted(&held, Origin::Cached)))
+                    Err(Ok(Granted::new(&held, Origin::Cached)))
                 }
                 Demand::Refuse(failure) => {
                     self.shared.counters.refusals.fetch_add(1, Ordering::Relaxed);
@@ -267,7 +180,9 @@ impl Entry {
         let arrived = sync::timeout(deadline, flight.result.wait_for(Option::is_some)).await;
         match arrived {
             Ok(Ok(result)) => match &*result {
-                Some(Ok(held)) => Ok(granted(held, origin)),
+                // The machine may have been suspended since it came.
+                Some(Ok(held)) if self.shared.clock.boot() >= held.expires => Err(failures::too_late()),
+                Some(Ok(held)) => Ok(Granted::new(held, origin)),
                 Some(Err(failure)) => Err(Failure::clone(failure)),
                 None => Err(failures::fetch_died()),
             },
@@ -276,17 +191,20 @@ impl Entry {
         }
     }
 
-    /// Drops the token if it is still this one. Tells whether it was.
-    pub(crate) fn reject(&self, token: &AccessToken) -> bool {
+    /// An API refused this token.
+    pub(crate) fn reject(&self, token: &AccessToken) -> Rejected {
         let mut state = self.lock();
         let now = self.shared.clock.boot();
-        let is_held = state.life.held(now).is_some_and(|(held, _)| held.token == *token);
-        if is_held {
-            state.life = std::mem::take(&mut state.life).rejected(&self.shared.rules);
-            self.settle(&mut state);
-            self.shared.counters.rejections.fetch_add(1, Ordering::Relaxed);
+        if state.life.held(now).is_none_or(|(held, _)| held.token != *token) {
+            return Rejected::Replaced;
         }
-        is_held
+        if !state.rejections.gives_up(now, &self.shared.rules) {
+            return Rejected::Kept;
+        }
+        state.life = std::mem::take(&mut state.life).rejected(&self.shared.rules);
+        self.settle(&mut state);
+        self.shared.counters.rejections.fetch_add(1, Ordering::Relaxed);
+        Rejected::Dropped
     }
 
     /// Drops token and failure, and tells what was held and who fetched it.
@@ -294,6 +212,7 @@ impl Entry {
         let mut state = self.lock();
         let held = state.life.held(self.shared.clock.boot()).map(|(held, _)| held.token.clone());
         state.life = std::mem::take(&mut state.life).flushed(self.shared.clock.boot());
+        state.rejections = Rejections::default();
         self.settle(&mut state);
         self.client().circuit.close();
         (held, Arc::clone(&state.fetcher))
@@ -392,7 +311,7 @@ impl Entry {
                     fingerprint,
                     bound: (certificate.is_some() || dpop.is_some()).then(|| Box::new(Bound { certificate, dpop })),
                     steps,
-                    expires: requested + lifetime,
+                    expires: if lifetime.is_zero() { NEVER } else { requested + lifetime },
                     lead,
                 });
                 let minted = Minted { token: Arc::clone(&held), requested, lifetime, lead };
@@ -496,8 +415,4 @@ fn failed(failure: Failure) -> Fetched {
 fn not_fetching(invalid: midward_core::InvalidTransition<Arc<Held>>) -> TokenLife<Arc<Held>> {
     tracing::error!(state = invalid.0.name(), "a token fetch ended that was not begun");
     *invalid.0
-}
-
-fn granted(held: &Arc<Held>, origin: Origin) -> Granted {
-    Granted { origin, held: Slot::loaded(Arc::clone(held)) }
 }

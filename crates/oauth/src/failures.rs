@@ -197,6 +197,15 @@ pub(crate) fn metadata_not_found(detail: &str) -> Failure {
     )
 }
 
+pub(crate) fn dpop_algorithm_unlisted() -> Failure {
+    Failure::permanent(
+        Hop::AuthorizationServer,
+        "dpop_algorithm_unlisted",
+        "the issuer's metadata lists algorithms for DPoP proofs, and not ES256, which proofs are signed by; nothing was sent",
+        "Enable ES256 for DPoP at the authorization server; its metadata is read again within an hour, or after a flush.",
+    )
+}
+
 pub(crate) fn metadata_invalid(error: MetadataError) -> Failure {
     Failure::transient(
         Hop::AuthorizationServer,
@@ -304,7 +313,7 @@ pub(crate) fn too_late() -> Failure {
     Failure::transient(
         Hop::AuthorizationServer,
         "token_expired_on_arrival",
-        "the token's lifetime was over before the reply had arrived",
+        "the token's lifetime was over before it could be used",
         "Lengthen the lifetime of access tokens at the authorization server, or look why it answers so slowly.",
     )
 }

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use midward_core::{
-    AccessToken, Admission, Circuit, CircuitRules, ClientMaterial, Clock, Failure, Fingerprint, FingerprintKey, Hop,
-    Minted, Persistence, Random, Retry, Trace,
+    AccessToken, Admission, BootTime, Circuit, CircuitRules, ClientMaterial, Clock, Failure, Fingerprint,
+    FingerprintKey, Hop, Minted, Persistence, Random, Retry, Trace,
 };
 
 use tokio::sync::Notify;
@@ -18,6 +18,7 @@ use crate::discovery::EndpointSource;
 use crate::dpop::{DpopKey, DpopNonces};
 use crate::exchange::{Exchanged, NotExchanged};
 use crate::failures;
+use crate::in_turn::InTurn;
 use crate::reply::{self, Expected, ReplyClass, ReplyError, TokenHttpReply, TokenReply};
 use crate::request::{ClientCertificate, TokenHttpRequest, TokenRequestSpec};
 use crate::revoke::{self, Revocation};
@@ -130,6 +131,14 @@ impl SharedCircuit {
         })
     }
 
+    /// Until when a refused secret is not sent; `None` when nothing speaks against it.
+    pub(crate) fn open_until(&self) -> Option<BootTime> {
+        self.change(|circuit| {
+            let until = circuit.open_until();
+            (circuit, until)
+        })
+    }
+
     fn refused(&self, print: Fingerprint) -> Option<Arc<Failure>> {
         self.change(|circuit| {
             let failure = circuit.refused(print);
@@ -158,7 +167,7 @@ impl Progress {
         if self.at_server.load(Ordering::Relaxed) == 0 { Hop::Vault } else { Hop::AuthorizationServer }
     }
 
-    fn at_server(&self) {
+    pub(crate) fn at_server(&self) {
         self.at_server.store(1, Ordering::Relaxed);
     }
 
@@ -246,7 +255,7 @@ impl GrantFetcher {
         }
 
         let (print, error, changing, turn) =
-            match self.send(located, first, print, trial, Refused::default(), context, trace).await? {
+            match self.send(located, first, print, fresh, trial, Refused::default(), context, trace).await? {
                 Ok(minted) => {
                     circuit.close();
                     return Ok(minted);
@@ -270,7 +279,7 @@ impl GrantFetcher {
         if new == print {
             return Err(self.refuse(located, print, &error, changing || again.changing, circuit));
         }
-        match self.send(located, again, new, false, turn, context, trace).await? {
+        match self.send(located, again, new, true, false, turn, context, trace).await? {
             Ok(minted) => {
                 circuit.close();
                 Ok(minted)
@@ -290,6 +299,12 @@ impl GrantFetcher {
                 if took >= Duration::from_millis(1) {
                     trace.push(Hop::AuthorizationServer, "token endpoint looked up", took);
                 }
+                if self.spec.dpop && endpoints.lacks_dpop_algorithm {
+                    // It would refuse every proof, and hardly any server says so clearly.
+                    let failure = failures::dpop_algorithm_unlisted();
+                    trace.push(failure.hop, failure.code.as_str(), took);
+                    return Err(FetchFailure::new(failure));
+                }
                 let spec = TokenRequestSpec { token_url: endpoints.token_url, ..self.spec.clone() };
                 Ok(Located { spec, lacks_method: endpoints.lacks_method })
             }
@@ -300,7 +315,12 @@ impl GrantFetcher {
         }
     }
 
-    async fn read(&self, fresh: bool, context: &FetchContext, trace: &mut Trace) -> Result<Material, FetchFailure> {
+    pub(crate) async fn read(
+        &self,
+        fresh: bool,
+        context: &FetchContext,
+        trace: &mut Trace,
+    ) -> Result<Material, FetchFailure> {
         context.progress.at_vault();
         let asked = self.clock.boot();
         let read = self.source.read(fresh).await;
@@ -327,20 +347,14 @@ impl GrantFetcher {
         located: &Located,
         material: Material,
         print: Fingerprint,
+        fresh: bool,
         trial: bool,
         after: Refused,
         context: &FetchContext,
         trace: &mut Trace,
     ) -> Result<Result<Minted<FetchedToken>, (Fingerprint, ReplyError, bool, Refused)>, FetchFailure> {
+        let InTurn { turn, material, print } = self.in_turn(material, print, fresh, after, context, trace).await?;
         let changing = material.changing;
-        context.progress.at_server();
-        let waits = self.clock.boot();
-        let turn = context.turns.next(print, Some(after)).await;
-        let waited = self.clock.boot().saturating_since(waits);
-        if waited >= Duration::from_millis(1) {
-            trace.push(Hop::Mid, "waited for a turn at the authorization server", waited);
-        }
-        let turn = turn?;
         if !trial && let Some(failure) = context.circuit.refused(print) {
             trace.push(Hop::Mid, "refused to another profile of this credential: nothing was sent", Duration::ZERO);
             return Err(self.probe(failure, &context.circuit));

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 
 use midward_core::{BootTime, WallLead};
 
-use crate::entry::{Held, Shared};
+use crate::entry::Shared;
+use crate::granted::Held;
 use crate::sync::{AtomicU64, Loaded, Slot};
 
 /// How often a lookup compares the wall clock with the boot clock and notes the time of use, in nanoseconds.

@@ -16,7 +16,9 @@ mod failures;
 mod fetch;
 mod form;
 mod grant;
+mod granted;
 mod hot;
+mod in_turn;
 mod json;
 mod key;
 mod metadata;
@@ -36,13 +38,13 @@ pub use budget::{BudgetRules, ServerStatus};
 pub use cache::{Dropped, TokenCache, TokenCacheConfig, TokenCounts, TokenHandle};
 pub use discovery::{EndpointSource, Endpoints, FixedEndpoints, IssuerMetadata, MetadataTransport, RevocationEndpoint};
 pub use dpop::{DPOP, DpopKey, DpopNonces, ProofError, Proven};
-pub use entry::{Granted, Origin};
 pub use explain::TokenStatus;
 pub use fetch::{
     BoxFuture, FetchContext, FetchFailure, Fetched, FetchedToken, GrantFetcher, Material, MaterialSource, Progress,
     SharedCircuit, TokenFetcher, TokenTransport, TransportFailure, TransportFailureKind,
 };
 pub use grant::{BearerAssertion, GrantType, TokenExchange, is_own_claim};
+pub use granted::{Granted, Origin, Rejected};
 pub use key::{ClientKey, CredentialRef, TokenKey};
 pub use metadata::{Metadata, MetadataError, parse as parse_metadata, well_known};
 pub use metrics::{ProfileMetrics, ServerMetrics, TokenMetrics};

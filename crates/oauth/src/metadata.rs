@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use url::Url;
 
+use crate::dpop::DpopKey;
 use crate::request::{self, ClientAuth};
 
 /// The part of a metadata document that matters here. Where a secret goes is not decided by it: policy is asked about
@@ -16,6 +17,8 @@ pub struct Metadata {
     mtls_revocation_endpoint: Option<Url>,
     /// Names of authentication methods at the token endpoint; `None` where the document does not say.
     auth_methods: Option<Vec<String>>,
+    /// Names of algorithms for DPoP proofs (RFC 9449 5.1); `None` where the document does not say.
+    dpop_algorithms: Option<Vec<String>>,
 }
 
 /// Why a document is not used. Holds nothing of it.
@@ -36,6 +39,7 @@ struct Document {
     token_endpoint: Option<String>,
     revocation_endpoint: Option<String>,
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
+    dpop_signing_alg_values_supported: Option<Vec<String>>,
     #[serde(default)]
     mtls_endpoint_aliases: Aliases,
 }
@@ -79,6 +83,7 @@ pub fn parse(body: &[u8], issuer: &str) -> Result<Metadata, MetadataError> {
         mtls_token_endpoint: endpoint(document.mtls_endpoint_aliases.token_endpoint),
         mtls_revocation_endpoint: endpoint(document.mtls_endpoint_aliases.revocation_endpoint),
         auth_methods: document.token_endpoint_auth_methods_supported,
+        dpop_algorithms: document.dpop_signing_alg_values_supported,
     })
 }
 
@@ -103,6 +108,11 @@ impl Metadata {
             other => other.name(),
         };
         self.auth_methods.as_ref().is_some_and(|known| !known.iter().any(|known| known == name))
+    }
+
+    /// Whether the document lists algorithms for DPoP proofs (RFC 9449 5.1), and not the one that proofs are signed by.
+    pub fn lacks_dpop_algorithm(&self) -> bool {
+        self.dpop_algorithms.as_ref().is_some_and(|known| !known.iter().any(|known| known == DpopKey::ALGORITHM))
     }
 }
 
@@ -202,5 +212,16 @@ mod tests {
         let listed = says(r#","token_endpoint_auth_methods_supported":["client_secret_basic","x"]"#);
         assert!(listed.lacks(ClientAuth::PrivateKeyJwt));
         assert!(!listed.lacks(ClientAuth::ClientSecretBasicRaw));
+    }
+
+    #[test]
+    fn algorithms_for_proofs_are_lacking_only_where_others_are_listed() {
+        let lacks = |more: &str| parse(document(more).as_bytes(), ISSUER).expect("metadata").lacks_dpop_algorithm();
+        assert!(!lacks(""));
+        assert!(!lacks(r#","dpop_signing_alg_values_supported":null"#));
+        assert!(!lacks(r#","dpop_signing_alg_values_supported":["RS256","ES256"]"#));
+        for others in [r#"["RS256","EdDSA"]"#, r#"["es256"]"#, "[]"] {
+            assert!(lacks(&format!(r#","dpop_signing_alg_values_supported":{others}"#)), "{others}");
+        }
     }
 }

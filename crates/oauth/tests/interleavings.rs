@@ -19,8 +19,8 @@ use midward_core::{
 };
 use midward_oauth::{
     AssertionRules, BoxFuture, BudgetRules, ClientAuth, CredentialRef, Expected, FixedEndpoints, GrantFetcher,
-    GrantType, Material, MaterialSource, Origin, RevocationEndpoint, TokenCache, TokenCacheConfig, TokenHandle,
-    TokenHttpReply, TokenHttpRequest, TokenKey, TokenRequestSpec, TokenTransport, TransportFailure,
+    GrantType, Material, MaterialSource, Origin, Rejected, RevocationEndpoint, TokenCache, TokenCacheConfig,
+    TokenHandle, TokenHttpReply, TokenHttpRequest, TokenKey, TokenRequestSpec, TokenTransport, TransportFailure,
     TransportFailureKind,
 };
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
@@ -215,8 +215,8 @@ fn a_rejected_token_is_not_handed_out_again() {
         let rejecting = {
             let (handle, first) = (handle.clone(), first.clone());
             shuttle::thread::spawn(move || {
-                assert!(handle.reject(&first), "it is the cached one");
-                assert!(!handle.reject(&first), "dropped once");
+                assert_eq!(handle.reject(&first), Rejected::Dropped, "it is the cached one");
+                assert_eq!(handle.reject(&first), Rejected::Replaced, "dropped once");
                 // From here on it is gone for everybody.
                 let after = handle.cached().map(|granted| granted.token().clone());
                 assert_ne!(after.as_ref(), Some(&first), "a rejected token was handed out");

@@ -118,7 +118,7 @@ mod tests {
             matches!(jar, ResolverConfig::Jar(jar) if jar.own.class == "com.snc.discovery.CredentialResolver" && jar.process.timeout_ms == 10_000)
         );
         let sdk: ResolverConfig = toml::from_str("kind = 'cyberark_sdk'\njar = '/a.jar'").expect("complete");
-        assert!(matches!(sdk, ResolverConfig::CyberArkSdk(sdk) if sdk.own.app_id == "ServiceNow_MID_Server"));
+        assert!(matches!(sdk, ResolverConfig::CyberArkSdk(sdk) if sdk.account.app_id == "ServiceNow_MID_Server"));
     }
 
     #[test]

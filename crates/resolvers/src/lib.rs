@@ -4,6 +4,7 @@ mod age_file;
 mod aws;
 mod azure;
 mod cache;
+pub mod cgroup;
 mod cloud;
 mod config;
 mod conjur;
@@ -16,8 +17,10 @@ mod files;
 pub mod frame;
 mod google;
 mod hashicorp_vault;
+mod isolation;
 pub mod jar;
 mod limits;
+mod parts;
 mod resolver;
 mod route;
 mod run_as;
@@ -35,12 +38,16 @@ pub use cloud::SecretFields;
 pub use config::{ResolverConfig, ResolverContext, build};
 pub use conjur::{ConjurAuth, ConjurConfig, ConjurVariables};
 pub use credential_id::{CredentialId, InvalidCredentialId, MAX_CREDENTIAL_ID_LEN};
-pub use cyberark::{AimVersion, CcpApi, Content, CyberArkCcpConfig, CyberArkCliConfig, LookupBy, QueryFormat};
+pub use cyberark::{
+    AccountConfig, AimVersion, CcpApi, CcpSettings, CliSettings, Content, CyberArkCcpConfig, CyberArkCliConfig,
+    LookupBy, QueryConfig, QueryFormat,
+};
 pub use cyberark_codes::{aim_client_failure, cyberark_failure, is_cyberark_code, is_known_cyberark_code};
-pub use exec::ExecConfig;
+pub use exec::{ExecConfig, ExecSettings};
 pub use files::{FilesConfig, SystemdCredentialsConfig};
 pub use google::{GoogleConfig, GoogleCredentials};
 pub use hashicorp_vault::{HashiCorpAuth, HashiCorpVaultConfig};
+pub use isolation::IsolationConfig;
 pub use jar::{CyberArkSdkConfig, JarConfig, JarDigest, ProcessConfig};
 pub use resolver::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverReport};
 pub use route::{RouteConfig, RouteRule};

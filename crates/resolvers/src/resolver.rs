@@ -59,12 +59,21 @@ pub trait Resolver: Debug + Send + Sync + 'static {
     /// The present state, without asking the vault.
     fn report(&self) -> ResolverReport;
 
+    /// What the operator of a resolver that serves should know besides.
+    fn note(&self) -> Option<String> {
+        None
+    }
+
     /// Starts what can be started ahead (a JVM) and checks what can be checked; the result shows in [`Self::report`].
-    fn warm_up(&self) -> BoxFuture<'_, ()>;
+    fn warm_up(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// Drops secrets that are kept, if any are.
     fn forget(&self) {}
 
-    /// Ends child processes.
-    fn shut_down(&self) -> BoxFuture<'_, ()>;
+    /// Ends what goes on between look-ups: child processes, sessions with a vault.
+    fn shut_down(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }

@@ -42,12 +42,4 @@ impl Resolver for Unusable {
     fn report(&self) -> ResolverReport {
         ResolverReport::Unusable(self.failure.to_string())
     }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
 }

@@ -156,6 +156,33 @@ async fn other_processes_are_out_of_reach() {
 }
 
 #[tokio::test]
+async fn nobody_attaches_to_a_jars_process_and_its_end_leaves_no_memory_behind() {
+    let cell = Cell::new().await;
+    // What the sandbox would keep from being written is to be left out by the JVM itself.
+    let resolver = cell.bench.class("Moody", "sandbox = 'off'");
+    let process = resolved(&*resolver, "n").await.0;
+    let pid = process.rsplit('@').next().expect("pid").to_owned();
+    let options = ["-J-Dsun.tools.attach.attachTimeout=1000", &pid, "VM.version"];
+    let attached = Command::new("jcmd").args(options).output().expect("a JDK's jcmd");
+    let said = String::from_utf8_lossy(&attached.stderr);
+    assert!(!attached.status.success() && said.contains("AttachNotSupportedException"), "{attached:?}");
+    assert_eq!(resolved(&*resolver, "n").await.0, process, "the same process as before");
+    for (how, code) in [("memory", "resolver_out_of_memory"), ("native crash", "resolver_crashed")] {
+        assert_eq!(failed(&*resolver, how).await.code, code);
+        let answered = resolved(&*resolver, "n").await.0;
+        assert_ne!(answered, process, "it was replaced after {how}");
+        let state = cell.bench.context().state_dir;
+        let list =
+            Command::new("/usr/bin/find").arg(&state).args(["-type", "f", "-size", "+0"]).output().expect("find");
+        let list = String::from_utf8(list.stdout).expect("paths");
+        assert!(list.contains("resolver.jar"), "{list}");
+        for dump in ["hprof", "hs_err", "core"] {
+            assert!(!list.contains(dump), "{how}: {list}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn only_listed_programs_start() {
     let cell = Cell::new().await;
     cell.refused("run", "/bin/ls", "").await;

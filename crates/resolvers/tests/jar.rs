@@ -3,11 +3,41 @@
 mod support;
 
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use midward_core::{Clock as _, SystemClock};
 use midward_resolvers::{JarDigest, ResolverReport};
 use support::{Bench, failed, lookup, pair, resolve, resolved};
+
+/// All that is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn has(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.0.lock().expect("log")).contains(text)
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("log").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl tracing_subscriber::fmt::MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
 
 #[tokio::test]
 async fn both_generations_and_the_getter_constructor_load() {
@@ -30,7 +60,7 @@ async fn every_call_gets_a_fresh_object_and_its_own_answer() {
     let resolver = bench.class("Stateful", "");
     let calls: Vec<_> = (0..64)
         .map(|number| {
-            let resolver = std::sync::Arc::clone(&resolver);
+            let resolver = Arc::clone(&resolver);
             tokio::spawn(async move { (number, resolved(&*resolver, &format!("canary-{number}")).await) })
         })
         .collect();
@@ -41,9 +71,24 @@ async fn every_call_gets_a_fresh_object_and_its_own_answer() {
 }
 
 #[tokio::test]
-async fn what_a_jar_prints_is_drained() {
+async fn what_a_jar_prints_is_drained_and_reaches_no_log() {
     let bench = Bench::new();
-    assert_eq!(resolved(&*bench.class("Printer", ""), "x").await.1, "secret-x");
+    let log = Log::default();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::level_filters::LevelFilter::TRACE).with_writer(log.clone());
+    let guard = tracing::subscriber::set_default(subscriber.finish());
+    let printer = bench.class("Printer", "");
+    assert_eq!(resolved(&*printer, "x").await.1, "secret-x");
+    printer.shut_down().await;
+    // How much it was is told when its streams end.
+    let told = async {
+        while !(log.has("to stdout") && log.has("to stderr")) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), told).await.expect("both streams were read to their ends");
+    drop(guard);
+    assert!(!log.has("secret-x") && !log.has("the password"), "what it printed");
 }
 
 #[tokio::test]
@@ -67,6 +112,31 @@ async fn an_ended_process_is_reported_at_once_and_started_again() {
         assert_ne!(resolved(&*resolver, "a").await.0, first, "another process answers");
     }
     assert_eq!(resolver.report(), ResolverReport::Ready);
+}
+
+#[tokio::test]
+async fn a_process_that_keeps_ending_is_started_ever_more_rarely() {
+    let bench = Bench::new();
+    let jar = bench.jars.tests();
+    let class = "class = 'jars.Zoo$ExitsWhenLoaded'\ntimeout_ms = 1500";
+    let resolver = bench.resolver(&format!("kind = 'jar'\njar = '{}'\n{class}", jar.display()));
+    let mut crashes = 0;
+    let failure = loop {
+        let failure = failed(&*resolver, "x").await;
+        match failure.code.as_str() {
+            "resolver_crashed" => crashes += 1,
+            // Whoever waited for the pause, and then for the start.
+            "resolver_busy" => {}
+            _ => break failure,
+        }
+        assert!(crashes < 30, "started again and again");
+    };
+    assert_eq!(failure.code, "resolver_restarting", "{failure}");
+    assert!(crashes >= 2, "the first pauses are short: {crashes}");
+    // The pause is longer than the caller waits, who hears so at once.
+    let wait = failure.detail.split(' ').rev().nth(1).and_then(|millis| millis.parse::<u64>().ok());
+    assert!(wait.is_some_and(|millis| millis > 1000), "{failure}");
+    assert_eq!(resolver.report(), ResolverReport::Degraded(failure.detail));
 }
 
 #[tokio::test]
@@ -290,7 +360,7 @@ async fn a_running_call_ends_on_the_old_jar_while_the_new_one_serves() {
     ));
     let old = resolved(&*resolver, "a").await.0;
     let waiting = tokio::spawn({
-        let resolver = std::sync::Arc::clone(&resolver);
+        let resolver = Arc::clone(&resolver);
         async move { resolved(&*resolver, "wait").await.0 }
     });
     let entered = async {

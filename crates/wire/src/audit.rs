@@ -8,7 +8,6 @@ use sha2::{Digest, Sha256};
 
 /// Says, signed by the instance, what a chain was at a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct AuditCheckpoint {
     pub chain: String,
     /// Number of the last block.
@@ -25,7 +24,6 @@ pub struct AuditCheckpoint {
 
 /// The newest checkpoint of each chain that grew lately.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CheckpointsReply {
     pub version: u32,
     pub checkpoints: Vec<AuditCheckpoint>,

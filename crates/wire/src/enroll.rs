@@ -49,7 +49,6 @@ impl std::fmt::Debug for EnrollToken {
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EnrollRequest {
     pub version: u32,
     /// The one-time secret of the [`EnrollToken`].
@@ -67,7 +66,6 @@ impl std::fmt::Debug for EnrollRequest {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EnrollReply {
     pub version: u32,
     pub mid_id: String,
@@ -120,7 +118,6 @@ pub struct TokenError {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SignedState {
     pub state: MidState,
     /// Ed25519 over [`state_signing_input`], base64url.

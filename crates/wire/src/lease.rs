@@ -7,7 +7,6 @@ use crate::{Bytes64, ConfigDigest, MidState};
 
 /// A MID asks for work. It names the last batch it received, so that an answer that got lost is delivered again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct LeaseRequest {
     pub version: u32,
     /// Random, new at every start of the MID.
@@ -21,7 +20,6 @@ pub struct LeaseRequest {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct LeaseReply {
     pub version: u32,
     pub state: MidState,
@@ -84,7 +82,6 @@ impl ApiCall {
 
 /// Sent at start, every few seconds, and when a resolver's health changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Heartbeat {
     pub version: u32,
     pub incarnation: String,
@@ -97,7 +94,6 @@ pub struct Heartbeat {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ResolverStatus {
     pub name: String,
     /// `jar`, `cyberark_sdk`, ...
@@ -119,12 +115,14 @@ pub enum ResolverHealth {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct HeartbeatReply {
     pub version: u32,
     pub state: MidState,
     /// When to send the next one, in milliseconds.
     pub next_ms: u64,
+    /// Another program, which started before, asks with this MID's key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cloned: bool,
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! The messages between instance and MID Server. JSON over HTTPS, versioned; golden files are in `tests/golden`.
 //!
-//! All structs refuse unknown fields: a MID that does not understand a request refuses that request and lives on, so
-//! requests are parsed one by one ([`LeaseReply::leases`] holds raw JSON).
+//! Instance and MID may be a release apart. Within a version fields are only added, with a default, and left out while
+//! they have it; no enumeration gets a new value. What the two say to each other about themselves and about outcomes may
+//! hold more than the reader knows. What a call is, and what it runs under ([`LeaseGrant`], [`ConfigDocument`],
+//! [`JarDocument`], [`EnrollToken`]), may not: a restriction that is overlooked would be a call on other terms. A MID that
+//! does not understand a request refuses that request and lives on, so requests are parsed one by one
+//! ([`LeaseReply::leases`] holds raw JSON).
 
 mod audit;
 mod bytes64;
@@ -57,7 +61,6 @@ pub mod paths {
 
 /// Leases that a draining MID hands back: it has not sent a byte of them.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ReleaseRequest {
     pub version: u32,
     pub incarnation: String,

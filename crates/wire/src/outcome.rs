@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use crate::Bytes64;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct OutcomesRequest {
     pub version: u32,
     pub incarnation: String,
@@ -14,7 +13,6 @@ pub struct OutcomesRequest {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct OutcomeReport {
     pub request_id: String,
     pub epoch: i64,
@@ -23,7 +21,7 @@ pub struct OutcomeReport {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Outcome {
     /// The API answered, whatever it answered.
     Replied { reply: ApiReply },
@@ -34,7 +32,6 @@ pub enum Outcome {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ApiReply {
     pub status: u16,
     pub headers: Vec<(String, String)>,
@@ -43,7 +40,6 @@ pub struct ApiReply {
 
 /// One verdict per outcome, in the order they came.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct OutcomesReply {
     pub version: u32,
     pub verdicts: Vec<OutcomeVerdict>,

@@ -21,14 +21,28 @@ fn golden(name: &str) -> serde_json::Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Writes as the golden file says, reads it back to the same value, and refuses a field that is not in it.
+/// Writes as the golden file says, and reads it back to the same value; also when a newer peer has added fields.
 fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, value: &T) {
     let expected = golden(name);
     assert_eq!(serde_json::to_value(value).expect("JSON"), expected, "{name} is written differently");
     assert_eq!(&serde_json::from_value::<T>(expected.clone()).expect("JSON"), value, "{name} is read differently");
-    let mut widened = expected;
-    widened.as_object_mut().expect("JSON").insert("surprise".into(), true.into());
-    assert!(serde_json::from_value::<T>(widened).is_err(), "{name} accepts an unknown field");
+    let newer = serde_json::from_value::<T>(golden(&format!("newer/{name}")));
+    assert_eq!(&newer.expect("the newer peer's"), value, "{name} of a newer peer is read differently");
+}
+
+/// As [`check`], for what a call is and what it runs under: a field that is not known is refused, wherever it is.
+fn check_strict<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, value: &T) {
+    let expected = golden(name);
+    assert_eq!(serde_json::to_value(value).expect("JSON"), expected, "{name} is written differently");
+    assert_eq!(&serde_json::from_value::<T>(expected.clone()).expect("JSON"), value, "{name} is read differently");
+    let parts = expected.as_object().expect("JSON").iter().filter(|(_, part)| part.is_object());
+    let places = parts.map(|(part, _)| format!("/{part}")).chain([String::new()]);
+    for place in places {
+        let mut widened = expected.clone();
+        let part = widened.pointer_mut(&place).and_then(serde_json::Value::as_object_mut).expect("an object");
+        part.insert("surprise".into(), true.into());
+        assert!(serde_json::from_value::<T>(widened).is_err(), "{name} accepts an unknown field at {place:?}");
+    }
 }
 
 fn grant() -> LeaseGrant {
@@ -86,6 +100,7 @@ fn a_token_error_carries_a_signed_state_and_tolerates_more() {
         state: Some(SignedState { state: MidState::Invalidated, signature: "c2ln".into() }),
     };
     assert_eq!(serde_json::to_value(&error).unwrap(), golden("token-error"));
+    assert_eq!(serde_json::from_value::<TokenError>(golden("newer/token-error")).unwrap(), error);
     // RFC 6749 5.2 lets a server add members, so this one is read leniently.
     let widened = r#"{"error":"invalid_client","error_uri":"https://example.com"}"#;
     assert_eq!(serde_json::from_str::<TokenError>(widened).unwrap().state, None);
@@ -97,7 +112,7 @@ fn leases() {
         "lease-request",
         &LeaseRequest { version: VERSION, incarnation: "7f".into(), capacity: 64, wait_ms: 25_000, received_batch: 3 },
     );
-    check("lease-grant", &grant());
+    check_strict("lease-grant", &grant());
     let reply = LeaseReply {
         version: VERSION,
         state: MidState::Validated,
@@ -105,6 +120,9 @@ fn leases() {
         leases: vec![serde_json::value::to_raw_value(&grant()).unwrap()],
     };
     assert_eq!(serde_json::to_value(&reply).unwrap(), golden("lease-reply"));
+    let newer: LeaseReply = serde_json::from_value(golden("newer/lease-reply")).unwrap();
+    assert_eq!((newer.batch, newer.leases.len()), (4, 1));
+    assert_eq!(serde_json::from_str::<LeaseGrant>(newer.leases[0].get()).unwrap(), grant());
     check(
         "release-request",
         &ReleaseRequest { version: VERSION, incarnation: "7f".into(), leases: vec![("0b".into(), 2)] },
@@ -138,7 +156,10 @@ fn heartbeats() {
             }],
         },
     );
-    check("heartbeat-reply", &HeartbeatReply { version: VERSION, state: MidState::Paused, next_ms: 5_000 });
+    check(
+        "heartbeat-reply",
+        &HeartbeatReply { version: VERSION, state: MidState::Paused, next_ms: 5_000, cloned: false },
+    );
 }
 
 #[test]
@@ -171,7 +192,7 @@ fn outcomes() {
 
 #[test]
 fn configuration() {
-    check(
+    check_strict(
         "config-document",
         &ConfigDocument {
             version: VERSION,
@@ -218,7 +239,7 @@ fn configuration_with_an_assertion() {
         assertion_algorithm: Some(AssertionAlgorithm::Ps256),
         ..document.profile.clone()
     };
-    check("config-document-assertion", &ConfigDocument { profile, ..document });
+    check_strict("config-document-assertion", &ConfigDocument { profile, ..document });
 }
 
 #[test]
@@ -243,7 +264,7 @@ fn configuration_with_other_grants() {
         issuer: Some("https://login.internal.example".into()),
         ..document.profile.clone()
     };
-    check("config-document-jwt-bearer", &ConfigDocument { profile: bearer, ..document.clone() });
+    check_strict("config-document-jwt-bearer", &ConfigDocument { profile: bearer, ..document.clone() });
     let jwt = "urn:ietf:params:oauth:token-type:jwt";
     let exchange = ProfileConfig {
         grant_type: GrantType::TokenExchange,
@@ -254,7 +275,33 @@ fn configuration_with_other_grants() {
         }),
         ..document.profile.clone()
     };
-    check("config-document-token-exchange", &ConfigDocument { profile: exchange, ..document });
+    check_strict("config-document-token-exchange", &ConfigDocument { profile: exchange, ..document });
+}
+
+#[test]
+fn an_older_peer_leaves_out_what_it_does_not_know() {
+    let beat: Heartbeat = serde_json::from_value(golden("older/heartbeat")).expect("a heartbeat");
+    assert_eq!(beat.resolvers[0].reason, None);
+    let reply: HeartbeatReply = serde_json::from_value(golden("heartbeat-reply")).expect("a reply");
+    assert!(!reply.cloned);
+    let grant: LeaseGrant = serde_json::from_value(golden("older/lease-grant")).expect("a grant");
+    assert_eq!(
+        (grant.call.headers, grant.call.body, grant.call.replay),
+        (vec![], Bytes64::default(), ReplayRule::ByMethod)
+    );
+    let document: ConfigDocument = serde_json::from_value(golden("older/config-document")).expect("a document");
+    let profile = document.profile;
+    assert_eq!((profile.grant_type, profile.audience, profile.resource.len()), (GrantType::ClientCredentials, None, 0));
+    let outcomes: OutcomesRequest = serde_json::from_value(golden("older/outcomes-request")).expect("outcomes");
+    assert_eq!(outcomes.outcomes.len(), 3);
+}
+
+#[test]
+fn what_has_its_default_is_left_out_so_that_older_peers_know_every_field() {
+    let reply = HeartbeatReply { version: VERSION, state: MidState::Paused, next_ms: 5_000, cloned: false };
+    assert_eq!(serde_json::to_value(&reply).expect("JSON"), golden("heartbeat-reply"));
+    let reply = HeartbeatReply { cloned: true, ..reply };
+    assert_eq!(serde_json::to_value(&reply).expect("JSON")["cloned"], true);
 }
 
 #[test]

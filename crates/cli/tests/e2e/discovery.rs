@@ -41,8 +41,9 @@ async fn hostile_metadata_gets_no_secret() -> anyhow::Result<()> {
     chain.start().await?;
     let error = call(&chain.stack, &["crm", "GET", "/hello"]).await?.expect_err("refused");
     assert!(error.contains("policy_token_url") && !error.contains(&thief.token_url()), "{error}");
-    let reference = error.split("policy explain ").nth(1).map(|rest| rest.trim().to_owned()).expect("a reference");
-    let explained = ask_mid(&chain.stack, &["policy", "explain", &reference]).await?;
+    let error: serde_json::Value = serde_json::from_str(&error)?;
+    let reference = error["reference"].as_str().expect("a reference");
+    let explained = ask_mid(&chain.stack, &["policy", "explain", reference]).await?;
     let line = format!("token_urls = [\"{}\", \"{}\"]", chain.server.token_url(), thief.token_url());
     assert!(explained["explanation"].as_str().is_some_and(|text| text.contains(&line)), "{explained}");
     assert_eq!((thief.request_count(), chain.server.request_count(), chain.stack.vault.request_count()), (0, 0, 0));
@@ -86,5 +87,24 @@ async fn another_issuers_metadata_and_a_redirect_are_refused() -> anyhow::Result
     let error = call(&chain.stack, &["crm", "GET", "/hello"]).await?.expect_err("refused");
     assert!(error.contains("metadata_issuer_mismatch"), "{error}");
     assert_eq!((chain.server.request_count(), chain.stack.vault.request_count()), (0, 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_issuer_that_takes_no_es256_proofs_is_named_and_sent_nothing() -> anyhow::Result<()> {
+    let mut chain = FakeChain::prepare(AuthorizationServerConfig::default(), CLIENT_SECRET).await?;
+    by_issuer(&chain.stack)?;
+    edit(&chain.stack, "connections.yaml", "    client_auth:", "    dpop_bound_tokens: true\n    client_auth:")?;
+    chain.server.set_metadata("dpop_signing_alg_values_supported", json!(["RS256", "EdDSA"]));
+    chain.start().await?;
+    let error = call(&chain.stack, &["crm", "GET", "/hello"]).await?.expect_err("refused");
+    assert!(error.contains("dpop_algorithm_unlisted") && error.contains("ES256"), "{error}");
+    assert_eq!((chain.server.request_count(), chain.stack.vault.request_count()), (0, 0));
+    // Once it lists it, it is asked. This one knows no DPoP, and what it grants is not taken.
+    chain.server.set_metadata("dpop_signing_alg_values_supported", json!(["RS256", "ES256"]));
+    ask_mid(&chain.stack, &["token", "crm", "--flush"]).await?;
+    let error = call(&chain.stack, &["crm", "GET", "/hello"]).await?.expect_err("a bearer token");
+    assert!(error.contains("token_not_bound"), "{error}");
+    assert_eq!(chain.server.request_count(), 1);
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! Whatever goes wrong on a hop, the caller learns which hop, why and what to do, and everything else goes on.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::support::{CLIENT_ID, CLIENT_SECRET, Chain, Options};
+use midward_demo::process::wait_for;
 use midward_demo::stack::{MID, OBJECT, Stack};
 use midward_fakes::HttpFault;
 use midward_fakes::vault::{Account, VaultFault};
@@ -19,9 +21,9 @@ struct Broken {
 const BROKEN: &[Broken] = &[
     Broken { alias: "nowhere", exit: 2, says: &["unknown_connection", "midward get"] },
     Broken { alias: "no-resolver", exit: 4, says: &["no_mid", "resolver", "vault-of-nobody"] },
-    Broken { alias: "jar-missing", exit: 4, says: &["no_mid", "jar-missing"] },
-    Broken { alias: "not-a-jar", exit: 4, says: &["no_mid", "not-a-jar"] },
-    Broken { alias: "wrong-class", exit: 4, says: &["no_mid", "wrong-class"] },
+    Broken { alias: "jar-missing", exit: 4, says: &["no_mid", "jar-missing", "the JAR does not exist"] },
+    Broken { alias: "not-a-jar", exit: 4, says: &["no_mid", "not-a-jar", "is not a JAR"] },
+    Broken { alias: "wrong-class", exit: 4, says: &["no_mid", "wrong-class", "has no class"] },
     Broken { alias: "unknown-id", exit: 5, says: &["vault", "APPAP004E"] },
     Broken { alias: "denied", exit: 5, says: &["vault", "APPAP306E"] },
     Broken { alias: "empty", exit: 5, says: &["empty_secret"] },
@@ -45,13 +47,24 @@ async fn each_hop_names_itself_and_leaves_the_rest_serving() -> anyhow::Result<(
     stack.apply().await?;
     stack.enroll_mid(true).await?;
     chain.stack.start_mid().await?;
+    // Until a heartbeat tells of a resolver that cannot be used, calls are given to the MID all the same.
+    wait_for("the resolvers' reports", Duration::from_secs(60), async || {
+        let mids = chain.stack.midward_ok(&["get", "mids", "--output", "json"]).await?;
+        let reasons = ["the JAR does not exist", "the file is not a JAR", "has no class com.example.NoSuchClass"];
+        Ok(reasons.iter().all(|reason| mids.contains(reason)).then_some(()))
+    })
+    .await?;
 
     for broken in BROKEN {
+        let asked = chain.oidc.token_requests().await?;
         let (exit, line) = chain.failing_call(&[broken.alias, "GET", "/hello"]).await?;
         for part in broken.says {
             assert!(line.contains(part), "{}: {part:?} is missing in: {line}", broken.alias);
         }
         assert_eq!(exit, broken.exit, "{}: {line}", broken.alias);
+        if broken.exit == 5 {
+            assert_eq!(chain.oidc.token_requests().await?, asked, "{}: no secret, and nothing is sent", broken.alias);
+        }
         let good = chain.call(&["crm", "GET", "/hello"]).await?;
         assert_eq!(good["status"], 200, "after {}: {good}", broken.alias);
     }
@@ -146,7 +159,9 @@ fn add_broken(stack: &Stack) -> anyhow::Result<()> {
     for (name, jar, class, client) in &jars {
         let jar = jar.display();
         write!(mid, "\n[resolvers.{name}]\nkind = \"jar\"\njar = \"{jar}\"\nclass = \"{class}\"\n")?;
-        writeln!(mid, "environment_values = {{ AIM_CLIPASSWORDSDK_CMD = \"{client}\" }}")?;
+        if !client.is_empty() {
+            writeln!(mid, "environment_values = {{ AIM_CLIPASSWORDSDK_CMD = \"{client}\" }}")?;
+        }
     }
     stack.write("mid.toml", &mid)?;
 

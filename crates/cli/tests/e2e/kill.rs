@@ -49,11 +49,7 @@ async fn a_killed_instance_loses_nothing_that_it_accepted() -> anyhow::Result<()
     let mut accepted = first.await?;
     accepted.extend(second.await?);
     ensure!(accepted.len() >= usize::try_from(WHEN)?, "{}", accepted.len());
-    // The MID Server knows the address.
-    let stack = &chain.stack;
-    let same = format!("listen = \"{}\"\ncall_listen = \"{}\"", stack.api_addr, stack.call_addr);
-    let any = "listen = \"127.0.0.1:0\"\ncall_listen = \"127.0.0.1:0\"";
-    stack.write("instance.toml", &stack.instance_toml().replace(any, &same))?;
+    keep_address(&chain)?;
     chain.stack.start_instance().await?;
     // Requests may be stored whose caller never heard of it.
     let (status, listed) = api(&chain, "GET", "/api/v1/requests?limit=500", &Value::Null).await?;
@@ -78,7 +74,7 @@ async fn a_killed_instance_loses_nothing_that_it_accepted() -> anyhow::Result<()
 }
 
 /// The chain with a slow API, and a token in the cache.
-async fn start() -> anyhow::Result<Chain> {
+pub(crate) async fn start() -> anyhow::Result<Chain> {
     let mut chain = Chain::prepare(Options::default()).await?;
     let mid = chain.stack.mid_toml();
     chain.stack.write("mid.toml", &mid.replace("[mid]\n", &format!("[mid]\nmax_concurrent = {AT_ONCE}\n")))?;
@@ -91,7 +87,7 @@ async fn start() -> anyhow::Result<Chain> {
 }
 
 /// Submits requests side by side; the future gives those that were accepted.
-fn submit(
+pub(crate) fn submit(
     chain: &Chain,
     count: usize,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<HashSet<String>>> + use<>> {
@@ -116,13 +112,21 @@ fn submit(
     })
 }
 
-async fn wait_until_under_way(chain: &Chain) -> anyhow::Result<()> {
+/// The instance starts again where the MID Server looks for it.
+pub(crate) fn keep_address(chain: &Chain) -> anyhow::Result<()> {
+    let stack = &chain.stack;
+    let same = format!("listen = \"{}\"\ncall_listen = \"{}\"", stack.api_addr, stack.call_addr);
+    let any = "listen = \"127.0.0.1:0\"\ncall_listen = \"127.0.0.1:0\"";
+    stack.write("instance.toml", &stack.instance_toml().replace(any, &same))
+}
+
+pub(crate) async fn wait_until_under_way(chain: &Chain) -> anyhow::Result<()> {
     wait_for("the first calls", Duration::from_secs(30), async || Ok((chain.stack.api.counter() >= WHEN).then_some(())))
         .await
 }
 
 /// How each request ended.
-async fn ended(chain: &Chain, ids: &HashSet<String>) -> anyhow::Result<HashMap<String, Value>> {
+pub(crate) async fn ended(chain: &Chain, ids: &HashSet<String>) -> anyhow::Result<HashMap<String, Value>> {
     let mut all = HashMap::new();
     for id in ids {
         let shown = wait_for("an outcome", Duration::from_secs(90), async || {
@@ -138,7 +142,7 @@ async fn ended(chain: &Chain, ids: &HashSet<String>) -> anyhow::Result<HashMap<S
 }
 
 /// Nothing was executed twice, and what was executed is told as `replied` or, when nobody can know, as `unknown`.
-fn check(chain: &Chain, ended: &HashMap<String, Value>) -> anyhow::Result<()> {
+pub(crate) fn check(chain: &Chain, ended: &HashMap<String, Value>) -> anyhow::Result<()> {
     let mut numbers = HashSet::new();
     let mut unknown = 0;
     for (id, request) in ended {
@@ -166,7 +170,7 @@ fn check(chain: &Chain, ended: &HashMap<String, Value>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn api(chain: &Chain, method: &str, path: &str, body: &Value) -> anyhow::Result<(u16, Value)> {
+pub(crate) async fn api(chain: &Chain, method: &str, path: &str, body: &Value) -> anyhow::Result<(u16, Value)> {
     let answer = midward_fakes::client::send(request(chain, method, path, body)?, None).await?;
     Ok((answer.status().as_u16(), serde_json::from_slice(answer.body())?))
 }

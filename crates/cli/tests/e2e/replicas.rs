@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use midward_core::{Random as _, SeededRandom};
+use midward_core::{BootTime, Clock as _, Random as _, SeededRandom, SystemClock};
 use midward_demo::process::{Daemon, wait_for};
 use midward_demo::stack::{Issuer, Setup, Stack};
 use midward_fakes::HttpFault;
@@ -22,6 +22,7 @@ use midward_fakes::target_api::{TargetApi, TargetApiConfig};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::recovery::{Curve, Recovery, SETTLED, per_second, report};
 use crate::support::{CLIENT_ID, CLIENT_SECRET, RESOURCE, programs};
 
 /// Kills, unless `MIDWARD_KILLS` says how many.
@@ -30,6 +31,14 @@ const KILLS: usize = 40;
 const CALLERS: usize = 8;
 /// Requests that have to end after each kill, before the next one.
 const PROGRESS: usize = 5;
+/// Each how many kills it is measured how soon the rate is back: that takes its time, and is a figure, not a fault.
+const MEASURED: usize = 20;
+/// As that, in `make soak`, where `MIDWARD_RECOVERY_MS` says how long it may take.
+const MEASURED_IN_SOAK: usize = 10;
+/// How often it is looked at after one.
+const SAMPLE: Duration = Duration::from_millis(50);
+/// How long the rate before a kill is looked at.
+const CALM: Duration = Duration::from_secs(1);
 /// How long that may take.
 const RECOVERY: Duration = Duration::from_secs(30);
 /// Before a caller whose connection broke tries again.
@@ -47,11 +56,17 @@ async fn replicas_that_are_killed_at_random_lose_nothing_and_do_nothing_twice() 
         callers.spawn(Arc::clone(&load).run(caller));
     }
     load.progress(PROGRESS, &mut callers).await?;
+    let limit = number("MIDWARD_RECOVERY_MS")?.map(Duration::from_millis);
+    let every = if limit.is_some() { MEASURED_IN_SOAK } else { MEASURED };
+    let mut recoveries = Vec::new();
     for number in 0..kills {
         let mut draw = [0; 1];
         random.fill(&mut draw);
         let victim = draw[0] % 10;
         let context = || format!("kill {number} of seed {seed}: {victim}");
+        let measured = number % every == every - 1;
+        let calm = if measured { load.rate().await } else { 0.0 };
+        let since = SystemClock.boot();
         match victim {
             0..=2 => pair.kill_instance(0).await,
             3..=5 => pair.kill_instance(1).await,
@@ -60,7 +75,13 @@ async fn replicas_that_are_killed_at_random_lose_nothing_and_do_nothing_twice() 
         }
         .with_context(context)?;
         load.progress(PROGRESS, &mut callers).await.with_context(context)?;
+        if measured {
+            let what =
+                ["an instance", "the MID Server", "PostgreSQL"][usize::from(victim > 5) + usize::from(victim > 7)];
+            recoveries.push(Recovery::of(what, calm, &load.recovery(calm, since, limit).await));
+        }
     }
+    report(&mut recoveries, limit)?;
     load.stop.store(true, Ordering::SeqCst);
     let mut ended = HashMap::new();
     while let Some(done) = callers.join_next().await {
@@ -192,6 +213,28 @@ impl Load {
         tokio::select! {
             reached = reached => reached,
             Some(ended) = callers.join_next() => bail!("a caller gave up: {:?}", ended?.err()),
+        }
+    }
+
+    /// Outcomes a second, now.
+    async fn rate(&self) -> f64 {
+        let (before, since) = (self.ended.load(Ordering::SeqCst), SystemClock.boot());
+        tokio::time::sleep(CALM).await;
+        per_second(self.ended.load(Ordering::SeqCst) - before, SystemClock.boot().saturating_since(since))
+    }
+
+    /// What ended since the kill, until the rate is what it was. When that takes longer than `limit`, for long enough to
+    /// tell what the rate is without a kill.
+    async fn recovery(&self, calm: f64, since: BootTime, limit: Option<Duration>) -> Curve {
+        let mut curve = Curve::default();
+        loop {
+            let after = SystemClock.boot().saturating_since(since);
+            curve.add(after, self.ended.load(Ordering::SeqCst));
+            let is_over = curve.as_good_as(calm).is_some_and(|after| limit.is_none_or(|limit| after <= limit));
+            if is_over || after > SETTLED {
+                return curve;
+            }
+            tokio::time::sleep(SAMPLE).await;
         }
     }
 

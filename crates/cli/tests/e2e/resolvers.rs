@@ -129,6 +129,36 @@ async fn a_reload_swaps_what_changed_and_ends_no_call() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn a_serving_resolver_says_what_its_control_group_lacks() -> anyhow::Result<()> {
+    let without = |stack: &Stack| append(stack, "mid.toml", &sdk(stack, "without", "cgroup = \"off\""));
+    let chain = start(without).await?;
+    let stack = &chain.stack;
+    for resolver in ["cyberark", "without"] {
+        ask_mid(stack, &["resolve", OBJECT, "--resolver", resolver]).await?;
+    }
+    let status = ask_mid(stack, &["status"]).await?;
+    let told = |name: &str| {
+        let all = status["resolvers"].as_array().into_iter().flatten();
+        let one = all.into_iter().find(|resolver| resolver["name"] == name).context("no such resolver")?;
+        ensure!(one["health"] == "ready", "{one}");
+        Ok(one["reason"].as_str().map(str::to_owned))
+    };
+    assert_eq!(told("without")?, None, "nothing that it should have is missing");
+    let log = std::fs::read_to_string(stack.folder.join("logs/mid.log"))?;
+    let config = stack.path("mid.toml");
+    let doctor = stack.mid_command(&["doctor", "--config", &config]).await?;
+    let doctor = String::from_utf8(doctor.stdout)?;
+    match told("cyberark")? {
+        Some(lack) => {
+            ensure!(lack.contains("control group") && log.contains(&lack), "{lack}: {log}");
+            ensure!(doctor.contains(&format!("ok   resolver cyberark: {lack}")), "{doctor}");
+        }
+        None => ensure!(!log.contains("control group") && doctor.contains("ok   resolver cyberark: ready"), "{log}"),
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_credential_without_a_resolver_goes_by_the_default_route() -> anyhow::Result<()> {
     let chain = start(|stack| {
         let route = "\n[resolvers.default]\nkind = \"route\"\n[[resolvers.default.rules]]\nprefix = \"nowhere/\"\nto = [\"dead\"]\n\

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::support::fake::{FakeChain, call};
 use crate::support::{Chain, Options, jar};
 use midward_demo::process::wait_for;
+use midward_fakes::authorization_server::AuthorizationServerConfig;
 use serde_json::Value;
 
 #[tokio::test]
@@ -86,6 +88,37 @@ async fn a_rotated_secret_heals_without_a_restart() -> anyhow::Result<()> {
         Ok((chain.oidc.token_requests().await? > minted).then_some(()))
     })
     .await?;
+    Ok(())
+}
+
+/// Four kilobytes of `part`, with what a shell or a parser could take off at the end.
+fn long_secret(part: &str) -> String {
+    part.repeat(4096 / part.len() + 1) + "\" '."
+}
+
+#[tokio::test]
+async fn a_secret_of_four_kilobytes_reaches_the_server_byte_for_byte() -> anyhow::Result<()> {
+    // All that RFC 6749 lets a secret be made of, to the real server, which accepts no other.
+    let ascii: String = (' '..='~').collect();
+    let secret = long_secret(&ascii);
+    let options = Options { method: "client_secret_post", secret: secret.clone(), ..Options::default() };
+    let mut chain = Chain::start(options).await?;
+    chain.oidc.set_secret(crate::support::CLIENT_ID, &secret).await?;
+    assert_eq!(chain.call(&["crm", "GET", "/hello"]).await?["status"], 200);
+    assert_eq!(chain.oidc.token_requests().await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_of_four_kilobytes_of_unicode_does_too() -> anyhow::Result<()> {
+    let secret = long_secret("%+&;,\"'|:=\\\u{e9}\u{df}\u{20ac}\u{65e5}\u{1f512}%41+%2B&amp;");
+    let mut chain = FakeChain::prepare(AuthorizationServerConfig::default(), &secret).await?;
+    assert!(chain.server.set_client_secret(crate::support::CLIENT_ID, &secret, false));
+    chain.start().await?;
+    assert_eq!(call(&chain.stack, &["crm", "GET", "/hello"]).await?, Ok(200));
+    let asked = chain.server.requests();
+    assert_eq!(asked.len(), 1);
+    assert_eq!((asked[0].method, &asked[0].error), ("client_secret_basic", &None));
     Ok(())
 }
 

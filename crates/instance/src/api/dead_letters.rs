@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::requests::{self, ListQuery, visible};
 use super::submit;
 use crate::app::Shared;
+use crate::at_rest::not_kept;
 use crate::auth;
 use crate::extract::{Params, Segments};
 use crate::problem::Problem;
@@ -33,6 +34,9 @@ pub(super) async fn redrive(
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let client = auth::client(&app, &headers).await?;
     let row = visible(&app, &client, &id).await?;
+    if row.reduced {
+        return Err(Problem::new(StatusCode::CONFLICT, not_kept()).with_request(&id));
+    }
     let route = submit::route(&app, &client, &row.connection).await?;
     let mut tx = app.store.begin().await?;
     let now = app.store.now(&mut tx, app.now()).await?;

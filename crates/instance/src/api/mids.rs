@@ -191,6 +191,7 @@ fn shown(app: &App, mid: &MidView) -> Value {
         "state": mid.state,
         "live": mid.is_live(app.clock.boot()),
         "draining": mid.draining,
+        "cloned": mid.is_cloned(app.now()),
         "last_seen_at": mid.last_seen_at,
         "created_at": mid.created_at,
         "program_version": heartbeat.map(|beat| beat.program_version.as_str()),

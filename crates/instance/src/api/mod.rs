@@ -1,6 +1,7 @@
 //! The REST API (`/api/v1`).
 
 mod apply;
+mod at_rest;
 mod audit;
 pub(crate) mod call;
 mod clients;
@@ -56,6 +57,7 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/v1/mids/{name}/{action}", post(mids::act))
         .merge(clients::routes("/api/v1/api-keys", ClientKind::ApiKey))
         .merge(clients::routes("/api/v1/oauth-clients", ClientKind::OauthClient))
+        .route("/api/v1/at-rest", get(at_rest::show))
         .route("/api/v1/audit/blocks", get(audit::blocks))
         .route("/api/v1/audit/checkpoints", get(audit::checkpoints))
         .route("/api/v1/audit/keys", get(audit::keys))
@@ -84,7 +86,7 @@ pub(crate) fn router(app: Shared) -> Router {
 
 async fn ready(State(app): State<Shared>) -> Response {
     let alive = sqlx::query("SELECT 1").fetch_one(app.store.readers()).await.is_ok();
-    if alive && !app.stopping.is_cancelled() {
+    if alive && app.broken.error().is_none() && !app.stopping.is_cancelled() {
         (StatusCode::OK, "ready\n").into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()

@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::page::{Page, PageQuery};
-use super::submit::{self, ended};
+use super::submit;
 use super::{Body, body, parse};
 use crate::app::{App, Shared};
+use crate::at_rest::not_kept;
 use crate::auth;
 use crate::check;
 use crate::client::{ApiClient, Right};
@@ -266,7 +267,7 @@ pub(super) fn summary(app: &App, row: &RequestRow) -> Value {
         "state": RequestState::of(row.state),
         "client": row.client_id,
         "method": row.method,
-        "path": row.path,
+        "path": app.at_rest.path(&row.id, &row.path).ok(),
         "epoch": row.epoch,
         "mid": row.mid_id.as_deref().map(|id| app.fleet.name(id).unwrap_or_else(|| id.to_owned())),
         "created_at": row.created_at,
@@ -280,17 +281,20 @@ pub(super) fn summary(app: &App, row: &RequestRow) -> Value {
 
 async fn shown(app: &App, client: &ApiClient, row: &RequestRow) -> Result<Value, Problem> {
     let mut value = summary(app, row);
-    if let Some(ended) = ended(row)? {
-        value["trace"] = serde_json::from_str(&ended.trace).unwrap_or_default();
-        match &*ended.outcome {
-            Outcome::Replied { reply } => {
+    if let Some(column) = &row.outcome {
+        value["trace"] = serde_json::from_str(row.trace.as_deref().unwrap_or("[]")).unwrap_or_default();
+        match app.at_rest.outcome(app.store.readers(), &row.id, column.clone()).await? {
+            Ok(Outcome::Replied { reply }) => {
                 value["status"] = reply.status.into();
-                if row.client_id == client.id || client.role.may(Right::SeeAllBodies) {
+                if row.reduced {
+                    value["body_unavailable"] = json!(not_kept());
+                } else if row.client_id == client.id || client.role.may(Right::SeeAllBodies) {
                     value["headers"] = json!(reply.headers);
                     value["body_base64"] = STANDARD.encode(&reply.body.0).into();
                 }
             }
-            Outcome::Failed { failure } | Outcome::Unknown { failure } => value["failure"] = json!(failure),
+            Ok(Outcome::Failed { failure } | Outcome::Unknown { failure }) => value["failure"] = json!(failure),
+            Err(why) => value["body_unavailable"] = json!(why.failure()),
         }
     } else if row.state == QUEUED
         && let Some(route) = app.routes.find(&app.store, &app.fleet, &row.connection).await?

@@ -7,16 +7,16 @@ use axum::http::StatusCode;
 use midward_core::{Failure, Hop, WallTime};
 use midward_wire::{ApiCall, Outcome};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::app::App;
+use crate::at_rest::{Part, not_kept};
 use crate::auth;
 use crate::client::ApiClient;
 use crate::problem::Problem;
 use crate::queue::{Ended, Submitted, Waiting};
 use crate::routes::Route;
-use crate::store::requests::{self, NewRequest, Priority, RequestRow};
-use crate::store::{from_json, outcomes, to_json};
+use crate::store::requests::{self, KeepRequest, NewRequest, Priority};
+use crate::store::{outcomes, to_json};
 
 /// A lease outlives the API's time-out by this, for the token and the way back.
 pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(15);
@@ -55,18 +55,22 @@ pub(super) async fn submit(
 ) -> Result<Submitted, Problem> {
     let now = app.clock.wall();
     let repeatable = call.may_repeat(route.replay_methods.as_deref());
-    let call_json = to_json(&call)?;
+    let text = Arc::new(to_json(&call)?);
     // Only a request with a key is ever compared.
     let fingerprint = match terms.idempotency_key {
-        Some(_) => {
-            let mut hash = Sha256::new();
-            hash.update(&route.alias);
-            hash.update([0]);
-            hash.update(&call_json);
-            crate::keys::hash_text(&hash.finalize().into())
-        }
+        Some(_) => app.at_rest.fingerprint(&route.alias, &text)?,
         None => String::new(),
     };
+    let keep = match (route.metadata_only, terms.retries) {
+        (false, _) => KeepRequest::Everything,
+        (true, true) => KeepRequest::Metadata,
+        (true, false) => KeepRequest::MetadataAndWait,
+    };
+    let mut path = call.path;
+    if route.metadata_only {
+        // The query may hold anything.
+        path.truncate(path.find('?').unwrap_or(path.len()));
+    }
     let lease = Duration::from_millis(route.timeout_ms) + LEASE_MARGIN;
     let request = NewRequest {
         id: id.clone(),
@@ -82,8 +86,11 @@ pub(super) async fn submit(
         idempotency_key: terms.idempotency_key,
         fingerprint,
         method: call.method,
-        path: call.path,
-        call_json,
+        path_kept: app.at_rest.keep_path(&id, &path)?,
+        path,
+        call_kept: app.at_rest.keep(&id, Part::Call, &text)?,
+        call: text,
+        keep,
         priority: terms.priority,
         origin: String::new(),
         ordered: route.ordered,
@@ -116,7 +123,8 @@ pub(super) async fn wait(
             },
             () = &mut deadline => return None,
             () = tokio::time::sleep(ASK_AGAIN) => match look(app, id, route).await {
-                Ok(Some(ended)) => return Some(ended),
+                // What was said in memory meanwhile is the whole answer; what is stored may be less.
+                Ok(Some(ended)) => return Some(waiting.word.try_recv().unwrap_or(ended)),
                 Ok(None) => {}
                 // The request is accepted and runs: saying that it was not would have it submitted twice.
                 Err(problem) => tracing::warn!(request = id, code = problem.failure.code, "the store was not asked"),
@@ -162,16 +170,13 @@ pub(super) async fn withdraw(
 }
 
 async fn stored(app: &App, id: &str) -> Result<Option<Ended>, Problem> {
-    Ok(match requests::find(app.store.readers(), id).await? {
-        Some(row) => ended(&row)?,
-        None => None,
-    })
-}
-
-/// The outcome of a finished request.
-pub(super) fn ended(row: &RequestRow) -> Result<Option<Ended>, Problem> {
-    let Some(text) = &row.outcome else { return Ok(None) };
-    let outcome: Outcome = from_json(text)?;
+    let Some(row) = requests::find(app.store.readers(), id).await? else { return Ok(None) };
+    let Some(column) = row.outcome else { return Ok(None) };
+    let outcome = match app.at_rest.outcome(app.store.readers(), id, column).await? {
+        Ok(Outcome::Replied { .. }) if row.reduced => Outcome::Unknown { failure: not_kept() },
+        Ok(outcome) => outcome,
+        Err(why) => Outcome::Unknown { failure: why.failure() },
+    };
     Ok(Some(Ended { outcome: Arc::new(outcome), trace: row.trace.as_deref().unwrap_or("[]").into() }))
 }
 

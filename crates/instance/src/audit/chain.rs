@@ -23,6 +23,10 @@ impl Committed {
     pub(crate) fn head(&self) -> Head {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    fn set(&self, head: Head) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = head;
+    }
 }
 
 #[derive(Debug)]
@@ -31,12 +35,14 @@ pub(crate) struct Chain {
     committed: Committed,
     /// Written in a transaction whose end is not known yet.
     pending: Option<Head>,
+    /// A transaction with a block did not end as it should: the database knows whether it was committed.
+    unsure: bool,
 }
 
 impl Chain {
     /// A new chain.
     pub(crate) fn new(id: String) -> Self {
-        Self { id, committed: Committed::default(), pending: None }
+        Self { id, committed: Committed::default(), pending: None, unsure: false }
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -47,31 +53,46 @@ impl Chain {
         self.committed.clone()
     }
 
-    /// Writes a block. When the transaction is committed, say so with [`Self::settle`].
+    /// Where it is not known how the last transaction ended, the database is asked. The hash of a block that was
+    /// committed and not settled. Should that transaction still be under way, the next block cannot be written beside
+    /// it: both have the same number.
+    pub(crate) async fn catch_up(&mut self, tx: &mut Transaction<'static, Any>) -> Result<Option<String>, StoreError> {
+        if !self.unsure {
+            return Ok(None);
+        }
+        let found = audit::head(&mut **tx, &self.id).await?;
+        let found = found.map(|(seq, hash)| Head { seq, hash }).unwrap_or_default();
+        (self.unsure, self.pending) = (false, None);
+        if found == self.committed.head() {
+            return Ok(None);
+        }
+        let hash = found.hash.clone();
+        self.committed.set(found);
+        Ok(Some(hash))
+    }
+
+    /// Writes a block of `entries`, a JSON array, and tells its hash. When the transaction is committed, say so with [`Self::settle`].
     pub(crate) async fn append(
         &mut self,
         tx: &mut Transaction<'static, Any>,
         at: i64,
-        entries: &[String],
-    ) -> Result<(), StoreError> {
-        let last = if self.pending.is_some() {
-            // Nobody knows how the last transaction ended, so the database is asked.
-            let found = audit::head(&mut **tx, &self.id).await?;
-            found.map(|(seq, hash)| Head { seq, hash }).unwrap_or_default()
-        } else {
-            self.committed.head()
-        };
-        let entries = format!("[{}]", entries.join(","));
+        entries: String,
+    ) -> Result<String, StoreError> {
+        self.catch_up(tx).await?;
+        let last = self.committed.head();
         let seq = last.seq + 1;
         let hash = block_hash(&last.hash, &self.id, seq, at, &entries);
-        self.pending = Some(Head { seq, hash: hash.clone() });
-        audit::insert(&mut **tx, &BlockRow { chain: self.id.clone(), seq, at, entries, hash }).await
+        // Until it is settled, whoever drops the transaction says nothing.
+        (self.unsure, self.pending) = (true, Some(Head { seq, hash: hash.clone() }));
+        audit::insert(&mut **tx, &BlockRow { chain: self.id.clone(), seq, at, entries, hash: hash.clone() }).await?;
+        Ok(hash)
     }
 
     /// The transaction of the last block is committed.
     pub(crate) fn settle(&mut self) {
         if let Some(head) = self.pending.take() {
-            *self.committed.0.lock().unwrap_or_else(PoisonError::into_inner) = head;
+            self.committed.set(head);
+            self.unsure = false;
         }
     }
 }

@@ -83,7 +83,7 @@ impl Audit {
         for (of, chain) in &mut chains[..used] {
             let version = env!("CARGO_PKG_VERSION");
             let entry = json!({ "what": "started", "of": of, "key": key.id(), "version": version, "before": before });
-            chain.append(&mut tx, now, &[entry.to_string()]).await?;
+            chain.append(&mut tx, now, format!("[{entry}]")).await?;
         }
         tx.commit().await?;
         for (_, chain) in &mut chains {
@@ -121,7 +121,7 @@ impl Audit {
         entries: &[String],
     ) -> Result<Pending<'_>, StoreError> {
         let mut chain = self.changes.lock().await;
-        chain.append(tx, now, entries).await?;
+        chain.append(tx, now, format!("[{}]", entries.join(","))).await?;
         Ok(Pending(chain))
     }
 

@@ -34,6 +34,8 @@ pub enum AuditLine {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AuditReport {
     pub chains: usize,
+    /// Of them begin behind a signed checkpoint: what was before is gone, by age as a rule.
+    pub shortened: usize,
     pub blocks: usize,
     pub entries: usize,
     pub checkpoints: usize,
@@ -162,6 +164,7 @@ fn verify_chain(
         return Err(AuditFault::CutOff { chain, seq });
     }
     report.chains += 1;
+    report.shortened += usize::from(first != 1);
     report.blocks += lines.blocks.len();
     report.unsigned += unsigned;
     Ok(())
@@ -216,7 +219,8 @@ mod tests {
     fn a_whole_one_is_counted() {
         let (lines, _) = export(TEXTS);
         let report = verify_audit(&lines, &[seen(&lines)]).expect("whole");
-        let whole = AuditReport { chains: 1, blocks: 3, entries: 4, checkpoints: 1, mirrored: 1, unsigned: 1 };
+        let whole =
+            AuditReport { chains: 1, shortened: 0, blocks: 3, entries: 4, checkpoints: 1, mirrored: 1, unsigned: 1 };
         assert_eq!(report, whole);
     }
 
@@ -258,6 +262,6 @@ mod tests {
         let left: Vec<_> =
             lines.iter().filter(|line| !matches!(line, AuditLine::Block { seq, .. } if *seq < 3)).cloned().collect();
         let report = verify_audit(&left, &[seen(&lines)]).expect("whole");
-        assert_eq!((report.blocks, report.mirrored), (1, 1));
+        assert_eq!((report.blocks, report.mirrored, report.shortened), (1, 1, 1));
     }
 }

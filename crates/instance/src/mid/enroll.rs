@@ -14,6 +14,7 @@ use crate::app::Shared;
 use crate::check;
 use crate::keys::{hash, hash_text};
 use crate::problem::Problem;
+use crate::queue::Job;
 use crate::store::mids::{self, MidRow};
 
 pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Json<EnrollReply>, Problem> {
@@ -29,8 +30,14 @@ pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Jso
     }
     let now = app.now();
     let mut tx = app.store.begin_change().await?;
-    let spent = mids::spend_enroll_token(&mut *tx, &hash_text(&hash(&request.secret)), now).await?;
+    let secret_hash = hash_text(&hash(&request.secret));
+    let spent = mids::spend_enroll_token(&mut *tx, &secret_hash, now).await?;
     let Some(enrollment) = spent else {
+        // The answer got lost: the same secret with the same key is the same registration.
+        if let Some(row) = mids::enrolled_before(&mut tx, &secret_hash, &request.public_key, now).await? {
+            tracing::info!(mid = row.name, "a MID asked again for its enrollment");
+            return Ok(Json(reply(&row)));
+        }
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
             Failure::permanent(
@@ -43,12 +50,19 @@ pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Jso
     };
     if let Some(mid_id) = &enrollment.mid_id {
         mids::set_key(&mut tx, mid_id, &request.public_key).await?;
+        mids::note_enrolled(&mut tx, &secret_hash, mid_id, &request.public_key).await?;
         let row = mids::by_id(&mut *tx, mid_id).await?.ok_or_else(|| Problem::not_found("MID", mid_id))?;
+        let entry = serde_json::json!({ "what": "mid_rekeyed", "mid": row.id, "name": row.name });
+        let pending = app.audit.write(&mut tx, now, &[entry.to_string()]).await?;
         tx.commit().await?;
+        pending.settle();
         tracing::info!(mid = row.name, "a MID has a new key");
-        let reply = EnrollReply { version: VERSION, mid_id: row.id.clone(), name: row.name.clone(), state: row.state };
+        let reply = reply(&row);
+        let mid_id = row.id.clone();
         app.fleet.add(row, app.clock.boot(), app.store_now().await?);
         app.mid_tokens.forget();
+        // Also a poll that waits since before.
+        app.queue.send(Job::EndIncarnations { mid_id, current: String::new() }).await?;
         return Ok(Json(reply));
     }
     let row = MidRow {
@@ -62,6 +76,9 @@ pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Jso
         heartbeat: None,
         draining: false,
         version: 0,
+        incarnation: String::new(),
+        fenced: 0,
+        fenced_at: None,
     };
     if !mids::insert(&mut *tx, &row).await? {
         // The transaction is dropped, so the token stays good.
@@ -75,14 +92,19 @@ pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Jso
             ),
         ));
     }
+    mids::note_enrolled(&mut tx, &secret_hash, &row.id, &row.public_key).await?;
     let entry = serde_json::json!({ "what": "mid_enrolled", "mid": row.id, "name": row.name, "state": row.state });
     let pending = app.audit.write(&mut tx, now, &[entry.to_string()]).await?;
     tx.commit().await?;
     pending.settle();
     tracing::info!(mid = row.name, state = row.state.name(), "a MID enrolled");
-    let reply = EnrollReply { version: VERSION, mid_id: row.id.clone(), name: row.name.clone(), state: row.state };
+    let reply = reply(&row);
     app.fleet.add(row, app.clock.boot(), now);
     // Connections may name it.
     app.routes.forget();
     Ok(Json(reply))
+}
+
+fn reply(row: &MidRow) -> EnrollReply {
+    EnrollReply { version: VERSION, mid_id: row.id.clone(), name: row.name.clone(), state: row.state }
 }

@@ -2,6 +2,8 @@
 
 mod audit;
 mod enroll;
+mod incarnation;
+pub(crate) mod pulses;
 mod token;
 mod work;
 

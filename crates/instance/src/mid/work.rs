@@ -16,23 +16,21 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use super::{check_version, parse};
+use super::{check_version, incarnation, parse};
 use crate::api::{Body, body};
-use crate::app::Shared;
+use crate::app::{App, Shared};
+use crate::at_rest::{Part, reduced};
 use crate::auth;
 use crate::problem::Problem;
-use crate::pulses;
-use crate::queue::{Job, Poll, Report};
+use crate::queue::{Job, Poll, Report, grant_texts};
 use crate::store::outcomes::Finish;
 use crate::store::requests::{FAILED, REPLIED, UNKNOWN};
-use crate::store::{StoreError, connections, jars};
+use crate::store::{StoreError, connections, jars, mids};
 
 /// Longest that a poll is held open.
 const LONGEST_POLL: Duration = Duration::from_secs(25);
 /// How long a poll without room waits for the database at least.
 const SHORTEST_DRAIN: Duration = Duration::from_secs(2);
-/// It is stored with every lease, in bytes.
-const LONGEST_INCARNATION: usize = 64;
 /// How often MIDs send heartbeats: a dead one is noticed when three are missing.
 const HEARTBEAT_MS: u64 = 3000;
 
@@ -44,25 +42,35 @@ pub(super) async fn heartbeat(
     let (holder, state) = auth::mid(&app, &headers).await?;
     let heartbeat: Heartbeat = parse(&body)?;
     check_version(heartbeat.version)?;
-    if heartbeat.incarnation.len() > LONGEST_INCARNATION {
-        return Err(incarnation_too_long());
-    }
+    incarnation::check(&heartbeat.incarnation)?;
     if heartbeat.resolvers.len() > 64 {
         return Err(Problem::bad_request("too_many_resolvers", "a MID has 64 resolvers at most", "Configure fewer."));
     }
     let mid_id = &holder.0;
-    let reply = HeartbeatReply { version: VERSION, state, next_ms: HEARTBEAT_MS };
     if app.fleet.repeats(mid_id, app.clock.boot(), app.now(), &heartbeat) {
         app.pulses.note(mid_id);
-        return Ok(Json(reply));
+        return Ok(Json(heard(&app, mid_id, state, app.now())));
     }
     let known = app.fleet.by_id(mid_id).and_then(|mid| mid.heartbeat).map(|heartbeat| heartbeat.incarnation);
     let current = heartbeat.incarnation.clone();
-    pulses::store_one(&app, mid_id, heartbeat).await?;
+    let mut tx = app.store.begin().await?;
+    let now = app.store.now(&mut tx, app.now()).await?;
+    if !incarnation::has_word(&mut tx, mid_id, &current, now).await? {
+        return Err(incarnation::fence(&app, tx, mid_id, now).await?);
+    }
+    let version = mids::seen(&mut *tx, mid_id, now, &heartbeat).await?;
+    tx.commit().await?;
+    app.fleet.heartbeat(mid_id, app.clock.boot(), now, heartbeat, version.filter(|_| !app.store.is_shared()));
+    app.fleet.give_the_word(mid_id, &current);
     if known.as_deref() != Some(&current) {
         app.queue.send(Job::EndIncarnations { mid_id: mid_id.clone(), current }).await?;
     }
-    Ok(Json(reply))
+    Ok(Json(heard(&app, mid_id, state, now)))
+}
+
+fn heard(app: &App, mid_id: &str, state: MidState, now: i64) -> HeartbeatReply {
+    let cloned = app.fleet.by_id(mid_id).is_some_and(|mid| mid.is_cloned(now));
+    HeartbeatReply { version: VERSION, state, next_ms: HEARTBEAT_MS, cloned }
 }
 
 pub(super) async fn lease(
@@ -73,8 +81,9 @@ pub(super) async fn lease(
     let (holder, state) = auth::mid(&app, &headers).await?;
     let request: LeaseRequest = parse(&body)?;
     check_version(request.version)?;
-    if request.incarnation.len() > LONGEST_INCARNATION {
-        return Err(incarnation_too_long());
+    incarnation::check(&request.incarnation)?;
+    if !app.fleet.has_the_word(&holder.0, &request.incarnation) {
+        incarnation::speak(&app, &holder.0, &request.incarnation).await?;
     }
     let received = i64::try_from(request.received_batch).unwrap_or(i64::MAX);
     let mut reply = LeaseReply { version: VERSION, state, batch: request.received_batch, leases: Vec::new() };
@@ -112,15 +121,11 @@ pub(super) async fn lease(
         some => some,
     };
     if let Some(batch) = batch.filter(|batch| !batch.leases.is_empty()) {
+        reply.leases = grant_texts(&app, &holder.0, batch.leases).await?;
         reply.batch = u64::try_from(batch.number).unwrap_or(0);
-        reply.leases = batch.leases;
     }
     reply.state = app.fleet.state(&holder.0).unwrap_or(state);
     Ok(Json(reply))
-}
-
-fn incarnation_too_long() -> Problem {
-    Problem::bad_request("invalid_incarnation", "the incarnation is longer than 64 bytes", "Use midward-mid.")
 }
 
 pub(super) async fn config(
@@ -148,7 +153,6 @@ pub(super) async fn jar(
 
 /// As [`midward_wire::OutcomesRequest`], with each outcome's own text, which is what is stored.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 #[expect(clippy::struct_field_names, reason = "the names of the wire protocol")]
 struct Outcomes<'a> {
     version: u32,
@@ -159,7 +163,6 @@ struct Outcomes<'a> {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct OutcomeText<'a> {
     request_id: String,
     epoch: i64,
@@ -179,13 +182,13 @@ pub(super) async fn outcomes(
     let reports = {
         let request: Outcomes<'_> = serde_json::from_slice(&body).map_err(not_understood)?;
         check_version(request.version)?;
-        request.outcomes.into_iter().map(report).collect::<Result<Vec<_>, _>>()?
+        request.outcomes.into_iter().map(|text| report(&app, text)).collect::<Result<Vec<_>, _>>()?
     };
     let verdicts: Vec<OutcomeVerdict> = app.queue.outcomes(holder.0.clone(), reports).await?;
     Ok(Json(OutcomesReply { version: VERSION, verdicts }))
 }
 
-fn report(text: OutcomeText<'_>) -> Result<Report, Problem> {
+fn report(app: &App, text: OutcomeText<'_>) -> Result<Report, Problem> {
     // Others' reports are recorded by the same statement, and not every text can be in one.
     if text.request_id.contains('\0') {
         return Err(not_understood("a request's identifier with a NUL"));
@@ -197,11 +200,14 @@ fn report(text: OutcomeText<'_>) -> Result<Report, Problem> {
         Outcome::Failed { .. } => FAILED,
         Outcome::Unknown { .. } => UNKNOWN,
     };
+    let stored = Arc::new(text.outcome.get().to_owned());
     let finish = Finish {
+        kept: app.at_rest.keep(&text.request_id, Part::Outcome(text.epoch), &stored)?,
         id: text.request_id,
         epoch: text.epoch,
         state,
-        outcome: text.outcome.get().to_owned(),
+        outcome: stored,
+        reduced: reduced(&outcome)?,
         trace: text.trace.get().to_owned(),
     };
     Ok(Report { finish, outcome: Arc::new(outcome) })

@@ -8,9 +8,10 @@ use std::time::Duration;
 use midward_core::{Backoff, BootTime, Clock, Random};
 use tokio::sync::mpsc;
 
-use super::grant::grant;
+use super::grant::granted;
 use super::work::{Effects, Work};
-use super::{Batch, Job, Poll, Waiters};
+use super::{Batch, Broken, Job, Poll, Waiters};
+use crate::at_rest::AtRest;
 use crate::audit::Journal;
 use crate::fleet::Fleet;
 use crate::store::{Store, StoreError, replicas};
@@ -35,6 +36,8 @@ pub(crate) struct Parts {
     pub(crate) journal: Journal,
     /// Of the writer that records outcomes, where it is one of its own.
     pub(crate) outcomes: Option<Journal>,
+    pub(crate) at_rest: Arc<AtRest>,
+    pub(crate) broken: Arc<Broken>,
     /// Names this process among those on the same database.
     pub(crate) replica: String,
 }
@@ -50,6 +53,8 @@ impl Parts {
             random: Arc::clone(&self.random),
             journal,
             outcomes: None,
+            at_rest: Arc::clone(&self.at_rest),
+            broken: Arc::clone(&self.broken),
             replica: self.replica.clone(),
         }
     }
@@ -119,6 +124,12 @@ impl Writer {
         for job in jobs.drain(..) {
             work.add(job);
         }
+        for (mid_id, current) in &work.ended_incarnations {
+            self.leave_others(mid_id, current);
+        }
+        if let Some(error) = self.parts.broken.error() {
+            work.fail_new(error);
+        }
         let since = self.parts.clock.boot();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
         let mut admitted = false;
@@ -137,12 +148,16 @@ impl Writer {
             work.polls.extend(effects.answers.into_values().map(|answer| answer.poll));
             work.again = true;
             self.backlog = self.giver.is_none();
+            if error.is_disk() && self.parts.broken.say(&error) {
+                tracing::error!(%error, "the disk failed: nothing more is acknowledged");
+            }
             if !error.is_passing() || self.parts.clock.boot().saturating_since(since) >= KEEP_TRYING {
                 tracing::error!(%error, "a batch was not committed; nothing of it is acknowledged");
                 // The leases of earlier incarnations did not end, so these MIDs count as new again.
                 for mid_id in work.fresh.iter().chain(&work.ended_incarnations).map(|(mid_id, _)| mid_id) {
                     self.sessions.remove(mid_id);
                 }
+                self.parts.journal.forget();
                 work.fail(&error);
                 return;
             }
@@ -176,9 +191,22 @@ impl Writer {
         replicas::take_polls(&self.parts.store, &self.parts.replica, &mids).await
     }
 
+    /// Gives nothing more to a poll of an incarnation that was superseded.
+    fn leave_others(&mut self, mid_id: &str, current: &str) {
+        let is_other = self.sessions.get(mid_id).is_some_and(|session| session.incarnation != current);
+        if is_other && let Some(parked) = self.sessions.remove(mid_id).and_then(|other| other.parked) {
+            let _ = parked.reply.send(Ok(Batch::default()));
+        }
+    }
+
     /// Takes a poll in: parks it when there is surely nothing for it, else puts it on the list of those to be served
     /// from the database. An older poll of the same MID is answered with nothing.
     fn admit(&mut self, poll: Poll, is_new_here: bool, work: &mut Work) {
+        // It came before it was superseded, and is looked at after.
+        if !self.parts.fleet.has_the_word(&poll.mid_id, &poll.incarnation) {
+            let _ = poll.reply.send(Ok(Batch { number: poll.received_batch, leases: Vec::new() }));
+            return;
+        }
         let known = self.sessions.get_mut(&poll.mid_id).filter(|session| session.incarnation == poll.incarnation);
         let Some(session) = known else {
             work.fresh.push((poll.mid_id.clone(), poll.incarnation.clone()));
@@ -227,7 +255,7 @@ impl Writer {
         }
         for answer in effects.answers.into_values() {
             let waited = boot.saturating_since(answer.poll.arrived);
-            let leases = answer.leases.iter().filter_map(|lease| grant(lease, now, waited)).collect();
+            let leases = answer.leases.into_iter().map(|lease| granted(lease, now, waited)).collect();
             // A poll that is gone gets this batch again when it comes back.
             let _ = answer.poll.reply.send(Ok(Batch { number: answer.batch, leases }));
         }

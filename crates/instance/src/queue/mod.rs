@@ -2,6 +2,7 @@
 //! the truth; what is in memory (waiting polls, waiting callers) only makes it fast.
 
 mod batch;
+mod broken;
 mod grant;
 mod submit;
 mod terms;
@@ -13,7 +14,6 @@ use std::sync::Arc;
 
 use midward_core::BootTime;
 use midward_wire::{Outcome, OutcomeVerdict};
-use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::routes::Route;
@@ -22,6 +22,8 @@ use crate::store::outcomes::Finish;
 use crate::store::requests::{FAILED, NewRequest};
 
 pub(crate) use batch::Parts;
+pub(crate) use broken::Broken;
+pub(crate) use grant::texts as grant_texts;
 pub(crate) use waiters::{Ended, Waiters, Waiting, Wants};
 
 /// How many jobs may wait for the writer; more are made to wait in turn.
@@ -92,7 +94,7 @@ pub(crate) struct Poll {
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) number: i64,
-    pub(crate) leases: Vec<Box<RawValue>>,
+    pub(crate) leases: Vec<grant::Granted>,
 }
 
 /// An outcome as a MID reported it.

@@ -12,7 +12,7 @@ use super::work::{Answer, Effects};
 use super::{Submission, Submitted};
 use crate::routes::Route;
 use crate::store::StoreError;
-use crate::store::leases::Leased;
+use crate::store::leases::{Call, Leased, MOST_BYTES};
 use crate::store::requests::{self, NewLease, NewRequest};
 
 type Tx = Transaction<'static, Any>;
@@ -45,7 +45,8 @@ impl Writer {
                     None => requests::by_idempotency_key(tx, slot.0, slot.1).await?,
                 };
                 if let Some((id, fingerprint)) = known {
-                    let same = fingerprint == request.fingerprint;
+                    let same = fingerprint == request.fingerprint
+                        || self.parts.at_rest.is_fingerprint(&fingerprint, &request.connection, &request.call);
                     effects.submitted.push(if same { Submitted::Known(id) } else { Submitted::KeyReused(id) });
                     continue;
                 }
@@ -112,6 +113,9 @@ impl Writer {
     /// How many more requests a MID takes with the poll that waits, or with the answer that is made for it.
     fn room(&self, mid_id: &str, effects: &Effects) -> u32 {
         if let Some(answer) = effects.answers.get(mid_id) {
+            if answer.bytes() >= MOST_BYTES {
+                return 0;
+            }
             let taken = u32::try_from(answer.leases.len()).unwrap_or(u32::MAX);
             return answer.poll.capacity.min(MOST_LEASES).saturating_sub(taken);
         }
@@ -170,7 +174,8 @@ impl Writer {
             lease_expires_at,
             expires_at: request.expires_at,
             config_digest: request.config_digest.clone(),
-            call_json: request.call_json.clone(),
+            call: Call::Plain(Arc::clone(&request.call)),
+            size: request.call_kept.size(),
             batch: answer.batch,
         });
     }

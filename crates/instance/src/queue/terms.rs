@@ -8,7 +8,7 @@ use super::batch::Writer;
 use super::work::Effects;
 use super::{Poll, Report};
 use crate::retry::{Next, RetryPolicy};
-use crate::store::leases::{self, Claim, Leased};
+use crate::store::leases::{self, Claim, Leased, MOST_BYTES};
 use crate::store::{StoreError, from_json, limits, outcomes};
 
 type Tx = Transaction<'static, Any>;
@@ -49,6 +49,7 @@ impl Writer {
             batch: session.batch + 1,
             resolvers: &resolvers,
             limit: most,
+            bytes: MOST_BYTES,
             now,
             connection: None,
             ahead: &ahead,
@@ -59,15 +60,16 @@ impl Writer {
             let allowance = limits::allowance(tx, alias, now).await?;
             claim.limit = room.min(allowance.count);
             claim.connection = Some(alias);
-            if claim.limit > 0 {
+            if claim.limit > 0 && claim.bytes > 0 {
                 let more = leases::claim(tx, &claim).await?;
                 limits::used(tx, alias, &allowance, more.len()).await?;
+                claim.bytes = more.iter().map(|lease| lease.size).fold(claim.bytes, i64::saturating_sub);
                 leased.extend(more);
             }
         }
         claim.limit = most.saturating_sub(u32::try_from(leased.len()).unwrap_or(u32::MAX));
         claim.connection = None;
-        if claim.limit > 0 {
+        if claim.limit > 0 && claim.bytes > 0 {
             leased.extend(leases::claim(tx, &claim).await?);
         }
         Ok(leased)

@@ -12,10 +12,11 @@ use super::batch::Writer;
 use super::terms::Fate;
 use super::work::{Answer, Effects, Work};
 use super::{Batch, Ended, Outcomes, Poll};
+use crate::at_rest::Part;
 use crate::fleet::LIVE_FOR;
 use crate::store::leases;
 use crate::store::outcomes::Finish;
-use crate::store::{StoreError, from_json, mids, outcomes, replicas, to_json};
+use crate::store::{StoreError, mids, outcomes, pieces, replicas, to_json};
 
 /// Most requests handed to a MID in one answer.
 pub(super) const MOST_LEASES: u32 = 256;
@@ -70,6 +71,10 @@ impl Writer {
             replicas::hint(&mut tx).await?;
         }
         self.parts.journal.write(&mut tx, now).await?;
+        // Who waits for an answer has it by now; the MID keeps the outcome and reports it again.
+        if let Some(error) = self.parts.broken.error() {
+            return Err(error.clone());
+        }
         work.reached_commit = true;
         tx.commit().await?;
         self.parts.journal.committed(self.parts.clock.boot().saturating_since(begun));
@@ -96,11 +101,12 @@ impl Writer {
 
     /// Serves a poll from the database: what got lost first, then what is queued; parks it when there is neither.
     async fn serve(&mut self, tx: &mut Tx, poll: Poll, now: i64, effects: &mut Effects) -> Result<(), StoreError> {
-        let lost = leases::undelivered(tx, &poll.mid_id, &poll.incarnation, poll.received_batch).await?;
+        let (lost, left_out) = leases::undelivered(tx, &poll.mid_id, &poll.incarnation, poll.received_batch).await?;
         let Some(session) = self.sessions.get_mut(&poll.mid_id) else { return Ok(()) };
-        if !lost.is_empty() {
-            session.batch = lost.iter().map(|lease| lease.batch).fold(session.batch, i64::max);
-            let batch = session.batch;
+        if let Some(last) = lost.last() {
+            session.batch = session.batch.max(last.batch).max(left_out.unwrap_or(0));
+            // What is left out comes when this has arrived.
+            let batch = if left_out.is_some() { last.batch } else { session.batch };
             effects.answers.insert(poll.mid_id.clone(), Answer { poll, batch, leases: lost });
             return Ok(());
         }
@@ -137,12 +143,15 @@ impl Writer {
         Ok(())
     }
 
-    /// To which of these MIDs this replica may give leases; it stays so until the commit.
+    /// To which of these MIDs this replica may give leases, to the incarnation that has their word; it stays so until
+    /// the commit.
     pub(super) async fn polls_here(&self, tx: &mut Tx, mids: &[&str]) -> Result<HashSet<String>, StoreError> {
         if !self.parts.store.is_shared() {
             return Ok(mids.iter().map(|mid_id| (*mid_id).to_owned()).collect());
         }
-        if mids.is_empty() { Ok(HashSet::new()) } else { replicas::polls_here(tx, &self.parts.replica, mids).await }
+        let sessions = mids.iter().filter_map(|mid_id| Some((*mid_id, self.sessions.get(*mid_id)?)));
+        let mids: HashMap<&str, &str> = sessions.map(|(id, session)| (id, session.incarnation.as_str())).collect();
+        if mids.is_empty() { Ok(HashSet::new()) } else { replicas::polls_here(tx, &self.parts.replica, &mids).await }
     }
 
     /// The MID polls another replica; should this poll be alive all the same, it comes back.
@@ -163,8 +172,9 @@ impl Writer {
                 mids::clamp_seen(tx, now).await?;
             }
             for (id, outcome, trace) in outcomes::expire_retried(tx, now).await? {
-                let outcome = Arc::new(from_json(&outcome)?);
-                effects.ended.push((id, Ended { outcome, trace: trace.into() }));
+                let outcome = self.parts.at_rest.outcome(&mut **tx, &id, outcome).await?;
+                let outcome = outcome.unwrap_or_else(|why| Outcome::Unknown { failure: why.failure() });
+                effects.ended.push((id, Ended { outcome: Arc::new(outcome), trace: trace.into() }));
                 effects.hint = true;
             }
             // Lost: it was given to a MID before it came back into the queue, so it may have been sent.
@@ -260,29 +270,47 @@ impl Writer {
                 fates.insert(id, fate);
             }
         }
+        let large: HashMap<&str, &Finish> = first
+            .iter()
+            .filter(|(_, finish)| !finish.kept.pieces.is_empty())
+            .map(|(_, finish)| (finish.id.as_str(), *finish))
+            .collect();
         let mut accepted = HashSet::new();
-        for finished in outcomes::finish(tx, now, &first).await? {
+        let mut reduced = Vec::new();
+        for finished in outcomes::finish(tx, &self.parts.replica, now, &first).await? {
             // Its caller may wait at another replica.
             effects.hint |= finished.origin != self.parts.replica;
             effects.freed |= finished.limited;
             if fates.get(finished.id.as_str()) == Some(&Fate::Dead) {
                 outcomes::bury(tx, &finished.id).await?;
             }
+            if finished.reduced {
+                reduced.push(finished.id.clone());
+            } else if let Some(large) = large.get(finished.id.as_str()) {
+                pieces::insert(tx, &finished.id, &large.kept).await?;
+            }
             accepted.insert((finished.mid_id, finished.id));
         }
+        pieces::forget_reduced(tx, &reduced).await?;
         for Outcomes { mid_id, reports, .. } in messages {
             let mut verdicts = Vec::with_capacity(reports.len());
             for report in reports {
                 let Finish { id, epoch, .. } = &report.finish;
                 let is_new = accepted.remove(&(mid_id.clone(), id.clone()));
-                let is_recorded = is_new || outcomes::is_recorded(tx, mid_id, &report.finish).await?;
+                let is_recorded = is_new || {
+                    let recorded = outcomes::recorded(tx, mid_id, &report.finish).await?;
+                    self.is_reported(tx, &report.finish, recorded).await?
+                };
                 // A commit whose answer got lost may have recorded it, and nobody was told.
                 if is_new || (is_recorded && again) {
                     self.parts.journal.ended(id, Some(mid_id), &report.outcome);
                     let trace = report.finish.trace.as_str().into();
                     effects.ended.push((id.clone(), Ended { outcome: Arc::clone(&report.outcome), trace }));
                 }
-                let is_taken = is_recorded || outcomes::is_tried_again(tx, &report.finish).await?;
+                let is_taken = is_recorded || {
+                    let tried_again = outcomes::tried_again(tx, &report.finish).await?;
+                    self.is_reported(tx, &report.finish, tried_again).await?
+                };
                 if !is_taken {
                     self.parts.journal.refused(id, mid_id, *epoch);
                 }
@@ -291,6 +319,23 @@ impl Writer {
             effects.verdicts.push(verdicts);
         }
         Ok(())
+    }
+
+    /// Whether what is stored is exactly this outcome, or what is kept of it.
+    async fn is_reported(
+        &self,
+        tx: &mut Tx,
+        outcome: &Finish,
+        stored: Option<(String, bool)>,
+    ) -> Result<bool, StoreError> {
+        match stored {
+            None => Ok(false),
+            Some((text, true)) if outcome.reduced.is_some() => Ok(outcome.reduced == Some(text)),
+            Some((text, _)) => {
+                let part = Part::Outcome(outcome.epoch);
+                self.parts.at_rest.holds(&mut **tx, &outcome.id, part, text, &outcome.outcome).await
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use midward_wire::Outcome;
 use tokio::sync::oneshot;
@@ -72,6 +73,13 @@ impl Waiters {
     pub(crate) fn ids(&self) -> Vec<String> {
         let shards = self.0.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
         shards.flat_map(|shard| shard.keys().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// Ends when nobody waits any more.
+    pub(crate) async fn none(&self) {
+        while !self.ids().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     fn shard(&self, id: &str) -> MutexGuard<'_, Shard> {

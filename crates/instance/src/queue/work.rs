@@ -41,6 +41,13 @@ pub(super) struct Answer {
     pub(super) leases: Vec<Leased>,
 }
 
+impl Answer {
+    /// Of the calls in it, in bytes.
+    pub(super) fn bytes(&self) -> i64 {
+        self.leases.iter().map(|lease| lease.size).fold(0, i64::saturating_add)
+    }
+}
+
 /// What is told to others after the commit.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
@@ -86,6 +93,13 @@ impl Work {
 
     pub(super) fn is_idle(&self) -> bool {
         self.submissions.is_empty() && self.outcomes.is_empty() && self.is_hot()
+    }
+
+    /// Refuses what would begin something. Outcomes stay: of calls that run, somebody may wait for the answer.
+    pub(super) fn fail_new(&mut self, error: &StoreError) {
+        let outcomes = std::mem::take(&mut self.outcomes);
+        std::mem::take(self).fail(error);
+        self.outcomes = outcomes;
     }
 
     pub(super) fn fail(self, error: &StoreError) {

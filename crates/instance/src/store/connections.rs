@@ -4,10 +4,10 @@ use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Executor, Row as _};
 
 use super::{StoreError, from_json, to_json};
-use crate::model::Connection;
+use crate::model::{Connection, Keep};
 
 const COLUMNS: &str = "SELECT alias, base_url, credential, mid, timeout_ms, replay_methods, cluster, retry, \
-                       max_concurrent, max_per_minute FROM connections";
+                       max_concurrent, max_per_minute, keep FROM connections";
 
 pub(crate) async fn all<'e>(db: impl Executor<'e, Database = Any>) -> Result<Vec<Connection>, StoreError> {
     let sql = format!("{COLUMNS} ORDER BY alias");
@@ -25,10 +25,10 @@ pub(crate) async fn named<'e>(
 pub(crate) async fn put<'e>(db: impl Executor<'e, Database = Any>, record: &Connection) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO connections (alias, base_url, credential, mid, timeout_ms, replay_methods, cluster, retry, \
-         max_concurrent, max_per_minute) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (alias) DO UPDATE SET base_url = excluded.base_url, credential = excluded.credential, \
+         max_concurrent, max_per_minute, keep) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (alias) DO UPDATE SET base_url = excluded.base_url, credential = excluded.credential, \
          mid = excluded.mid, timeout_ms = excluded.timeout_ms, \
          replay_methods = excluded.replay_methods, cluster = excluded.cluster, retry = excluded.retry, \
-         max_concurrent = excluded.max_concurrent, max_per_minute = excluded.max_per_minute",
+         max_concurrent = excluded.max_concurrent, max_per_minute = excluded.max_per_minute, keep = excluded.keep",
     )
     .bind(&record.alias)
     .bind(&record.base_url)
@@ -40,6 +40,10 @@ pub(crate) async fn put<'e>(db: impl Executor<'e, Database = Any>, record: &Conn
     .bind(record.retry.as_ref().map(to_json).transpose()?)
     .bind(record.max_concurrent.map(i64::from))
     .bind(record.max_per_minute.map(i64::from))
+    .bind(match record.keep {
+        Keep::Everything => "everything",
+        Keep::Metadata => "metadata",
+    })
     .execute(db)
     .await?;
     Ok(())
@@ -91,5 +95,6 @@ fn connection(row: &AnyRow) -> Result<Connection, StoreError> {
         retry: row.try_get::<Option<&str>, _>(7)?.map(from_json).transpose()?,
         max_concurrent: row.try_get::<Option<i64>, _>(8)?.and_then(|most| u32::try_from(most).ok()),
         max_per_minute: row.try_get::<Option<i64>, _>(9)?.and_then(|most| u32::try_from(most).ok()),
+        keep: if row.try_get::<&str, _>(10)? == "metadata" { Keep::Metadata } else { Keep::Everything },
     })
 }

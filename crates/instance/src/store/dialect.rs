@@ -67,6 +67,16 @@ impl Dialect {
         }
     }
 
+    /// Finds a table by its name.
+    pub(super) const fn finds_table(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = $1",
+            Self::Postgres => {
+                "SELECT 1 FROM information_schema.tables WHERE table_schema = current_schema() AND table_name = $1"
+            }
+        }
+    }
+
     /// A migration's text, which is written for SQLite.
     pub(super) fn migration(self, sql: &'static str) -> String {
         match self {
@@ -86,6 +96,12 @@ pub(super) fn is_passing(code: &str) -> bool {
             code,
             "57P01" | "57P02" | "57P03" | "57014" | "53300" | "40001" | "40P01" | "55P03" | "25006" | "23505"
         )
+}
+
+/// Whether an error's code is one of SQLite's for a disk that failed: READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB. The
+/// low byte is the kind; SQLSTATEs have five characters, and no code of SQLite's has as many.
+pub(super) fn is_disk(code: &str) -> bool {
+    code.len() < 5 && code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 8 | 10 | 11 | 13 | 14 | 26))
 }
 
 /// The connection URL of a database file.

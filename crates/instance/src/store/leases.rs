@@ -1,12 +1,13 @@
 //! Leases: requests held by one MID until a time. Every change of state is one statement that proves what it relies on.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Row as _, Transaction};
 
-use super::StoreError;
 use super::dialect::Dialect;
+use super::outcomes::REMOVE_CALL;
+use super::{StoreError, pieces};
 
 type Tx = Transaction<'static, Any>;
 
@@ -18,9 +19,22 @@ pub(crate) struct Leased {
     pub(crate) lease_expires_at: i64,
     pub(crate) expires_at: i64,
     pub(crate) config_digest: String,
-    pub(crate) call_json: String,
+    pub(crate) call: Call,
+    /// Of the call as it is stored, in bytes.
+    pub(crate) size: i64,
     pub(crate) batch: i64,
 }
+
+/// JSON of a call.
+#[derive(Clone, Debug)]
+pub(crate) enum Call {
+    Plain(Arc<String>),
+    /// What stands in its column.
+    Stored(String),
+}
+
+/// Most bytes of calls in what a MID is given at once; the last one of them may go beyond.
+pub(crate) const MOST_BYTES: i64 = 16 * 1024 * 1024;
 
 /// Who claims, and what.
 #[derive(Clone, Debug)]
@@ -31,6 +45,8 @@ pub(crate) struct Claim<'a> {
     /// Names of resolvers that the MID can use.
     pub(crate) resolvers: &'a [String],
     pub(crate) limit: u32,
+    /// Calls are claimed until they are as large as this together, in bytes.
+    pub(crate) bytes: i64,
     pub(crate) now: i64,
     /// The one connection whose requests are claimed; None: those of all that have no limits.
     pub(crate) connection: Option<&'a str>,
@@ -45,7 +61,7 @@ pub(crate) async fn claim(tx: &mut Tx, claim: &Claim<'_>) -> Result<Vec<Leased>,
         return Ok(Vec::new());
     }
     let mut names = String::new();
-    let mut number = 6;
+    let mut number = 7;
     for _ in claim.resolvers {
         number += 1;
         let _ = write!(names, "{}${number}", if names.is_empty() { "" } else { ", " });
@@ -64,10 +80,12 @@ pub(crate) async fn claim(tx: &mut Tx, claim: &Claim<'_>) -> Result<Vec<Leased>,
     let skip_locked = Dialect::of(tx).skip_locked();
     let sql = format!(
         "UPDATE requests SET state = 1, epoch = epoch + 1, lease_mid = $1, lease_incarnation = $2, \
-         lease_batch = $3, lease_expires_at = $4 + lease_ms WHERE id IN (SELECT id FROM requests WHERE state = 0 \
-         AND expires_at > $4 AND not_before <= $4 AND (mids = '' OR mids LIKE $5) AND resolver IN ({names}){terms} \
-         ORDER BY priority, created_at, id LIMIT $6{skip_locked}) RETURNING id, epoch, lease_expires_at, expires_at, \
-         config_digest, call_json, lease_batch"
+         lease_batch = $3, lease_expires_at = $4 + lease_ms WHERE id IN (SELECT id FROM (SELECT id, \
+         SUM(size) OVER (ORDER BY priority, created_at, id) - size AS earlier FROM (SELECT id, size, priority, \
+         created_at FROM requests WHERE state = 0 AND expires_at > $4 AND not_before <= $4 \
+         AND (mids = '' OR mids LIKE $5) AND resolver IN ({names}){terms} ORDER BY priority, created_at, id \
+         LIMIT $6{skip_locked}) AS first_ones) AS added_up WHERE earlier < $7) RETURNING id, epoch, lease_expires_at, \
+         expires_at, config_digest, call_json, lease_batch, size"
     );
     let mut query = sqlx::query(AssertSqlSafe(sql))
         .bind(claim.mid_id)
@@ -75,7 +93,8 @@ pub(crate) async fn claim(tx: &mut Tx, claim: &Claim<'_>) -> Result<Vec<Leased>,
         .bind(claim.batch)
         .bind(claim.now)
         .bind(format!("%,{},%", claim.mid_id))
-        .bind(i64::from(claim.limit));
+        .bind(i64::from(claim.limit))
+        .bind(claim.bytes);
     for name in claim.resolvers {
         query = query.bind(name);
     }
@@ -98,25 +117,35 @@ pub(crate) async fn orders(tx: &mut Tx, mid_id: &str) -> Result<Vec<(String, Str
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
-/// Leases of batches after `received`: delivered again to the incarnation that they were made for.
+/// Leases of batches after `received`: delivered again to the incarnation that they were made for, batch by batch and
+/// not more of them at once than [`MOST_BYTES`]. With the number of the last batch that is left out, if there is one.
 pub(crate) async fn undelivered(
     tx: &mut Tx,
     mid_id: &str,
     incarnation: &str,
     received: i64,
-) -> Result<Vec<Leased>, StoreError> {
-    sqlx::query(
-        "SELECT id, epoch, lease_expires_at, expires_at, config_digest, call_json, lease_batch FROM requests \
-         WHERE state = 1 AND lease_mid = $1 AND lease_incarnation = $2 AND lease_batch > $3 ORDER BY id",
+) -> Result<(Vec<Leased>, Option<i64>), StoreError> {
+    let rows = sqlx::query(
+        "SELECT id, epoch, lease_expires_at, expires_at, config_digest, call_json, lease_batch, size FROM requests \
+         WHERE state = 1 AND lease_mid = $1 AND lease_incarnation = $2 AND lease_batch > $3 ORDER BY lease_batch, id",
     )
     .bind(mid_id)
     .bind(incarnation)
     .bind(received)
     .fetch_all(&mut **tx)
-    .await?
-    .iter()
-    .map(leased)
-    .collect()
+    .await?;
+    let mut found = rows.iter().map(leased).collect::<Result<Vec<_>, _>>()?;
+    let (mut bytes, mut fits) = (0_i64, 0);
+    for batch in found.chunk_by(|a, b| a.batch == b.batch) {
+        bytes = batch.iter().map(|lease| lease.size).fold(bytes, i64::saturating_add);
+        if fits > 0 && bytes > MOST_BYTES {
+            break;
+        }
+        fits += batch.len();
+    }
+    let left_out = found[fits..].last().map(|lease| lease.batch);
+    found.truncate(fits);
+    Ok((found, left_out))
 }
 
 /// Queues a request again of which its MID, or the instance, knows that no byte was sent.
@@ -141,6 +170,10 @@ static DEAD: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// The statement proves that `current` still has the MID's word.
+const OTHER_INCARNATIONS: &str = "lease_mid = $1 AND lease_incarnation <> $2 AND $3 = $3 \
+                                  AND EXISTS (SELECT 1 FROM mids WHERE id = $1 AND incarnation = $2)";
+
 /// Ends leases: of all incarnations of a MID but one, of MIDs that are dead, or of everybody whose time is over. What
 /// may be repeated is queued again, the rest becomes `unknown` with `outcome`. Returns the requests that became unknown.
 pub(crate) async fn end_leases(
@@ -150,17 +183,15 @@ pub(crate) async fn end_leases(
     outcome: &str,
 ) -> Result<Vec<String>, StoreError> {
     let (filter, mid_id, incarnation) = match which {
-        Ended::OtherIncarnations { mid_id, current } => {
-            ("lease_mid = $1 AND lease_incarnation <> $2 AND $3 = $3", mid_id, current)
-        }
+        Ended::OtherIncarnations { mid_id, current } => (OTHER_INCARNATIONS, mid_id, current),
         Ended::Dead => (DEAD.as_str(), "", ""),
         Ended::Overdue => ("$1 = $2 AND lease_expires_at <= $3", "", ""),
     };
     let again = format!("UPDATE requests SET state = 0, unsure = 1 WHERE state = 1 AND repeatable = 1 AND {filter}");
     sqlx::query(AssertSqlSafe(again)).bind(mid_id).bind(incarnation).bind(now).execute(&mut **tx).await?;
     let unknown = format!(
-        "UPDATE requests SET state = 4, outcome = $4, trace = '[]', finished_at = $3 WHERE state = 1 AND {filter} \
-         RETURNING id"
+        "UPDATE requests SET state = 4, outcome = $4, trace = '[]', finished_at = $3, {REMOVE_CALL} WHERE state = 1 \
+         AND {filter} RETURNING id"
     );
     let rows = sqlx::query(AssertSqlSafe(unknown))
         .bind(mid_id)
@@ -169,7 +200,9 @@ pub(crate) async fn end_leases(
         .bind(outcome)
         .fetch_all(&mut **tx)
         .await?;
-    ids(&rows)
+    let ids = ids(&rows)?;
+    pieces::forget_reduced(tx, &ids).await?;
+    Ok(ids)
 }
 
 /// Whose leases end.
@@ -210,7 +243,8 @@ fn leased(row: &AnyRow) -> Result<Leased, StoreError> {
         lease_expires_at: row.try_get(2)?,
         expires_at: row.try_get(3)?,
         config_digest: row.try_get(4)?,
-        call_json: row.try_get(5)?,
+        call: Call::Stored(row.try_get(5)?),
         batch: row.try_get(6)?,
+        size: row.try_get(7)?,
     })
 }

@@ -20,10 +20,15 @@ pub(crate) struct MidRow {
     pub(crate) draining: bool,
     /// Counts every change but that of `last_seen_at`.
     pub(crate) version: i64,
+    /// The one that has the word; empty before the first.
+    pub(crate) incarnation: String,
+    /// How often a superseded one spoke since then, and when last.
+    pub(crate) fenced: i64,
+    pub(crate) fenced_at: Option<i64>,
 }
 
-const COLUMNS: &str =
-    "SELECT id, name, state, public_key, created_at, last_seen_at, heartbeat, draining, version FROM mids";
+const COLUMNS: &str = "SELECT id, name, state, public_key, created_at, last_seen_at, heartbeat, draining, version, \
+                       incarnation, fenced, fenced_at FROM mids";
 
 pub(crate) async fn all<'e>(db: impl Executor<'e, Database = Any>) -> Result<Vec<MidRow>, StoreError> {
     let sql = format!("{COLUMNS} ORDER BY name");
@@ -81,21 +86,20 @@ pub(crate) async fn clamp_seen(tx: &mut sqlx::Transaction<'static, Any>, now: i6
     Ok(())
 }
 
-/// A heartbeat with all that it says. Returns the MID's version afterwards; `None`: there is no such MID.
+/// A heartbeat of the incarnation that has the word, with all that it says. Returns the MID's version afterwards; `None`:
+/// there is no such MID.
 pub(crate) async fn seen<'e>(
     db: impl Executor<'e, Database = Any>,
     id: &str,
     now: i64,
     heartbeat: &Heartbeat,
 ) -> Result<Option<i64>, StoreError> {
-    let sql = "UPDATE mids SET last_seen_at = $1, heartbeat = $2, draining = CASE WHEN $3 = 1 THEN 1 \
-               WHEN incarnation = $4 OR incarnation = '' THEN draining ELSE 0 END, incarnation = $4, \
-               version = version + 1 WHERE id = $5 RETURNING version";
+    let sql = "UPDATE mids SET last_seen_at = $1, heartbeat = $2, draining = CASE WHEN $3 = 1 THEN 1 ELSE draining END, \
+               version = version + 1 WHERE id = $4 RETURNING version";
     let row = sqlx::query(sql)
         .bind(now)
         .bind(to_json(heartbeat)?)
         .bind(i64::from(heartbeat.draining))
-        .bind(&heartbeat.incarnation)
         .bind(id)
         .fetch_optional(db)
         .await?;
@@ -177,13 +181,40 @@ pub(crate) async fn spend_enroll_token<'e>(
     }
 }
 
-/// Gives a MID another key; what was signed or issued for the old one is good no more.
+/// Notes whom a one-time secret admitted, and with which key.
+pub(crate) async fn note_enrolled(
+    tx: &mut sqlx::Transaction<'static, Any>,
+    secret_hash: &str,
+    mid_id: &str,
+    public_key: &str,
+) -> Result<(), StoreError> {
+    let sql = "UPDATE enroll_tokens SET used_by = $1, used_key = $2 WHERE secret_hash = $3";
+    sqlx::query(sql).bind(mid_id).bind(public_key).bind(secret_hash).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// The MID that a one-time secret, which has not ended yet, admitted with this key, and that still has it.
+pub(crate) async fn enrolled_before(
+    tx: &mut sqlx::Transaction<'static, Any>,
+    secret_hash: &str,
+    public_key: &str,
+    now: i64,
+) -> Result<Option<MidRow>, StoreError> {
+    let sql = format!(
+        "{COLUMNS} WHERE public_key = $1 AND id IN (SELECT used_by FROM enroll_tokens WHERE secret_hash = $2 \
+         AND used_key = $1 AND expires_at > $3)"
+    );
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(public_key).bind(secret_hash).bind(now);
+    query.fetch_optional(&mut **tx).await?.as_ref().map(mid).transpose()
+}
+
+/// Gives a MID another key; what was signed or issued for the old one is good no more, and who runs with it has no word.
 pub(crate) async fn set_key(
     tx: &mut sqlx::Transaction<'static, Any>,
     id: &str,
     public_key: &str,
 ) -> Result<(), StoreError> {
-    let sql = "UPDATE mids SET public_key = $1, version = version + 1 WHERE id = $2";
+    let sql = "UPDATE mids SET public_key = $1, incarnation = '', fenced = 0, version = version + 1 WHERE id = $2";
     sqlx::query(sql).bind(public_key).bind(id).execute(&mut **tx).await?;
     delete_tokens(&mut **tx, id).await
 }
@@ -268,5 +299,8 @@ fn mid(row: &AnyRow) -> Result<MidRow, StoreError> {
         heartbeat: row.try_get::<Option<String>, _>(6)?.map(|text| from_json(&text)).transpose()?,
         draining: row.try_get::<i64, _>(7)? == 1,
         version: row.try_get(8)?,
+        incarnation: row.try_get(9)?,
+        fenced: row.try_get(10)?,
+        fenced_at: row.try_get(11)?,
     })
 }

@@ -7,13 +7,19 @@ pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod depth;
 pub(crate) mod dialect;
+pub(crate) mod encryption_keys;
+pub(crate) mod incarnations;
 pub(crate) mod instance_keys;
 pub(crate) mod jars;
+pub(crate) mod kept;
 pub(crate) mod leases;
+pub(crate) mod level;
 pub(crate) mod limits;
 pub(crate) mod mids;
 pub(crate) mod oauth;
 pub(crate) mod outcomes;
+pub(crate) mod pieces;
+pub(crate) mod reduce;
 pub(crate) mod replicas;
 pub(crate) mod request_list;
 pub(crate) mod requests;
@@ -41,6 +47,12 @@ pub(crate) enum StoreError {
     Database(Arc<sqlx::Error>),
     #[error("the database's schema could not be brought up to date: {0}")]
     Schema(Arc<sqlx::migrate::MigrateError>),
+    #[error(
+        "the database's schema is of level {level} and for programs of level {runs_from} or newer; this program is of \
+         level {}, and runs on a schema that is one level ahead at most: update it",
+        level::LEVEL
+    )]
+    SchemaAhead { level: i64, runs_from: i64 },
     /// A row that this program did not write.
     #[error("the database holds a value that is not understood: {0}")]
     Corrupt(String),
@@ -64,6 +76,13 @@ impl StoreError {
             sqlx::Error::Database(said) => said.code().is_some_and(|code| dialect::is_passing(&code)),
             _ => false,
         }
+    }
+
+    /// Whether the disk under an embedded database failed: full, read-only, unreadable, or it did not keep what it took.
+    pub(crate) fn is_disk(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        let sqlx::Error::Database(said) = &**error else { return false };
+        said.code().is_some_and(|code| dialect::is_disk(&code))
     }
 }
 
@@ -117,7 +136,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (11, "clusters and retries", include_str!("../../migrations/0011_clusters_and_retries.sql")),
     (20, "API clients", include_str!("../../migrations/0020_api_clients.sql")),
     (21, "audit", include_str!("../../migrations/0021_audit.sql")),
+    (30, "at rest", include_str!("../../migrations/0030_at_rest.sql")),
     (35, "lists of requests", include_str!("../../migrations/0035_lists_of_requests.sql")),
+    (42, "schema level", include_str!("../../migrations/0042_schema_level.sql")),
+    (43, "incarnations", include_str!("../../migrations/0043_incarnations.sql")),
+    (44, "enrolled again", include_str!("../../migrations/0044_enrolled_again.sql")),
 ];
 
 impl Store {
@@ -227,12 +250,13 @@ impl Store {
 }
 
 async fn migrate(dialect: Dialect, writer: &AnyPool) -> Result<(), StoreError> {
+    level::check_before_migrating(dialect, writer).await?;
     let migrations = MIGRATIONS.iter().map(|&(version, name, sql)| {
         let sql = sqlx::AssertSqlSafe(dialect.migration(sql)).into_sql_str();
         Migration::new(version, name.into(), MigrationType::Simple, sql, false)
     });
     let mut migrator = Migrator::with_migrations(migrations.collect());
-    // In a rolling upgrade, a replica of the version before may start on the new schema: it only ever grows.
+    // In a rolling upgrade, a replica of the version before may start on the new schema: its level says so.
     migrator.set_ignore_missing(true);
     migrator.run(writer).await.map_err(|error| StoreError::Schema(Arc::new(error)))
 }

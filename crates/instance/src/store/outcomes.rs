@@ -1,15 +1,16 @@
 //! How requests end, and which of them are tried again.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
 
-use super::StoreError;
 use super::dialect::Dialect;
 use super::leases::ids;
-use super::requests::{FAILED, UNKNOWN};
-use super::rows::{Sized, keyed_texts, pieces};
+use super::requests::{FAILED, REDUCED, UNKNOWN};
+use super::rows::{Sized, keyed_texts, pieces as rows_of};
+use super::{StoreError, pieces};
+use crate::at_rest::Kept;
 
 type Tx = Transaction<'static, Any>;
 
@@ -19,7 +20,11 @@ pub(crate) struct Finish {
     pub(crate) id: String,
     pub(crate) epoch: i64,
     pub(crate) state: i64,
-    pub(crate) outcome: String,
+    pub(crate) outcome: Arc<String>,
+    /// `outcome` as it is stored.
+    pub(crate) kept: Kept,
+    /// What is stored in its place when its connection keeps metadata only; None: `outcome` holds no more than that.
+    pub(crate) reduced: Option<String>,
     pub(crate) trace: String,
 }
 
@@ -31,29 +36,50 @@ pub(crate) struct Finished {
     /// The replica that took it.
     pub(crate) origin: String,
     pub(crate) limited: bool,
+    /// The outcome's body and headers were not stored, and the call's are gone.
+    pub(crate) reduced: bool,
 }
+
+/// When a request ends whose connection keeps metadata only.
+pub(super) const REMOVE_CALL: &str =
+    "call_json = CASE WHEN keep = 0 THEN call_json ELSE '' END, keep = CASE WHEN keep = 0 THEN 0 ELSE 3 END";
 
 static FINISH_SQLITE: LazyLock<Sized> = LazyLock::new(|| {
     Sized::new(
-        "WITH reported (id, epoch, mid, state, outcome, trace) AS (VALUES ",
-        6,
-        ") UPDATE requests SET state = reported.state, outcome = reported.outcome, trace = reported.trace, \
-         finished_at = ? FROM reported WHERE requests.id = reported.id AND requests.epoch = reported.epoch \
-         AND requests.lease_mid = reported.mid AND requests.state IN (0, 1, 4) \
-         RETURNING requests.id, requests.lease_mid, requests.origin, requests.limited",
+        "WITH reported (id, epoch, mid, state, outcome, trace, reduced, size, replica) AS (VALUES ",
+        9,
+        ") UPDATE requests SET state = reported.state, trace = reported.trace, \
+         call_json = CASE WHEN requests.keep = 0 THEN requests.call_json ELSE '' END, \
+         size = CASE WHEN requests.keep = 0 THEN requests.size + reported.size ELSE 0 END, \
+         keep = CASE WHEN requests.keep = 1 OR (requests.keep = 2 AND requests.origin = reported.replica) THEN 3 \
+         ELSE requests.keep END, outcome = CASE WHEN requests.keep IN (1, 3) OR (requests.keep = 2 \
+         AND requests.origin = reported.replica) THEN COALESCE(reported.reduced, reported.outcome) \
+         ELSE reported.outcome END, finished_at = ? FROM reported WHERE requests.id = reported.id \
+         AND requests.epoch = reported.epoch AND requests.lease_mid = reported.mid AND requests.state IN (0, 1, 4) \
+         RETURNING requests.id, requests.lease_mid, requests.origin, requests.limited, requests.keep",
     )
 });
 
 /// The rows are looked up by the identifiers, and what is reported of each is looked up in the JSON. A join of the two
 /// could be planned either way round, and the plan is kept.
-const FINISH_POSTGRES: &str = "\
-    WITH reported AS MATERIALIZED (SELECT CAST($2 AS jsonb) AS rows) \
-    UPDATE requests SET state = CAST((SELECT rows FROM reported) -> id ->> 'state' AS INTEGER), \
-    outcome = (SELECT rows FROM reported) -> id ->> 'outcome', trace = (SELECT rows FROM reported) -> id ->> 'trace', \
-    finished_at = $1 WHERE id = ANY(ARRAY(SELECT jsonb_object_keys(rows) FROM reported)) \
-    AND epoch = CAST((SELECT rows FROM reported) -> id ->> 'epoch' AS BIGINT) \
-    AND lease_mid = (SELECT rows FROM reported) -> id ->> 'mid' AND state IN (0, 1, 4) \
-    RETURNING id, lease_mid, origin, limited";
+static FINISH_POSTGRES: LazyLock<Arc<str>> = LazyLock::new(|| {
+    let reported = |field: &str| format!("(SELECT rows FROM reported) -> id ->> '{field}'");
+    let (state, size, trace) = (reported("state"), reported("size"), reported("trace"));
+    let (outcome, reduced) = (reported("outcome"), reported("reduced"));
+    let (epoch, mid) = (reported("epoch"), reported("mid"));
+    format!(
+        "WITH reported AS MATERIALIZED (SELECT CAST($2 AS jsonb) AS rows) \
+         UPDATE requests SET state = CAST({state} AS INTEGER), trace = {trace}, \
+         call_json = CASE WHEN keep = 0 THEN call_json ELSE '' END, \
+         size = CASE WHEN keep = 0 THEN size + CAST({size} AS BIGINT) ELSE 0 END, \
+         keep = CASE WHEN keep = 1 OR (keep = 2 AND origin = $3) THEN 3 ELSE keep END, \
+         outcome = CASE WHEN keep IN (1, 3) OR (keep = 2 AND origin = $3) THEN COALESCE({reduced}, {outcome}) \
+         ELSE {outcome} END, finished_at = $1 WHERE id = ANY(ARRAY(SELECT jsonb_object_keys(rows) FROM reported)) \
+         AND epoch = CAST({epoch} AS BIGINT) AND lease_mid = {mid} AND state IN (0, 1, 4) \
+         RETURNING id, lease_mid, origin, limited, keep"
+    )
+    .into()
+});
 
 /// What is reported of a request.
 #[derive(serde::Serialize)]
@@ -63,28 +89,45 @@ struct Reported<'a> {
     state: i64,
     outcome: &'a str,
     trace: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reduced: Option<&'a str>,
+    size: i64,
 }
 
 /// Records outcomes, each with the MID that reported it and no two on one request; returns the requests for which the
 /// MID's last epoch still stands. A late outcome replaces `unknown`, and ends a request that was queued again but that
-/// nobody else was given.
-pub(crate) async fn finish(tx: &mut Tx, now: i64, outcomes: &[(&str, &Finish)]) -> Result<Vec<Finished>, StoreError> {
+/// nobody else was given. `replica`: this one, whose waiting callers are told in memory.
+pub(crate) async fn finish(
+    tx: &mut Tx,
+    replica: &str,
+    now: i64,
+    outcomes: &[(&str, &Finish)],
+) -> Result<Vec<Finished>, StoreError> {
     let mut rows = outcomes.iter().map(|(mid, outcome)| {
-        let Finish { id, epoch, state, outcome, trace } = outcome;
-        (id.as_str(), Reported { epoch: *epoch, mid, state: *state, outcome, trace })
+        let row = Reported {
+            epoch: outcome.epoch,
+            mid,
+            state: outcome.state,
+            outcome: outcome.kept.column.as_str(),
+            trace: &outcome.trace,
+            reduced: outcome.reduced.as_deref(),
+            size: outcome.kept.size(),
+        };
+        (outcome.id.as_str(), row)
     });
     let mut accepted = Vec::with_capacity(outcomes.len());
     if Dialect::of(tx) == Dialect::Postgres {
         for text in keyed_texts(rows)? {
-            let query = sqlx::query(FINISH_POSTGRES).bind(now).bind(text);
+            let query = sqlx::query(AssertSqlSafe(FINISH_POSTGRES.clone())).bind(now).bind(text).bind(replica);
             accepted.extend(query.fetch_all(&mut **tx).await?.iter().map(finished).collect::<Result<Vec<_>, _>>()?);
         }
         return Ok(accepted);
     }
-    for piece in pieces(outcomes.len()) {
+    for piece in rows_of(outcomes.len()) {
         let mut query = sqlx::query(AssertSqlSafe(FINISH_SQLITE.sql(piece)));
         for (id, row) in rows.by_ref().take(piece) {
             query = query.bind(id).bind(row.epoch).bind(row.mid).bind(row.state).bind(row.outcome).bind(row.trace);
+            query = query.bind(row.reduced).bind(row.size).bind(replica);
         }
         let rows = query.bind(now).fetch_all(&mut **tx).await?;
         accepted.extend(rows.iter().map(finished).collect::<Result<Vec<_>, _>>()?);
@@ -98,22 +141,28 @@ fn finished(row: &AnyRow) -> Result<Finished, StoreError> {
         mid_id: row.try_get(1)?,
         origin: row.try_get(2)?,
         limited: row.try_get::<i64, _>(3)? == 1,
+        reduced: row.try_get::<i64, _>(4)? == REDUCED,
     })
 }
 
-/// Whether exactly this outcome was recorded before.
-pub(crate) async fn is_recorded(tx: &mut Tx, mid_id: &str, outcome: &Finish) -> Result<bool, StoreError> {
+/// What is stored as the outcome that this MID reported before, in the same state; and whether it is reduced.
+pub(crate) async fn recorded(
+    tx: &mut Tx,
+    mid_id: &str,
+    outcome: &Finish,
+) -> Result<Option<(String, bool)>, StoreError> {
     let row = sqlx::query(
-        "SELECT id FROM requests WHERE id = $1 AND epoch = $2 AND lease_mid = $3 AND state = $4 AND outcome = $5",
+        "SELECT outcome, keep FROM requests WHERE id = $1 AND epoch = $2 AND lease_mid = $3 AND state = $4 \
+         AND outcome IS NOT NULL",
     )
     .bind(&outcome.id)
     .bind(outcome.epoch)
     .bind(mid_id)
     .bind(outcome.state)
-    .bind(&outcome.outcome)
     .fetch_optional(&mut **tx)
     .await?;
-    Ok(row.is_some())
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some((row.try_get(0)?, row.try_get::<i64, _>(1)? == REDUCED)))
 }
 
 /// What is to be known before an outcome is recorded by which a request may be tried again.
@@ -148,29 +197,37 @@ pub(crate) async fn try_again(
     outcome: &Finish,
     not_before: i64,
 ) -> Result<bool, StoreError> {
-    let done = sqlx::query(
+    let row = sqlx::query(
         "UPDATE requests SET state = 0, not_before = $1, attempts = attempts + 1, unsure = 0, lease_mid = NULL, \
-         lease_expires_at = NULL, last_state = $2, last_outcome = $3, last_trace = $4 WHERE id = $5 AND epoch = $6 \
-         AND lease_mid = $7 AND state IN (0, 1)",
+         lease_expires_at = NULL, last_state = $2, last_outcome = CASE WHEN keep = 0 THEN $3 ELSE $4 END, \
+         last_trace = $5 WHERE id = $6 AND epoch = $7 AND lease_mid = $8 AND state IN (0, 1) RETURNING keep",
     )
     .bind(not_before)
     .bind(outcome.state)
-    .bind(&outcome.outcome)
+    .bind(outcome.kept.column.as_str())
+    .bind(outcome.reduced.as_deref().unwrap_or(&outcome.kept.column))
     .bind(&outcome.trace)
     .bind(&outcome.id)
     .bind(outcome.epoch)
     .bind(mid_id)
-    .execute(&mut **tx)
+    .fetch_optional(&mut **tx)
     .await?;
-    Ok(done.rows_affected() == 1)
+    let Some(row) = row else { return Ok(false) };
+    pieces::forget_attempts(tx, &outcome.id, &outcome.kept.set).await?;
+    if row.try_get::<i64, _>(0)? == 0 {
+        pieces::insert(tx, &outcome.id, &outcome.kept).await?;
+    }
+    Ok(true)
 }
 
-/// Whether exactly this outcome is the one after which a request waits for its next attempt.
-pub(crate) async fn is_tried_again(tx: &mut Tx, outcome: &Finish) -> Result<bool, StoreError> {
+/// What is stored as the outcome after which a request waits for its next attempt; and whether it is reduced.
+pub(crate) async fn tried_again(tx: &mut Tx, outcome: &Finish) -> Result<Option<(String, bool)>, StoreError> {
     // Not `state = 0`: it would fit the indexes of what is queued, too.
-    let sql = "SELECT id FROM requests WHERE id = $1 AND epoch = $2 AND state < 1 AND last_outcome = $3";
-    let query = sqlx::query(sql).bind(&outcome.id).bind(outcome.epoch).bind(&outcome.outcome);
-    Ok(query.fetch_optional(&mut **tx).await?.is_some())
+    let sql = "SELECT last_outcome, keep FROM requests WHERE id = $1 AND epoch = $2 AND state < 1 \
+               AND last_outcome IS NOT NULL";
+    let row = sqlx::query(sql).bind(&outcome.id).bind(outcome.epoch).fetch_optional(&mut **tx).await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some((row.try_get(0)?, row.try_get::<i64, _>(1)? != 0)))
 }
 
 /// It has failed, and has no attempt left.
@@ -181,10 +238,14 @@ pub(crate) async fn bury(tx: &mut Tx, id: &str) -> Result<(), StoreError> {
 
 /// Ends requests that wait for their next attempt when their time is over: as the last one ended.
 pub(crate) async fn expire_retried(tx: &mut Tx, now: i64) -> Result<Vec<(String, String, String)>, StoreError> {
-    let sql = "UPDATE requests SET state = last_state, outcome = last_outcome, trace = last_trace, dead = 1, \
-               finished_at = $1 WHERE state = 0 AND expires_at <= $1 AND lease_mid IS NULL AND unsure = 0 \
-               AND last_outcome IS NOT NULL RETURNING id, outcome, trace";
-    sqlx::query(sql).bind(now).fetch_all(&mut **tx).await?.iter().map(how_ended).collect()
+    let sql = format!(
+        "UPDATE requests SET state = last_state, outcome = last_outcome, trace = last_trace, dead = 1, \
+         finished_at = $1, {REMOVE_CALL} WHERE state = 0 AND expires_at <= $1 AND lease_mid IS NULL AND unsure = 0 \
+         AND last_outcome IS NOT NULL RETURNING id, outcome, trace"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql)).bind(now).fetch_all(&mut **tx).await?;
+    pieces::forget_reduced(tx, &ids(&rows)?).await?;
+    rows.iter().map(how_ended).collect()
 }
 
 /// What a request that is driven again takes from its connection as it is now.
@@ -206,7 +267,7 @@ pub(crate) async fn redrive(tx: &mut Tx, id: &str, terms: &Redrive<'_>) -> Resul
         "UPDATE requests SET state = 0, dead = 0, attempts = 0, unsure = 0, not_before = 0, lease_mid = NULL, \
          lease_expires_at = NULL, outcome = NULL, trace = NULL, finished_at = NULL, last_state = NULL, \
          last_outcome = NULL, last_trace = NULL, config_digest = $1, resolver = $2, mids = $3, ordered = $4, \
-         limited = $5, retry = $6, lease_ms = $7, expires_at = $8 WHERE id = $9 AND dead = 1",
+         limited = $5, retry = $6, lease_ms = $7, expires_at = $8 WHERE id = $9 AND dead = 1 AND call_json <> ''",
     )
     .bind(terms.config_digest)
     .bind(terms.resolver)
@@ -225,11 +286,12 @@ pub(crate) async fn redrive(tx: &mut Tx, id: &str, terms: &Redrive<'_>) -> Resul
 /// Ends a request that waits and that no MID was ever given, with `outcome`. False: it is too late for that.
 pub(crate) async fn withdraw(tx: &mut Tx, id: &str, now: i64, outcome: &str) -> Result<bool, StoreError> {
     let sql = format!(
-        "UPDATE requests SET state = {FAILED}, outcome = $1, trace = '[]', finished_at = $2 WHERE id = $3 AND state = 0 \
-         AND lease_mid IS NULL AND epoch = 0"
+        "UPDATE requests SET state = {FAILED}, outcome = $1, trace = '[]', finished_at = $2, {REMOVE_CALL} \
+         WHERE id = $3 AND state = 0 AND lease_mid IS NULL AND epoch = 0 RETURNING id"
     );
-    let done = sqlx::query(AssertSqlSafe(sql)).bind(outcome).bind(now).bind(id).execute(&mut **tx).await?;
-    Ok(done.rows_affected() == 1)
+    let rows = sqlx::query(AssertSqlSafe(sql)).bind(outcome).bind(now).bind(id).fetch_all(&mut **tx).await?;
+    pieces::forget_reduced(tx, &ids(&rows)?).await?;
+    Ok(!rows.is_empty())
 }
 
 /// Ends queued requests whose time is over with `outcome`. Returns which. Those that were surely never sent fail: never
@@ -246,30 +308,44 @@ pub(crate) async fn expire(
         (FAILED, "lease_mid IS NULL AND unsure = 0")
     };
     let sql = format!(
-        "UPDATE requests SET state = {state}, outcome = $1, trace = '[]', finished_at = $2 WHERE state = 0 \
-         AND expires_at <= $2 AND {which} RETURNING id"
+        "UPDATE requests SET state = {state}, outcome = $1, trace = '[]', finished_at = $2, {REMOVE_CALL} \
+         WHERE state = 0 AND expires_at <= $2 AND {which} RETURNING id"
     );
     let rows = sqlx::query(AssertSqlSafe(sql)).bind(outcome).bind(now).fetch_all(&mut **tx).await?;
-    ids(&rows)
+    let ids = ids(&rows)?;
+    pieces::forget_reduced(tx, &ids).await?;
+    Ok(ids)
 }
 
-/// How those of `ids` ended that have ended: identifier, outcome, trace.
-pub(crate) async fn ended<'e>(
-    db: impl Executor<'e, Database = Any>,
-    ids: &[String],
-) -> Result<Vec<(String, String, String)>, StoreError> {
+/// How a request ended, for one who waits.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) id: String,
+    /// As it is stored.
+    pub(crate) outcome: String,
+    pub(crate) trace: String,
+    /// It is stored only until its caller has it.
+    pub(crate) passing: bool,
+}
+
+/// How those of `ids` ended that have ended.
+pub(crate) async fn ended<'e>(db: impl Executor<'e, Database = Any>, ids: &[String]) -> Result<Vec<Told>, StoreError> {
     use std::fmt::Write as _;
     let mut list = String::new();
     for number in 1..=ids.len() {
         let _ = write!(list, "{}${number}", if number == 1 { "" } else { ", " });
     }
-    let sql = format!("SELECT id, outcome, trace FROM requests WHERE outcome IS NOT NULL AND id IN ({list})");
+    let sql = format!("SELECT id, outcome, trace, keep FROM requests WHERE outcome IS NOT NULL AND id IN ({list})");
     let mut query = sqlx::query(AssertSqlSafe(sql));
     for id in ids {
         query = query.bind(id);
     }
     let rows = query.fetch_all(db).await?;
-    rows.iter().map(how_ended).collect()
+    let told = rows.iter().map(|row| {
+        let (id, outcome, trace) = how_ended(row)?;
+        Ok(Told { id, outcome, trace, passing: row.try_get::<i64, _>(3)? == 2 })
+    });
+    told.collect()
 }
 
 fn how_ended(row: &AnyRow) -> Result<(String, String, String), StoreError> {

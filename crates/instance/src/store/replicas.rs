@@ -1,6 +1,6 @@
 //! What replicas on one database agree on: who looks after leases now, what has changed, where a MID polls.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
@@ -74,12 +74,16 @@ pub(crate) async fn take_polls(store: &Store, replica: &str, mids: &[&str]) -> R
     Ok(taken)
 }
 
-/// To which of these MIDs `replica` may give leases; it stays so until the transaction ends. Rows are locked in order,
-/// so that two who lock several do not wait for each other.
-pub(crate) async fn polls_here(tx: &mut Tx, replica: &str, mids: &[&str]) -> Result<HashSet<String>, StoreError> {
-    let sql = "SELECT id FROM mids WHERE id = ANY(ARRAY(SELECT json_array_elements_text(CAST($1 AS json)))) AND polls_at = $2 \
-               ORDER BY id FOR SHARE";
-    let rows = sqlx::query(sql).bind(to_json(&mids)?).bind(replica).fetch_all(&mut **tx).await?;
+/// To which of these MIDs `replica` may give leases, where the incarnation that is named has the word; it stays so until
+/// the transaction ends. Rows are locked in order, so that two who lock several do not wait for each other.
+pub(crate) async fn polls_here(
+    tx: &mut Tx,
+    replica: &str,
+    mids: &HashMap<&str, &str>,
+) -> Result<HashSet<String>, StoreError> {
+    let sql = "SELECT id FROM mids WHERE id = ANY(ARRAY(SELECT jsonb_object_keys(CAST($1 AS jsonb)))) AND polls_at = $2 \
+               AND incarnation = CAST($1 AS jsonb) ->> id ORDER BY id FOR SHARE";
+    let rows = sqlx::query(sql).bind(to_json(mids)?).bind(replica).fetch_all(&mut **tx).await?;
     rows.iter().map(|row| row.try_get(0).map_err(StoreError::from)).collect()
 }
 

@@ -1,14 +1,15 @@
 //! Requests, their leases and outcomes. Every change of state is one statement that proves what it relies on.
 
 use std::collections::HashSet;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
 
-use super::StoreError;
 use super::dialect::Dialect;
-use super::rows::{Sized, pieces, texts};
+use super::rows::{Sized, pieces as rows_of, texts};
+use super::{StoreError, pieces};
+use crate::at_rest::Kept;
 
 type Tx = Transaction<'static, Any>;
 
@@ -36,7 +37,13 @@ pub(crate) struct NewRequest {
     pub(crate) fingerprint: String,
     pub(crate) method: String,
     pub(crate) path: String,
-    pub(crate) call_json: String,
+    /// `path` as it is stored.
+    pub(crate) path_kept: String,
+    /// JSON of the call.
+    pub(crate) call: Arc<String>,
+    /// `call` as it is stored.
+    pub(crate) call_kept: Kept,
+    pub(crate) keep: KeepRequest,
     pub(crate) priority: Priority,
     /// The replica that took it.
     pub(crate) origin: String,
@@ -50,6 +57,30 @@ pub(crate) struct NewRequest {
     pub(crate) retry: Option<String>,
     pub(crate) lease: Option<NewLease>,
 }
+
+/// What becomes of a request's body and headers when it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeepRequest {
+    Everything,
+    /// They are removed, and the answer's are never stored.
+    Metadata,
+    /// As before, but a caller waits for the answer at the replica that took the request: another one stores it until
+    /// that caller has it.
+    MetadataAndWait,
+}
+
+impl KeepRequest {
+    pub(super) const fn number(self) -> i64 {
+        match self {
+            Self::Everything => 0,
+            Self::Metadata => 1,
+            Self::MetadataAndWait => 2,
+        }
+    }
+}
+
+/// Of the column `keep`: body and headers are gone.
+pub(crate) const REDUCED: i64 = 3;
 
 /// Which of the queued requests goes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -100,24 +131,26 @@ pub(crate) struct RequestRow {
     pub(crate) attempts: i64,
     /// It failed after its last attempt.
     pub(crate) dead: bool,
+    /// Body and headers were removed, as its connection says.
+    pub(crate) reduced: bool,
 }
 
 /// What a new request is stored with, in the order of [`Stored`]'s fields.
 const INSERT: &str = "INSERT INTO requests (id, connection, config_digest, resolver, mids, state, repeatable, epoch, \
                       lease_mid, lease_incarnation, lease_batch, lease_expires_at, lease_ms, expires_at, created_at, \
                       client_id, idempotency_key, fingerprint, method, path, call_json, priority, origin, ordered, \
-                      limited, not_before, retry) ";
+                      limited, not_before, retry, keep, size) ";
 
-static INSERT_SQLITE: LazyLock<Sized> = LazyLock::new(|| Sized::new(&format!("{INSERT}VALUES "), 27, ""));
+static INSERT_SQLITE: LazyLock<Sized> = LazyLock::new(|| Sized::new(&format!("{INSERT}VALUES "), 29, ""));
 
-static INSERT_POSTGRES: LazyLock<std::sync::Arc<str>> = LazyLock::new(|| {
+static INSERT_POSTGRES: LazyLock<Arc<str>> = LazyLock::new(|| {
     format!(
         "{INSERT}SELECT * FROM json_to_recordset(CAST($1 AS json)) AS r (id TEXT, connection TEXT, config_digest TEXT, \
          resolver TEXT, mids TEXT, state INTEGER, repeatable INTEGER, epoch BIGINT, lease_mid TEXT, \
          lease_incarnation TEXT, lease_batch BIGINT, lease_expires_at BIGINT, lease_ms BIGINT, expires_at BIGINT, \
          created_at BIGINT, client_id TEXT, idempotency_key TEXT, fingerprint TEXT, method TEXT, path TEXT, \
          call_json TEXT, priority INTEGER, origin TEXT, ordered INTEGER, limited INTEGER, not_before BIGINT, \
-         retry TEXT)"
+         retry TEXT, keep INTEGER, size BIGINT)"
     )
     .into()
 });
@@ -152,6 +185,8 @@ struct Stored<'a> {
     not_before: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<&'a str>,
+    keep: i64,
+    size: i64,
 }
 
 #[derive(Clone, Copy, serde::Serialize)]
@@ -188,19 +223,29 @@ impl<'a> Stored<'a> {
             idempotency_key: request.idempotency_key.as_deref(),
             fingerprint: &request.fingerprint,
             method: &request.method,
-            path: &request.path,
-            call_json: &request.call_json,
+            path: &request.path_kept,
+            call_json: request.call_kept.column.as_str(),
             priority: request.priority.number(),
             origin: &request.origin,
             ordered: request.ordered.into(),
             limited: request.limited.into(),
             not_before: request.not_before,
             retry: request.retry.as_deref(),
+            keep: request.keep.number(),
+            size: request.call_kept.size(),
         }
     }
 }
 
 pub(crate) async fn insert(tx: &mut Tx, requests: &[NewRequest]) -> Result<(), StoreError> {
+    insert_rows(tx, requests).await?;
+    for request in requests {
+        pieces::insert(tx, &request.id, &request.call_kept).await?;
+    }
+    Ok(())
+}
+
+async fn insert_rows(tx: &mut Tx, requests: &[NewRequest]) -> Result<(), StoreError> {
     if Dialect::of(tx) == Dialect::Postgres {
         for text in texts(requests.iter().map(Stored::new))? {
             sqlx::query(AssertSqlSafe(INSERT_POSTGRES.clone())).bind(text).execute(&mut **tx).await?;
@@ -208,7 +253,7 @@ pub(crate) async fn insert(tx: &mut Tx, requests: &[NewRequest]) -> Result<(), S
         return Ok(());
     }
     let mut rest = requests;
-    for piece in pieces(requests.len()) {
+    for piece in rows_of(requests.len()) {
         let (now, later) = rest.split_at(piece);
         rest = later;
         let mut query = sqlx::query(AssertSqlSafe(INSERT_SQLITE.sql(piece)));
@@ -240,7 +285,9 @@ pub(crate) async fn insert(tx: &mut Tx, requests: &[NewRequest]) -> Result<(), S
                 .bind(row.ordered)
                 .bind(row.limited)
                 .bind(row.not_before)
-                .bind(row.retry);
+                .bind(row.retry)
+                .bind(row.keep)
+                .bind(row.size);
         }
         query.execute(&mut **tx).await?;
     }
@@ -276,27 +323,14 @@ pub(crate) async fn by_idempotency_key(
     }
 }
 
-/// Removes up to `limit` requests that finished before `before`. Returns how many.
-pub(crate) async fn remove_finished(tx: &mut Tx, before: i64, limit: i64) -> Result<u64, StoreError> {
-    let done = sqlx::query(
-        "DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE finished_at < $1 AND finished_at IS NOT NULL \
-         ORDER BY finished_at LIMIT $2)",
-    )
-    .bind(before)
-    .bind(limit)
-    .execute(&mut **tx)
-    .await?;
-    Ok(done.rows_affected())
-}
-
 const COLUMNS: &str = "SELECT id, connection, state, epoch, lease_mid, client_id, method, path, created_at, \
-                       expires_at, finished_at, outcome, trace, not_before, attempts, dead FROM requests";
+                       expires_at, finished_at, outcome, trace, not_before, attempts, dead, keep FROM requests";
 
 pub(crate) async fn find<'e>(
     db: impl Executor<'e, Database = Any>,
     id: &str,
 ) -> Result<Option<RequestRow>, StoreError> {
-    static SQL: LazyLock<std::sync::Arc<str>> = LazyLock::new(|| format!("{COLUMNS} WHERE id = $1").into());
+    static SQL: LazyLock<Arc<str>> = LazyLock::new(|| format!("{COLUMNS} WHERE id = $1").into());
     sqlx::query(AssertSqlSafe(SQL.clone())).bind(id).fetch_optional(db).await?.as_ref().map(request).transpose()
 }
 
@@ -318,5 +352,6 @@ fn request(row: &AnyRow) -> Result<RequestRow, StoreError> {
         not_before: row.try_get(13)?,
         attempts: row.try_get(14)?,
         dead: row.try_get::<i64, _>(15)? == 1,
+        reduced: row.try_get::<i64, _>(16)? == REDUCED,
     })
 }

@@ -1,8 +1,10 @@
 //! The real server on loopback with a scripted MID, on each database.
 
 mod backup;
+mod broken_commit;
 mod openapi;
 mod postgres;
 mod replicas;
 mod scenarios;
+mod skew;
 mod sqlite;

@@ -74,6 +74,61 @@ async fn a_call_at_one_replica_is_served_through_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_caller_has_the_answer_that_another_replica_keeps_no_longer_than_that() {
+    let pair = pair().await;
+    let (a, b) = (&pair.a, &pair.b);
+    let mut changed = document();
+    changed["connections"][0]["keep"] = json!("metadata");
+    assert_eq!(a.post("/api/v1/apply", &changed).await.0, 200);
+    let mut mid = ScriptedMid::working(b, "mid-a").await;
+    eventually("the first replica hears of the MID", async || a.get("/api/v1/mids/mid-a").await.1["live"] == true)
+        .await;
+    let large = "x".repeat(400_000);
+    let call = a.call(Method::POST, "crm/call/x").header("midward-wait-ms", "20000").body(Bytes::from("y"));
+    let (answer, ()) = tokio::join!(a.send(call.expect("a request")), async {
+        let leases = mid.poll(b, 10_000, true).await;
+        let [lease] = leases.as_slice() else { panic!("one lease: {leases:?}") };
+        assert_eq!(mid.report(b, &lease.request_id, lease.epoch, &large).await, "accepted");
+    });
+    assert_eq!((answer.status().as_u16(), answer.body().len()), (201, large.len()));
+    let database = pair.places.0.database().await;
+    let left = "SELECT id FROM requests WHERE keep <> 3 OR call_json <> '' UNION SELECT request_id FROM request_pieces";
+    eventually("nothing of it is left", async || {
+        sqlx::query(left).fetch_all(&database).await.expect("rows").is_empty()
+    })
+    .await;
+    let id = answer.headers()["midward-request-id"].to_str().expect("text").to_owned();
+    let (_, shown) = b.get(&format!("/api/v1/requests/{id}")).await;
+    assert_eq!((shown["status"].as_i64(), &shown["body_unavailable"]["code"]), (Some(201), &json!("body_not_kept")));
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_only_one_replica_has_is_told() {
+    let mut pair = pair().await;
+    let mut with_key = pair.places.0.beside();
+    with_key.encrypt(9);
+    let c = Instance::start(&with_key, Some(pair.a.key.clone())).await;
+    assert_eq!(c.get("/api/v1/at-rest").await.1["missing_keys"], json!([]));
+    let id = submit(&c, "POST").await;
+    for at in [&pair.a, &pair.b] {
+        let (_, tells) = at.get("/api/v1/at-rest").await;
+        assert_eq!((&tells["encrypted"], tells["missing_keys"].as_array().map(Vec::len)), (&json!(false), Some(1)));
+        assert_eq!(at.get(&format!("/api/v1/requests/{id}")).await.1["path"], Value::Null);
+    }
+    c.stop().await;
+    pair.b.stop().await;
+    let error = Instance::try_start(&pair.places.1).await.err().expect("it lacks the key");
+    assert!(error.contains("encrypted with the key"), "{error}");
+    // Given to read by, before anybody writes with it.
+    pair.places.1.encrypt(8);
+    pair.places.1.encryption.older_key_files.extend(with_key.encryption.key_file.clone());
+    pair.b = Instance::start(&pair.places.1, Some(pair.a.key.clone())).await;
+    assert_eq!(pair.b.get(&format!("/api/v1/requests/{id}")).await.1["path"], "/x");
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mid_that_changes_replicas_gets_the_batch_that_got_lost() {
     let pair = pair().await;
     let (a, b) = (&pair.a, &pair.b);

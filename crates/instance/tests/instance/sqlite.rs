@@ -1,7 +1,11 @@
 //! The instance on its embedded database.
 
-use crate::scenarios::support::Place;
-use crate::scenarios::{for_each_scenario, with_document};
+use midward_instance::{StoreConfig, back_up};
+use serde_json::json;
+use sqlx::Connection as _;
+
+use crate::scenarios::support::{Instance, Place};
+use crate::scenarios::{Canaries, for_each_scenario, with_document};
 
 macro_rules! each_on_sqlite {
     ($($scenario:ident,)*) => {
@@ -27,5 +31,62 @@ async fn the_database_is_its_owners_only() {
             assert_eq!(mode, 0o600, "{name}");
         }
     }
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn no_file_and_no_backup_holds_a_call_or_an_answer_in_the_clear() {
+    for key in [None, Some(7)] {
+        let mut place = Place::sqlite();
+        key.map(|key| place.encrypt(key));
+        let (instance, canaries) = Canaries::send(&mut place).await;
+        let copy = tempfile::tempdir().expect("a folder");
+        let store = StoreConfig { path: place.path().to_owned(), ..StoreConfig::default() };
+        back_up(&store, &copy.path().join("copy")).await.expect("a backup");
+        assert!(place.path().join("midward.db-wal").exists(), "written, and not yet in the database's file");
+        let (running, backed_up) = (canaries.found_in(place.path()), canaries.found_in(copy.path()));
+        instance.stop().await;
+        let stopped = canaries.found_in(place.path());
+        let expected = if key.is_none() { canaries.names() } else { Vec::new() };
+        assert_eq!((&running, &backed_up, &stopped), (&expected, &expected, &expected), "{key:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_does_not_start_with_a_key_that_others_can_read() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut place = Place::sqlite();
+    let file = place.encrypt(7);
+    let refused = async |place: &Place| Instance::try_start(place).await.err().expect("it does not start");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).expect("a mode");
+    assert!(refused(&place).await.contains("can be read or changed by others"));
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    std::fs::write(&file, "hunter2").expect("written");
+    let error = refused(&place).await;
+    assert!(error.contains("does not hold 32 bytes") && !error.contains("hunter2"), "{error}");
+    std::fs::remove_file(&file).expect("removed");
+    assert!(refused(&place).await.contains("at-rest-7"));
+    place.encryption.key_file = None;
+    Instance::try_start(&place).await.expect("without a key").stop().await;
+}
+
+#[tokio::test]
+async fn another_program_that_holds_the_database_only_delays() {
+    let place = Place::sqlite();
+    let instance = with_document(&place).await;
+    let url = format!("sqlite://{}", place.path().join("midward.db").display());
+    let mut other = sqlx::SqliteConnection::connect(&url).await.expect("the same file");
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.expect("held");
+    let request = json!({"connection": "crm", "method": "GET", "path": "/x"});
+    let mut submitted = Box::pin(instance.post("/api/v1/requests", &request));
+    // Longer than one attempt waits for the other.
+    let early = tokio::time::timeout(std::time::Duration::from_millis(5500), &mut submitted).await;
+    assert!(early.is_err(), "acknowledged without being stored: {early:?}");
+    sqlx::query("ROLLBACK").execute(&mut other).await.expect("let go");
+    other.close().await.expect("closed");
+    let (status, answer) = submitted.as_mut().await;
+    drop(submitted);
+    assert_eq!(status, 202, "{answer}");
+    assert_eq!(instance.get("/api/v1/requests").await.1["items"].as_array().map(Vec::len), Some(1));
     instance.stop().await;
 }

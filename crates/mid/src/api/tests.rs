@@ -46,8 +46,18 @@ fn caller() -> ApiCaller {
 }
 
 async fn call(address: SocketAddr, guard: AddressGuard, timeout: Duration) -> Result<ApiReply, ApiCallError> {
+    call_until(SystemClock.boot() + Duration::from_mins(1), address, guard, timeout).await
+}
+
+/// With a token that ends then.
+async fn call_until(
+    expires: BootTime,
+    address: SocketAddr,
+    guard: AddressGuard,
+    timeout: Duration,
+) -> Result<ApiReply, ApiCallError> {
     let token = AccessToken::new(Secret::from(TOKEN)).expect("legal");
-    let token = CallToken { token, certificate: None, dpop: None };
+    let token = CallToken { token, expires, certificate: None, dpop: None };
     let called =
         caller().call(&permitted(address), &guard, Bytes::new(), &token, timeout, Duration::from_mins(1)).await;
     called.map(|called| called.reply)
@@ -118,6 +128,14 @@ async fn a_reply_over_the_limit_is_a_failure() {
 async fn an_expired_lease_is_never_dialled() {
     let (address, mut requests) = api(Vec::new()).await;
     let error = call(address, loopback(), Duration::ZERO).await.expect_err("too late");
+    assert_eq!((error.failure.code.as_str(), error.maybe_sent), ("api_timeout", false));
+    assert!(requests.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_token_that_has_ended_is_never_sent() {
+    let (address, mut requests) = api(Vec::new()).await;
+    let error = call_until(SystemClock.boot(), address, loopback(), Duration::from_secs(10)).await.expect_err("ended");
     assert_eq!((error.failure.code.as_str(), error.maybe_sent), ("api_timeout", false));
     assert!(requests.try_recv().is_err());
 }

@@ -1,13 +1,16 @@
 //! Tokens that are bound to a key, at an API (RFC 9449 7 and 9). Signatures are checked in the tests of the whole chain.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 use http_body_util::Full;
+use midward_core::{BootTime, Clock, ManualClock, SystemClock, WallTime};
 use midward_wire::Outcome;
 use serde_json::{Value, json};
 
@@ -151,4 +154,42 @@ async fn a_token_that_is_not_bound_reaches_no_api() {
     let outcome = rig.call(call("GET"), LEASE).await;
     assert!(matches!(&outcome, Outcome::Failed { failure } if failure.code == "token_not_bound"), "{outcome:?}");
     assert!(third.seen("/x").is_empty());
+}
+
+/// The machine's clock, ahead by what a test moves it.
+struct Moved(Arc<ManualClock>);
+
+impl Clock for Moved {
+    fn boot(&self) -> BootTime {
+        SystemClock.boot() + self.0.boot().as_duration()
+    }
+
+    fn wall(&self) -> WallTime {
+        SystemClock.wall()
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_ends_while_a_nonce_is_asked_for_is_not_sent_with_it() {
+    let ahead = Arc::new(ManualClock::new(BootTime::default(), WallTime::from_unix_millis(0)));
+    let minted = AtomicUsize::new(0);
+    let moved = Arc::clone(&ahead);
+    let third = Scripted::start(move |seen| {
+        if seen.path == "/token" {
+            let number = minted.fetch_add(1, Ordering::SeqCst) + 1;
+            let body = json!({ "access_token": format!("t{number}"), "token_type": "DPoP", "expires_in": 100 });
+            return answer_json(200, body.to_string());
+        }
+        if claims(&seen.dpop)["nonce"] == "n1" {
+            return answer_json(200, "{}");
+        }
+        moved.advance(Duration::from_secs(200));
+        with_header(challenge("use_dpop_nonce"), "dpop-nonce", "n1")
+    })
+    .await;
+    let further = json!({ "profile": { "dpop_bound_tokens": true }, "connection": { "timeout_ms": 600_000 } });
+    let rig = Rig::at(&third, &further, Arc::new(Moved(ahead))).await;
+    assert_eq!(status(&rig.call(call("POST"), 900_000).await), Some(200));
+    let sent: Vec<String> = third.seen("/x").into_iter().map(|seen| seen.authorization).collect();
+    assert_eq!(sent, ["DPoP t1", "DPoP t2"]);
 }

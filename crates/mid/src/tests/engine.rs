@@ -23,6 +23,7 @@ use crate::discovery::Discoveries;
 use crate::engine::Engine;
 use crate::execute::{Execute as _, Leased};
 use crate::policy::{Policy, PolicyStore};
+use crate::token_requests::TokenRequestsSection;
 
 #[derive(Debug)]
 struct Known;
@@ -54,7 +55,7 @@ impl Resolver for Known {
 
 /// An engine, the instance that serves its one document, and that document's digest. `third` is token endpoint and API.
 pub(super) async fn engine(third: &Scripted, folder: &tempfile::TempDir) -> (Engine, Scripted, ConfigDigest) {
-    let (engine, instance, mut digests) = engine_for(third, folder, &["crm"], &json!({})).await;
+    let (engine, instance, mut digests) = engine_for(third, folder, &["crm"], &json!({}), Arc::new(SystemClock)).await;
     (engine, instance, digests.remove(0))
 }
 
@@ -65,8 +66,9 @@ async fn engine_for(
     folder: &tempfile::TempDir,
     aliases: &[&str],
     further: &Value,
+    clock: Arc<dyn Clock>,
 ) -> (Engine, Scripted, Vec<ConfigDigest>) {
-    let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+    let random: Arc<dyn Random> = Arc::new(SystemRandom);
     let document = |alias: &str| {
         let mut document = json!({
             "version": 1,
@@ -108,9 +110,10 @@ async fn engine_for(
         discoveries: Discoveries::new(way.clone(), Arc::clone(&clock), Arc::clone(&random)),
         token_way: way.clone(),
         apis: ApiCaller::new(way, Arc::clone(&clock), Arc::clone(&random), 1 << 20),
-        audit: Arc::new(Audit::open(folder.path()).expect("open")),
+        audit: Arc::new(Audit::open(folder.path(), None).expect("open")),
         fingerprint_key: FingerprintKey::generate(random.as_ref()),
         nonces: Arc::default(),
+        reply_rules: TokenRequestsSection::default().reply_rules(),
         clock: Arc::clone(&clock),
         random,
     };
@@ -133,8 +136,12 @@ impl Rig {
 
     /// `further`: members of the document's parts.
     pub(super) async fn with(third: &Scripted, further: &Value) -> Self {
+        Self::at(third, further, Arc::new(SystemClock)).await
+    }
+
+    pub(super) async fn at(third: &Scripted, further: &Value, clock: Arc<dyn Clock>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let (engine, instance, mut digests) = engine_for(third, &folder, &["crm"], further).await;
+        let (engine, instance, mut digests) = engine_for(third, &folder, &["crm"], further, clock).await;
         Self { engine, digest: digests.remove(0), instance, _folder: folder }
     }
 
@@ -231,7 +238,7 @@ async fn ten_connections_that_share_everything_that_shapes_the_token_share_one()
     })
     .await;
     let aliases = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
-    let (engine, _instance, digests) = engine_for(&third, &folder, &aliases, &json!({})).await;
+    let (engine, _instance, digests) = engine_for(&third, &folder, &aliases, &json!({}), Arc::new(SystemClock)).await;
     let calls = digests.into_iter().map(|digest| call(&engine, digest, "GET", 30_000));
     let outcomes = futures_util::future::join_all(calls).await;
     assert!(outcomes.iter().all(|outcome| status(outcome) == Some(200)), "{outcomes:?}");

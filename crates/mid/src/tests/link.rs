@@ -106,3 +106,22 @@ async fn another_protocol_version_is_named() {
         .expect_err("another version");
     assert!(error.to_string().contains("protocol version 7"), "{error}");
 }
+
+#[tokio::test]
+async fn who_has_our_key_and_came_later_has_our_place() {
+    let told = r#"{"code":"mid_cloned","hop":"mid","added_later":1}"#;
+    let instance = Scripted::start(move |seen| token_answer(seen).unwrap_or_else(|| json(409, told))).await;
+    let link = instance.link();
+    assert_eq!(call(&link).await, Err(LinkError::Cloned));
+    assert_eq!(*link.state().borrow(), LinkState::Disturbed(LinkError::Cloned));
+    instance.answer_with(|seen| token_answer(seen).unwrap_or_else(|| json(409, r#"{"code":"else"}"#)));
+    assert_eq!(call(&link).await, Err(LinkError::Refused(409)), "about this message only");
+}
+
+#[tokio::test]
+async fn a_newer_instance_is_understood() {
+    let newer = include_str!("../../../wire/tests/golden/newer/heartbeat-reply.json");
+    let instance = Scripted::start(move |seen| token_answer(seen).unwrap_or_else(|| json(200, newer))).await;
+    let reply = instance.link().post::<midward_wire::HeartbeatReply>(PATH, &(), Duration::from_secs(5)).await;
+    assert_eq!(reply.expect("understood").state, MidState::Paused);
+}

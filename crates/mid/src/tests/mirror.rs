@@ -33,7 +33,7 @@ async fn checkpoints_are_kept_once_and_another_history_is_noticed() {
     let link = Arc::new(instance.link());
     let body = bytes::Bytes::from_static(b"{}");
     link.call(Method::POST, paths::HEARTBEAT, body, Duration::from_secs(5), 1 << 20).await.expect("a link");
-    let audit = Arc::new(Audit::open(folder.path()).expect("open"));
+    let audit = Arc::new(Audit::open(folder.path(), None).expect("open"));
     let stop = CancellationToken::new();
     let mirror = Mirror::new(link, audit, Arc::new(SystemClock), Duration::from_millis(20));
     let task = tokio::spawn(mirror.run(stop.clone()));

@@ -93,3 +93,16 @@ async fn a_token_that_is_issued_again_is_not_tried_again() {
     assert_eq!(status(&rig.call(call("GET"), LEASE).await), Some(401));
     assert_eq!((third.seen("/x").len(), third.seen("/token").len()), (1, 2));
 }
+
+#[tokio::test]
+async fn an_api_that_refuses_every_token_causes_no_new_one_for_each_call() {
+    let third = api(|_| 401).await;
+    let rig = Rig::new(&third, json!({})).await;
+    for _ in 0..20 {
+        assert_eq!(status(&rig.call(call("GET"), LEASE).await), Some(401));
+    }
+    // Three are replaced at once. Then one in two seconds, and that doubles: the rest takes a moment.
+    let minted = third.seen("/token").len();
+    assert!((4..=6).contains(&minted), "{minted}");
+    assert!((20..=26).contains(&third.seen("/x").len()), "{}", third.seen("/x").len());
+}

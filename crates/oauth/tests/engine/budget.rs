@@ -270,3 +270,55 @@ async fn an_hour_with(idle: usize) -> usize {
 async fn idle_profiles_cost_the_scheduler_nothing() {
     assert_eq!(an_hour_with(100_000).await, an_hour_with(0).await);
 }
+
+/// One at a time, and each takes nine seconds.
+fn slow_and_narrow(world: &World) -> TokenCache {
+    *world.latency.lock().unwrap() = Duration::from_secs(9);
+    cache(world, BudgetRules { concurrent: 1, ..BudgetRules::default() })
+}
+
+fn asked(handle: TokenHandle) -> tokio::task::JoinHandle<bool> {
+    tokio::spawn(async move { handle.token(LONG).await.is_ok() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_is_kept_for_half_a_minute_of_its_wait_and_then_read_again() {
+    let world = World::new();
+    let cache = slow_and_narrow(&world);
+    let callers: Vec<_> = (0..6).map(|i| asked(world.handle(&cache, "i", &format!("c-{i}"), "read"))).collect();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(world.reads(), 6);
+    // Whoever has a turn before half a minute is over sends what it read, the others what is there then.
+    world.accepted.lock().unwrap().push("new".into());
+    for i in 0..6 {
+        world.vault.lock().unwrap().insert(format!("c-{i}"), "new".into());
+    }
+    for caller in callers {
+        assert!(caller.await.unwrap());
+    }
+    assert_eq!((world.reads(), world.posts()), (8, 6));
+    let sent = world.secrets.lock().unwrap().clone();
+    assert_eq!(sent, ["s3cret", "s3cret", "s3cret", "s3cret", "new", "new"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_is_not_kept_for_a_vault_that_has_become_slow() {
+    let (world, slow) = (World::new(), World::new());
+    let cache = slow_and_narrow(&world);
+    let first: Vec<_> = (0..4).map(|i| asked(world.handle(&cache, "i", &format!("c-{i}"), "read"))).collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let late = asked(slow.handle(&cache, "i", "late", "read"));
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    *slow.vault_latency.lock().unwrap() = Duration::from_secs(25);
+    let next = asked(world.handle(&cache, "i", "next", "read"));
+    for caller in first {
+        assert!(caller.await.unwrap());
+    }
+    // The fifth has the turn now, and five seconds for its vault.
+    assert!(next.await.unwrap());
+    let waited = world.clock.start_elapsed();
+    assert!(waited <= Duration::from_secs(4 * 9 + 5 + 9 + 1), "{waited:?}");
+    assert_eq!(slow.posts(), 0);
+    assert!(late.await.unwrap());
+    assert_eq!((slow.reads(), slow.posts()), (2, 1));
+}

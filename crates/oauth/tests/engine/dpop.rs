@@ -10,8 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use midward_core::{Clock as _, Random, Secret, SeededRandom};
 use midward_oauth::{
-    BoxFuture, ClientAuth, DpopKey, Proven, TokenCache, TokenHandle, TokenHttpReply, TokenHttpRequest,
-    TokenRequestSpec, TokenTransport, TransportFailure,
+    BoxFuture, ClientAuth, DpopKey, FixedEndpoints, Proven, RevocationEndpoint, TokenCache, TokenHandle,
+    TokenHttpReply, TokenHttpRequest, TokenRequestSpec, TokenTransport, TransportFailure,
 };
 use serde_json::{Value, json};
 
@@ -284,4 +284,23 @@ async fn both_requests_together_have_ten_seconds() {
     assert_eq!(failure.code, "token_endpoint_timeout");
     let took = server.world.clock.start_elapsed().saturating_sub(began);
     assert!((Duration::from_secs(10)..Duration::from_millis(10_100)).contains(&took), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_lists_other_algorithms_is_sent_nothing() {
+    for (dpop, lacks, is_refused) in [(true, true, true), (true, false, false), (false, true, false)] {
+        let world = World::new();
+        let spec = TokenRequestSpec { dpop, ..spec("read") };
+        let mut fetcher = Arc::into_inner(world.fetcher("c", spec.clone())).expect("the only one");
+        let mut endpoints = FixedEndpoints::new(spec.token_url.clone(), RevocationEndpoint::None);
+        endpoints.0.lacks_dpop_algorithm = lacks;
+        fetcher.endpoints = Arc::new(endpoints);
+        let cache = world.cache();
+        let handle = cache.handle(key("i", "c", &spec), Arc::new(fetcher));
+        let result = handle.token(LONG).await.map(|_| ());
+        let code = result.as_ref().err().map(|failure| failure.code.as_str());
+        assert_eq!(code == Some("dpop_algorithm_unlisted"), is_refused, "{result:?}");
+        let sent = usize::from(!is_refused);
+        assert_eq!((world.reads(), world.posts()), (sent, sent), "{dpop} {lacks}");
+    }
 }

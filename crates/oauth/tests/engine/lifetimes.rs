@@ -1,9 +1,11 @@
 //! Refresh, expiry, and clocks that jump.
 
+use std::future::Future as _;
+use std::task::Poll;
 use std::time::Duration;
 
 use midward_core::{Clock, WallTime};
-use midward_oauth::{Origin, TokenHandle};
+use midward_oauth::{Origin, Rejected, TokenHandle};
 
 use crate::support::{LONG, Reply, World};
 
@@ -115,6 +117,24 @@ async fn a_suspend_during_the_fetch_gives_nobody_the_token_that_ended_meanwhile(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_suspend_after_the_fetch_gives_a_caller_who_still_waits_no_ended_token() {
+    let world = World::new();
+    let cache = world.cache();
+    let handle = world.handle(&cache, "i", "c", "read");
+    let mut waiting = std::pin::pin!(handle.token(LONG));
+    let asked = std::future::poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_pending()));
+    assert!(asked.await);
+    // The token comes and is kept; the caller has not been woken when the machine is suspended.
+    while cache.counts().mints == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    world.clock.moved.advance(Duration::from_hours(2));
+    assert_eq!(waiting.await.map(|_| ()).unwrap_err().code, "token_expired_on_arrival");
+    let granted = handle.token(LONG).await.expect("a new one");
+    assert!(world.left(granted.token().expose()) > 3000.0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wall_clock_that_jumps_ten_years_causes_at_most_one_early_refresh() {
     const TEN_YEARS: i64 = 10 * 365 * 86_400_000;
     for (jump, refreshes) in [(TEN_YEARS, 1), (-TEN_YEARS, 0)] {
@@ -189,12 +209,41 @@ async fn a_rejected_token_is_dropped_only_if_it_is_the_cached_one() {
     let cache = world.cache();
     let handle = world.handle(&cache, "i", "c", "read");
     let old = handle.token(LONG).await.unwrap().token().clone();
-    assert!(handle.reject(&old));
-    assert!(!handle.reject(&old));
+    assert_eq!(handle.reject(&old), Rejected::Dropped);
+    assert_eq!(handle.reject(&old), Rejected::Replaced);
     let new = handle.token(LONG).await.unwrap().token().clone();
-    assert!(!handle.reject(&old), "a late 401 of the old token must not drop the new one");
+    assert_eq!(handle.reject(&old), Rejected::Replaced, "a late 401 of the old token must not drop the new one");
     assert_eq!(*handle.token(LONG).await.unwrap().token(), new);
     assert_eq!(world.posts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_refuses_every_token_causes_few_and_keeps_none_from_another_api() {
+    let world = World::new();
+    let cache = world.cache();
+    let handle = world.handle(&cache, "i", "c", "read");
+    let mut waited = 0;
+    for _ in 0..6000 {
+        let granted = handle.token(LONG).await.expect("a token");
+        waited += usize::from(granted.origin != Origin::Cached);
+        handle.reject(granted.token());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Ten minutes: the first few at once, then one each half minute.
+    assert!((15..=30).contains(&world.posts()), "{}", world.posts());
+    // Another API takes these tokens, and its callers waited for no more than those.
+    assert_eq!(waited, world.posts());
+    // An operator's flush, or a quiet minute, and a refused token is replaced at once again.
+    cache.flush(|_| true);
+    for _ in 0..3 {
+        let refused = handle.token(LONG).await.expect("a token").token().clone();
+        assert_eq!(handle.reject(&refused), Rejected::Dropped);
+    }
+    let refused = handle.token(LONG).await.expect("a token").token().clone();
+    assert_eq!(handle.reject(&refused), Rejected::Kept);
+    assert_eq!(handle.cached().expect("kept").token(), &refused);
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(handle.reject(&refused), Rejected::Dropped);
 }
 
 #[tokio::test(start_paused = true)]

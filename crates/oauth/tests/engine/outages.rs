@@ -217,6 +217,9 @@ async fn the_log_tells_everything_but_secrets() {
     tracing::info!(granted = ?handle.token(LONG).await, status = ?cache.explain(handle.key()), "as a caller may log it");
     let text = log.text();
     assert!(text.contains("invalid_client") && text.contains("token_endpoint_unavailable"), "{text}");
+    for told in ["status=500", "body_len=19", "content_type=\"none\""] {
+        assert!(text.contains(told), "{told} is missing: {text}");
+    }
     for secret in ["hunter2", "s3cret", "token-"] {
         assert!(!text.contains(secret), "{secret} was logged");
     }

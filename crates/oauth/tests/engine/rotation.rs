@@ -66,6 +66,45 @@ async fn a_wrong_secret_opens_the_circuit_of_this_credential_only_and_a_new_one_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_secret_is_remembered_when_its_connection_goes_and_comes_again() {
+    // As when a configuration changes to and fro, among so many others that the cache looks for what it can forget.
+    let world = World::new();
+    let cache = world.cache();
+    world.vault.lock().unwrap().insert("c".into(), "wrong".into());
+    world.handle(&cache, "i", "c", "read").token(LONG).await.map(|_| ()).unwrap_err();
+    assert_eq!(world.posts(), 1);
+    let fill = |from: usize| {
+        for n in from..from + 1100 {
+            drop(world.handle(&cache, "i", "other", &format!("s{n}")));
+        }
+    };
+    fill(0);
+    let again = world.handle(&cache, "i", "c", "read");
+    assert_eq!(again.token(LONG).await.map(|_| ()).unwrap_err().code, "invalid_client");
+    assert_eq!(world.posts(), 1, "the refused secret was sent again");
+    // And forgotten when there is nothing left to remember.
+    drop(again);
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    fill(2000);
+    assert!(cache.statuses().iter().all(|status| *status.key.client.credential_id == *"other"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_configuration_is_tried_at_once() {
+    let world = World::new();
+    let cache = world.cache();
+    world.accepted.lock().unwrap().clear();
+    let refused = world.handle(&cache, "i", "c", "read");
+    refused.token(LONG).await.map(|_| ()).unwrap_err();
+    world.accepted.lock().unwrap().push("s3cret".into());
+    // The same secret at another URL: nobody has refused it there.
+    let changed = world.handle_at(&cache, "https://as.example/right/token", "c", "read");
+    changed.token(LONG).await.expect("tried at once");
+    assert_eq!(world.posts(), 2);
+    assert_eq!(refused.token(LONG).await.map(|_| ()).unwrap_err().code, "invalid_client");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_operator_closes_the_circuit() {
     let world = World::new();
     let cache = world.cache();

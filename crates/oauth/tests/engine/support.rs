@@ -94,6 +94,8 @@ pub(crate) struct World {
     pub(crate) most_running: AtomicUsize,
     /// Who sent them, in order.
     pub(crate) clients: Mutex<Vec<String>>,
+    /// What they sent.
+    pub(crate) secrets: Mutex<Vec<String>>,
     pub(crate) posts: Mutex<Vec<BootTime>>,
     /// The last request's fields.
     pub(crate) last_form: Mutex<HashMap<String, String>>,
@@ -119,6 +121,7 @@ impl World {
             running: AtomicUsize::new(0),
             most_running: AtomicUsize::new(0),
             clients: Mutex::default(),
+            secrets: Mutex::default(),
             posts: Mutex::default(),
             last_form: Mutex::default(),
             nonces: Arc::default(),
@@ -280,6 +283,7 @@ impl TokenTransport for Server {
             let form: HashMap<_, _> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
             world.last_form.lock().unwrap().clone_from(&form);
             world.clients.lock().unwrap().push(form["client_id"].clone());
+            world.secrets.lock().unwrap().push(form["client_secret"].clone());
             let known = world.accepted.lock().unwrap().contains(&form["client_secret"]);
             let reply = match reply {
                 Reply::Token(_) | Reply::Same(_) if !known => world.refusal.lock().unwrap().clone(),

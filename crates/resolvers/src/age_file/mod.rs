@@ -15,7 +15,7 @@ use midward_core::{Clock, Failure, Hop, Secret, Trace};
 use serde::Deserialize;
 
 use self::format::DecryptError;
-use crate::cloud::{misconfigured, read_private};
+use crate::cloud::{misconfigured, read_private, told};
 use crate::fields::Fields;
 use crate::unusable::Unusable;
 use crate::{BoxFuture, CredentialId, Lookup, Resolution, ResolveError, Resolver, ResolverContext, ResolverReport};
@@ -95,24 +95,11 @@ impl Resolver for AgeFileResolver {
         lookup: &'a Lookup,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Resolution, ResolveError>> {
-        Box::pin(async move {
-            self.look_up(lookup, deadline).await.map_err(|failure| {
-                tracing::warn!(resolver = %self.name, "{failure}");
-                ResolveError(Box::new(failure))
-            })
-        })
+        told(&self.name, self.look_up(lookup, deadline))
     }
 
     fn report(&self) -> ResolverReport {
         ResolverReport::Ready
-    }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
     }
 }
 

@@ -19,7 +19,7 @@ use super::config::AwsConfig;
 use super::connector::{Connector, SdkClock};
 use super::credentials::Source;
 use super::failures::{WHO, failure, not_understood};
-use crate::cloud::{Network, check_endpoint, limit, material, misconfigured, timeout_failure, version};
+use crate::cloud::{Network, check_endpoint, limit, material, misconfigured, timeout_failure, told, version};
 use crate::{BoxFuture, CredentialId, Lookup, Resolution, ResolveError, Resolver, ResolverReport};
 
 pub(crate) struct AwsResolver {
@@ -64,6 +64,14 @@ impl AwsResolver {
         let material = material(value(answer)?, &self.config.fields, self.config.client_id.as_deref())?;
         Ok(Resolution { material, changing: false, trace })
     }
+
+    fn sign_in_anew(&self, failure: &Failure) {
+        if failure.code == "vault_login_refused"
+            && let Ok(fresh) = client(&self.config, &self.way, &self.clock)
+        {
+            *self.client.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        }
+    }
 }
 
 impl fmt::Debug for AwsResolver {
@@ -82,30 +90,15 @@ impl Resolver for AwsResolver {
         lookup: &'a Lookup,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Resolution, ResolveError>> {
-        Box::pin(async move {
-            let outcome = self.look_up(lookup, limit(self.config.timeout_ms, deadline)).await;
-            outcome.map_err(|failure| {
-                tracing::warn!(resolver = %self.name, "{failure}");
-                if failure.code == "vault_login_refused"
-                    && let Ok(fresh) = client(&self.config, &self.way, &self.clock)
-                {
-                    *self.client.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-                }
-                ResolveError(Box::new(failure))
-            })
-        })
+        let limit = limit(self.config.timeout_ms, deadline);
+        told(
+            &self.name,
+            async move { self.look_up(lookup, limit).await.inspect_err(|failure| self.sign_in_anew(failure)) },
+        )
     }
 
     fn report(&self) -> ResolverReport {
         ResolverReport::Ready
-    }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
     }
 }
 

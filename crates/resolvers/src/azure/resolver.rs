@@ -14,7 +14,7 @@ use super::config::AzureConfig;
 use super::credentials::credential;
 use super::failures::{WHO, of_vault};
 use super::transport::Client;
-use crate::cloud::{Network, check_endpoint, limit, material, misconfigured, timeout_failure, version};
+use crate::cloud::{Network, check_endpoint, limit, material, misconfigured, timeout_failure, told, version};
 use crate::{BoxFuture, CredentialId, Lookup, Resolution, ResolveError, Resolver, ResolverContext, ResolverReport};
 
 pub(crate) struct AzureResolver {
@@ -51,6 +51,14 @@ impl AzureResolver {
         let material = material(value, &self.config.fields, self.config.client_id.as_deref())?;
         Ok(Resolution { material, changing: false, trace })
     }
+
+    fn sign_in_anew(&self, failure: &Failure) {
+        if failure.code == "vault_login_refused"
+            && let Ok(fresh) = client(&self.config, &self.context)
+        {
+            *self.client.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        }
+    }
 }
 
 impl fmt::Debug for AzureResolver {
@@ -69,30 +77,15 @@ impl Resolver for AzureResolver {
         lookup: &'a Lookup,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Resolution, ResolveError>> {
-        Box::pin(async move {
-            let outcome = self.look_up(lookup, limit(self.config.timeout_ms, deadline)).await;
-            outcome.map_err(|failure| {
-                tracing::warn!(resolver = %self.name, "{failure}");
-                if failure.code == "vault_login_refused"
-                    && let Ok(fresh) = client(&self.config, &self.context)
-                {
-                    *self.client.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
-                }
-                ResolveError(Box::new(failure))
-            })
-        })
+        let limit = limit(self.config.timeout_ms, deadline);
+        told(
+            &self.name,
+            async move { self.look_up(lookup, limit).await.inspect_err(|failure| self.sign_in_anew(failure)) },
+        )
     }
 
     fn report(&self) -> ResolverReport {
         ResolverReport::Ready
-    }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
     }
 }
 

@@ -112,6 +112,10 @@ impl Resolver for Cached {
         self.source.report()
     }
 
+    fn note(&self) -> Option<String> {
+        self.source.note()
+    }
+
     fn warm_up(&self) -> BoxFuture<'_, ()> {
         self.source.warm_up()
     }

@@ -2,6 +2,7 @@
 //! value, failures.
 
 mod failures;
+mod look_up;
 mod network;
 mod payload;
 mod settings;
@@ -11,6 +12,7 @@ mod unbuilt;
 #[cfg(any(feature = "aws", feature = "azure"))]
 pub(crate) use failures::Why;
 pub(crate) use failures::{Meaning, misconfigured, send_failure, timeout_failure};
+pub(crate) use look_up::{told, within};
 pub(crate) use network::{Network, check_endpoint, read_line, read_private, read_private_bytes, read_shared_line};
 pub(crate) use payload::{Members, SecretText, from_members, material, version};
 pub use settings::SecretFields;

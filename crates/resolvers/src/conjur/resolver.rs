@@ -11,7 +11,7 @@ use super::WHO;
 use super::answer::{refusal, values};
 use super::client::Client;
 use super::config::{ConjurConfig, PLACE};
-use crate::cloud::{limit, misconfigured, timeout_failure};
+use crate::cloud::{limit, misconfigured, told, within};
 use crate::session::Session;
 use crate::{BoxFuture, CredentialId, Lookup, Resolution, ResolveError, Resolver, ResolverContext, ResolverReport};
 
@@ -83,14 +83,7 @@ impl Resolver for ConjurResolver {
         lookup: &'a Lookup,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Resolution, ResolveError>> {
-        Box::pin(async move {
-            let limit = limit(self.config.timeout_ms, deadline);
-            let outcome = tokio::time::timeout(limit, self.look_up(lookup)).await;
-            outcome.unwrap_or_else(|_| Err(timeout_failure(WHO, Some(limit)))).map_err(|failure| {
-                tracing::warn!(resolver = %self.name, "{failure}");
-                ResolveError(Box::new(failure))
-            })
-        })
+        told(&self.name, within(WHO, limit(self.config.timeout_ms, deadline), self.look_up(lookup)))
     }
 
     fn report(&self) -> ResolverReport {

@@ -17,30 +17,30 @@ pub(crate) fn arguments(config: &CyberArkCliConfig, criteria: &Criteria, separat
         words.push("-p".into());
         words.push(format!("{name}={value}").into());
     };
-    parameter("AppDescs.AppID", &config.app_id);
+    parameter("AppDescs.AppID", &config.account.app_id);
     parameter("Query", &criteria.query());
-    if config.query_format == QueryFormat::Regexp {
+    if config.query.query_format == QueryFormat::Regexp {
         parameter("QueryFormat", "regexp");
     }
-    let required: Vec<&str> = [config.client_id_property.as_str()]
+    let required: Vec<&str> = [config.query.client_id_property.as_str()]
         .into_iter()
-        .chain(config.required_properties.iter().map(String::as_str))
+        .chain(config.own.required_properties.iter().map(String::as_str))
         .collect();
     parameter("RequiredProps", &required.join(","));
-    if config.fail_on_password_change {
+    if config.query.fail_on_password_change {
         parameter("FailRequestOnPasswordChange", "true");
     }
-    if let Some(reason) = &config.reason {
+    if let Some(reason) = &config.account.reason {
         parameter("Reason", reason);
     }
-    if let Some(port) = config.port {
+    if let Some(port) = config.own.port {
         parameter("ConnectionParms.Port", &port.to_string());
     }
-    if let Some(seconds) = config.connection_timeout_s {
+    if let Some(seconds) = config.account.connection_timeout_s {
         parameter("ConnectionParms.Timeout", &seconds.to_string());
     }
     // The password comes last: whatever it holds, what stands before it is cut off first.
-    let output = format!("PassProps.{},PasswordChangeInProcess,Password", config.client_id_property);
+    let output = format!("PassProps.{},PasswordChangeInProcess,Password", config.query.client_id_property);
     words.extend(["-o".into(), output.into(), "-d".into(), separator.into()]);
     words
 }

@@ -16,7 +16,7 @@ use super::config::{CcpApi, CyberArkCcpConfig};
 use super::criteria::Search;
 use super::door::Door;
 use super::{rest, soap};
-use crate::cloud::{check_endpoint, misconfigured, send_failure, timeout_failure};
+use crate::cloud::{check_endpoint, limit, misconfigured, send_failure, timeout_failure, told};
 use crate::cyberark_codes::cyberark_failure;
 use crate::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverContext, ResolverReport};
 
@@ -43,23 +43,22 @@ pub(crate) struct CcpResolver {
 
 impl CcpResolver {
     pub(crate) fn new(name: &str, config: &CyberArkCcpConfig, context: &ResolverContext) -> Result<Self, Failure> {
-        check_endpoint("url", &config.url)?;
-        if config.url.scheme() != "https" {
+        check_endpoint("url", &config.own.url)?;
+        if config.own.url.scheme() != "https" {
             return Err(misconfigured("url must be https: a secret comes back"));
         }
-        let search = config.search();
+        let search = config.account.search(Some(&config.query));
         search.check()?;
-        check_property(&config.client_id_property)?;
-        let fixed = config.app_id.chars().chain(config.reason.as_deref().unwrap_or_default().chars());
-        if config.app_id.is_empty() || fixed.into_iter().any(char::is_control) {
+        check_property(&config.query.client_id_property)?;
+        let CyberArkCcpConfig { own, account, .. } = config;
+        let fixed = account.app_id.chars().chain(account.reason.as_deref().unwrap_or_default().chars());
+        if account.app_id.is_empty() || fixed.into_iter().any(char::is_control) {
             return Err(misconfigured("app_id is empty, or app_id or reason holds a control character"));
         }
-        if config.service.split('/').any(|part| part == "." || part == "..")
-            || config.service.chars().any(char::is_control)
-        {
+        if own.service.split('/').any(|part| part == "." || part == "..") || own.service.chars().any(char::is_control) {
             return Err(misconfigured("service is not the name of a web service"));
         }
-        let path = match config.api {
+        let path = match own.api {
             CcpApi::Rest => rest::PATH,
             CcpApi::Soap => soap::PATH,
         };
@@ -71,14 +70,14 @@ impl CcpResolver {
             search,
             endpoint,
             door,
-            permits: Semaphore::new(usize::from(config.concurrency.max(1))),
+            permits: Semaphore::new(usize::from(own.concurrency.max(1))),
             clock: Arc::clone(&context.clock),
         })
     }
 
     async fn look_up(&self, lookup: &Lookup, limit: Duration) -> Result<Resolution, Failure> {
         let criteria = self.search.criteria(lookup)?;
-        let request = match self.config.api {
+        let request = match self.config.own.api {
             CcpApi::Rest => rest::request(&self.endpoint, &self.config, &criteria)?,
             CcpApi::Soap => soap::request(&self.endpoint, &self.config, &criteria)?,
         };
@@ -94,8 +93,8 @@ impl CcpResolver {
         let mut trace = Trace::default();
         trace.push(Hop::Vault, format!("{WHO} answered"), self.clock.boot().saturating_since(ready));
         let status = response.status();
-        let property = &self.config.client_id_property;
-        let answer = match self.config.api {
+        let property = &self.config.query.client_id_property;
+        let answer = match self.config.own.api {
             CcpApi::Rest => rest::read(response.body(), property),
             CcpApi::Soap => soap::read(response.body(), property),
         };
@@ -111,7 +110,7 @@ impl CcpResolver {
             Err(failure) => return Err(self.by_status(status).unwrap_or(failure)),
         };
         let changing = account.changing;
-        let material = account.material(property, self.config.content)?;
+        let material = account.material(property, self.config.query.content)?;
         Ok(Resolution { material, changing, trace })
     }
 
@@ -172,13 +171,7 @@ impl Resolver for CcpResolver {
         lookup: &'a Lookup,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Resolution, ResolveError>> {
-        Box::pin(async move {
-            let limit = deadline.min(Duration::from_millis(self.config.timeout_ms));
-            self.look_up(lookup, limit).await.map_err(|failure| {
-                tracing::warn!(resolver = %self.name, "{failure}");
-                ResolveError(Box::new(failure))
-            })
-        })
+        told(&self.name, self.look_up(lookup, limit(self.config.query.timeout_ms, deadline)))
     }
 
     /// The files of the client certificate are read; nobody is asked.
@@ -187,14 +180,6 @@ impl Resolver for CcpResolver {
             Ok(_) => ResolverReport::Ready,
             Err(failure) => ResolverReport::Unusable(failure.to_string()),
         }
-    }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
     }
 }
 

@@ -11,6 +11,7 @@ use super::aim_client;
 use super::config::CyberArkCliConfig;
 use super::criteria::{Search, check_setting};
 use super::run::{Program, RunError, is_executable, run};
+use crate::cloud::{limit, told};
 use crate::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverContext, ResolverReport};
 
 /// Keeps no secrets; the AIM client's own cache cannot be passed by, so [`Lookup::fresh`] changes nothing.
@@ -25,18 +26,18 @@ pub(crate) struct CliResolver {
 
 impl CliResolver {
     pub(crate) fn new(name: &str, config: &CyberArkCliConfig, context: &ResolverContext) -> Result<Self, Failure> {
-        let search = config.search();
+        let search = config.account.search(Some(&config.query));
         search.check()?;
-        check_setting("app_id", &config.app_id)?;
-        check_setting("reason", config.reason.as_deref().unwrap_or_default())?;
-        for property in config.required_properties.iter().chain([&config.client_id_property]) {
+        check_setting("app_id", &config.account.app_id)?;
+        check_setting("reason", config.account.reason.as_deref().unwrap_or_default())?;
+        for property in config.own.required_properties.iter().chain([&config.query.client_id_property]) {
             check_property(property)?;
         }
         Ok(Self {
             name: name.to_owned(),
             config: config.clone(),
             search,
-            permits: Semaphore::new(usize::from(config.concurrency.max(1))),
+            permits: Semaphore::new(usize::from(config.own.concurrency.max(1))),
             clock: Arc::clone(&context.clock),
             random: Arc::clone(&context.random),
         })
@@ -50,9 +51,9 @@ impl CliResolver {
         let ready = self.clock.boot();
         let left = limit.saturating_sub(ready.saturating_since(begin));
         let separator = aim_client::separator(&*self.random);
-        let environment = self.config.environment_values.clone().into_iter();
+        let environment = self.config.own.environment_values.clone().into_iter();
         let program = Program {
-            path: self.config.path.clone(),
+            path: self.config.own.path.clone(),
             arguments: aim_client::arguments(&self.config, &criteria, &separator),
             environment: [("LC_ALL".to_owned(), "C.UTF-8".to_owned())].into_iter().chain(environment).collect(),
         };
@@ -63,7 +64,7 @@ impl CliResolver {
         }
         let account = aim_client::account(&ended.output, &separator)?;
         let changing = account.changing;
-        let material = account.material(&self.config.client_id_property, self.config.content)?;
+        let material = account.material(&self.config.query.client_id_property, self.config.query.content)?;
         let mut trace = Trace::default();
         trace.push(Hop::Vault, "the AIM client answered", self.clock.boot().saturating_since(ready));
         Ok(Resolution { material, changing, trace })
@@ -77,7 +78,7 @@ impl CliResolver {
                 format!("the AIM client's command line program could not be started: {}", error.kind()),
                 format!(
                     "Install CyberArk's Credential Provider on the MID's host, or correct the resolver's `path` ({}).",
-                    self.config.path.display()
+                    self.config.own.path.display()
                 ),
             ),
             RunError::TimedOut => Failure::transient(
@@ -113,29 +114,18 @@ impl Resolver for CliResolver {
         lookup: &'a Lookup,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Resolution, ResolveError>> {
-        Box::pin(async move {
-            let limit = deadline.min(Duration::from_millis(self.config.timeout_ms));
-            self.look_up(lookup, limit).await.map_err(|failure| {
-                tracing::warn!(resolver = %self.name, "{failure}");
-                ResolveError(Box::new(failure))
-            })
-        })
+        told(&self.name, self.look_up(lookup, limit(self.config.query.timeout_ms, deadline)))
     }
 
     /// Looked at each time, so that an installation that came or went shows by itself.
     fn report(&self) -> ResolverReport {
-        if is_executable(&self.config.path) {
+        if is_executable(&self.config.own.path) {
             return ResolverReport::Ready;
         }
-        ResolverReport::Unusable(format!("the AIM client is not installed: no program {}", self.config.path.display()))
-    }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
+        ResolverReport::Unusable(format!(
+            "the AIM client is not installed: no program {}",
+            self.config.own.path.display()
+        ))
     }
 }
 

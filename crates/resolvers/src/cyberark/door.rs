@@ -32,7 +32,8 @@ pub(super) struct Door {
 
 impl Door {
     pub(super) fn new(way: &WayOut, config: &CyberArkCcpConfig) -> Result<Self, Failure> {
-        let source = match (&config.certificate_file, &config.key_file, &config.pfx_file, &config.pfx_password_file) {
+        let own = &config.own;
+        let source = match (&own.certificate_file, &own.key_file, &own.pfx_file, &own.pfx_password_file) {
             (None, None, None, None) => Source::None,
             (Some(certificate), Some(key), None, None) => {
                 Source::Pem { certificate: certificate.clone(), key: key.clone() }
@@ -44,7 +45,7 @@ impl Door {
                 ));
             }
         };
-        Ok(Self { way: way.clone(), url: config.url.clone(), source, open: Mutex::new(None) })
+        Ok(Self { way: way.clone(), url: own.url.clone(), source, open: Mutex::new(None) })
     }
 
     /// Whether a client certificate is shown at all.

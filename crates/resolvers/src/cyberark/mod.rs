@@ -14,7 +14,9 @@ mod version;
 
 pub(crate) use ccp::CcpResolver;
 pub(crate) use cli::CliResolver;
-pub use config::{AimVersion, CcpApi, CyberArkCcpConfig, CyberArkCliConfig};
+pub use config::{
+    AccountConfig, AimVersion, CcpApi, CcpSettings, CliSettings, CyberArkCcpConfig, CyberArkCliConfig, QueryConfig,
+};
 pub(crate) use criteria::Search;
 pub use criteria::{Content, LookupBy, QueryFormat};
 pub(crate) use version::{Verdict, VersionCheck};

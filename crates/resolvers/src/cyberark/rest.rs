@@ -36,8 +36,8 @@ pub(super) fn request(
 
 /// `https://HOST/SERVICE/REST`; the service's name may have slashes.
 pub(super) fn endpoint(config: &CyberArkCcpConfig, rest: &[&str]) -> Result<Url, Failure> {
-    let mut url = config.url.clone();
-    let service = config.service.split('/').filter(|part| !part.is_empty());
+    let mut url = config.own.url.clone();
+    let service = config.own.service.split('/').filter(|part| !part.is_empty());
     match url.path_segments_mut() {
         Ok(mut path) => path.pop_if_empty().extend(service).extend(rest),
         Err(()) => return Err(misconfigured("the url has no host")),
@@ -48,19 +48,19 @@ pub(super) fn endpoint(config: &CyberArkCcpConfig, rest: &[&str]) -> Result<Url,
 /// Names and values in CyberArk's order. `Query` overrides all other criteria, so it is used alone, and only where they
 /// cannot say the same.
 pub(super) fn parameters(config: &CyberArkCcpConfig, criteria: &Criteria) -> Vec<(&'static str, String)> {
-    let mut all = vec![("AppID", config.app_id.clone())];
-    if criteria.virtual_user_name.is_some() || config.query_format == QueryFormat::Regexp {
+    let mut all = vec![("AppID", config.account.app_id.clone())];
+    if criteria.virtual_user_name.is_some() || config.query.query_format == QueryFormat::Regexp {
         all.push(("Query", criteria.query()));
         all.push((
             "QueryFormat",
-            if config.query_format == QueryFormat::Regexp { "Regexp" } else { "Exact" }.to_owned(),
+            if config.query.query_format == QueryFormat::Regexp { "Regexp" } else { "Exact" }.to_owned(),
         ));
     } else {
         all.extend(criteria.parts().map(|(name, value)| (name, value.to_owned())));
     }
-    all.extend(config.reason.clone().map(|reason| ("Reason", reason)));
-    all.extend(config.connection_timeout_s.map(|seconds| ("ConnectionTimeout", seconds.to_string())));
-    if config.fail_on_password_change {
+    all.extend(config.account.reason.clone().map(|reason| ("Reason", reason)));
+    all.extend(config.account.connection_timeout_s.map(|seconds| ("ConnectionTimeout", seconds.to_string())));
+    if config.query.fail_on_password_change {
         all.push(("FailRequestOnPasswordChange", "true".to_owned()));
     }
     all

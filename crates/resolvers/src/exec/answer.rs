@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::process::{Output, RunError};
 use crate::Lookup;
+use crate::cgroup::over_memory;
 use crate::cloud::Meaning;
 use crate::fields::Fields;
 use crate::jar::Missing;
@@ -113,6 +114,8 @@ pub(super) fn unfinished(error: &RunError, limit: Duration) -> Failure {
             format!("{WHO} did not end within {} ms and was ended", limit.as_millis()),
             "Check that the vault answers on this host; raise the resolver's timeout_ms if it is only slow.",
         ),
+        RunError::Refused(failure) => failure.clone(),
+        RunError::OverMemory(limits) => over_memory(*limits),
         RunError::TooMuch => invalid(format!("{WHO} wrote more than 64 KiB and was ended")),
     }
 }

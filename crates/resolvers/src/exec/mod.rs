@@ -4,7 +4,6 @@ mod answer;
 mod config;
 mod process;
 
-use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -18,15 +17,17 @@ use tokio::sync::Semaphore;
 use self::answer::{fields, question, unfinished, unreadable, unusable};
 use self::process::Program;
 use crate::cloud::{limit, misconfigured};
-use crate::jar::{Network, Sandbox};
+use crate::jar::Network;
 use crate::unusable::Unusable;
 use crate::{
     BoxFuture, CredentialId, Lookup, Resolution, ResolveError, Resolver, ResolverContext, ResolverReport, RunAs,
 };
 
-pub use config::ExecConfig;
+pub use config::{ExecConfig, ExecSettings};
 
 const KIND: &str = "exec";
+/// Memory of one run and all that it starts, unless the configuration says otherwise.
+const MEMORY_MIB: u64 = 1024;
 
 pub(crate) fn build(name: &str, config: &ExecConfig, context: &ResolverContext) -> Arc<dyn Resolver> {
     match ExecResolver::new(name, config, context) {
@@ -39,37 +40,43 @@ pub(crate) fn build(name: &str, config: &ExecConfig, context: &ResolverContext) 
 struct ExecResolver {
     name: String,
     mid_name: String,
-    config: ExecConfig,
+    config: ExecSettings,
     program: Program,
     permits: Semaphore,
     report: Mutex<ResolverReport>,
+    /// What the control groups lack.
+    lacking: Mutex<Option<String>>,
     clock: Arc<dyn Clock>,
 }
 
 impl ExecResolver {
     fn new(name: &str, config: &ExecConfig, context: &ResolverContext) -> Result<Self, Failure> {
-        if !config.program.is_absolute() {
+        let (own, isolation) = (&config.own, &config.isolation);
+        if !own.program.is_absolute() {
             return Err(misconfigured("program must be an absolute path"));
         }
-        let mut sandbox = sandbox(config);
-        sandbox.user = config.run_as.as_ref().map(RunAs::user).transpose()?;
+        let mut sandbox = isolation.sandbox(Network::Private { listen: Vec::new() });
+        sandbox.frames = false;
+        sandbox.user = isolation.run_as.as_ref().map(RunAs::user).transpose()?;
         if sandbox.relative_path().is_some() {
             return Err(misconfigured("readable_paths, writable_paths and executables must be absolute paths"));
         }
         let program = Program {
             trampoline: context.trampoline.clone(),
-            path: config.program.clone(),
-            args: config.args.clone(),
-            environment: environment(config),
+            path: own.program.clone(),
+            args: own.args.clone(),
+            environment: isolation.variables(),
+            groups: isolation.groups(MEMORY_MIB, 0),
             sandbox,
         };
         Ok(Self {
             name: name.to_owned(),
             mid_name: context.mid_name.clone(),
-            config: config.clone(),
+            config: own.clone(),
             program,
-            permits: Semaphore::new(usize::from(config.concurrency.max(1))),
+            permits: Semaphore::new(usize::from(own.concurrency.max(1))),
             report: Mutex::new(ResolverReport::Ready),
+            lacking: Mutex::default(),
             clock: Arc::clone(&context.clock),
         })
     }
@@ -86,7 +93,7 @@ impl ExecResolver {
             ));
         };
         let _permit = permit.map_err(|_| unusable("the resolver is closed"))?;
-        self.check_program().await?;
+        self.check().await?;
         let question = question(lookup, &self.config.credential_type, &self.mid_name);
         let left = limit.saturating_sub(self.clock.boot().saturating_since(begin));
         let output = self.program.run(&question, left).await.map_err(|error| unfinished(&error, limit))?;
@@ -102,14 +109,30 @@ impl ExecResolver {
         Ok(Resolution { material: fields.material, changing: fields.expires_in == Some(0), trace })
     }
 
-    /// Looked at before each run: who can change the program gets what it gets.
+    /// What must be so before each run.
+    async fn check(&self) -> Result<(), Failure> {
+        self.check_program().await?;
+        let groups = self.program.groups.clone();
+        let checked = tokio::task::spawn_blocking(move || groups.check()).await;
+        let lacking = checked.unwrap_or_else(|_| Err(unusable("its control group could not be looked at")))?;
+        let mut shown = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
+        if *shown != lacking {
+            if let Some(lacking) = &lacking {
+                tracing::info!(resolver = %self.name, "{lacking}");
+            }
+            *shown = lacking;
+        }
+        Ok(())
+    }
+
+    /// Who can change the program gets what it gets.
     async fn check_program(&self) -> Result<(), Failure> {
         let (path, any_writer) = (self.config.program.clone(), self.config.allow_writable_program);
         let checked = tokio::task::spawn_blocking(move || check_file(&path, any_writer)).await;
         checked.unwrap_or_else(|_| Err(unusable("it could not be looked at")))
     }
 
-    fn note(&self, report: ResolverReport) {
+    fn set_report(&self, report: ResolverReport) {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 }
@@ -133,12 +156,12 @@ impl Resolver for ExecResolver {
         Box::pin(async move {
             let outcome = self.look_up(lookup, limit(self.config.timeout_ms, deadline)).await;
             match &outcome {
-                Ok(_) => self.note(ResolverReport::Ready),
+                Ok(_) => self.set_report(ResolverReport::Ready),
                 Err(failure) => {
                     tracing::warn!(resolver = %self.name, "{failure}");
                     // Others may be about this one identifier.
                     if matches!(failure.code.as_str(), "program_unusable" | "sandbox_unavailable") {
-                        self.note(ResolverReport::Unusable(failure.detail.clone()));
+                        self.set_report(ResolverReport::Unusable(failure.detail.clone()));
                     }
                 }
             }
@@ -150,9 +173,13 @@ impl Resolver for ExecResolver {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn note(&self) -> Option<String> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn warm_up(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            self.note(match self.check_program().await {
+            self.set_report(match self.check().await {
                 Ok(()) => ResolverReport::Ready,
                 Err(failure) if failure.persistence == Persistence::Permanent => {
                     ResolverReport::Unusable(failure.detail)
@@ -160,11 +187,6 @@ impl Resolver for ExecResolver {
                 Err(failure) => ResolverReport::Degraded(failure.detail),
             });
         })
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        // Runs end with those who wait for them.
-        Box::pin(std::future::ready(()))
     }
 }
 
@@ -196,28 +218,4 @@ fn check_file(path: &Path, any_writer: bool) -> Result<(), Failure> {
         ));
     }
     Ok(())
-}
-
-fn sandbox(config: &ExecConfig) -> Sandbox {
-    let open = config.udp || !config.connect_ports.is_empty();
-    Sandbox {
-        frames: false,
-        user: None,
-        mode: config.sandbox,
-        network: if open { Network::Host } else { Network::Private { listen: Vec::new() } },
-        landlock_abi: None,
-        readable: config.readable_paths.clone(),
-        writable: config.writable_paths.clone(),
-        executable: config.executables.clone(),
-        connect_ports: config.connect_ports.clone(),
-        udp: config.udp,
-        unix_sockets: config.unix_sockets,
-    }
-}
-
-/// The variables that were listed, and no others.
-fn environment(config: &ExecConfig) -> Vec<(OsString, OsString)> {
-    let listed = config.environment.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
-    let literal = config.environment_values.iter().map(|(name, value)| (name.into(), value.into()));
-    listed.chain(literal).collect()
 }

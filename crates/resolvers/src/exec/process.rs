@@ -9,6 +9,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt as _, FdMapping};
+use midward_core::Failure;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt as _;
@@ -16,8 +17,9 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::cgroup::{ControlGroups, HeldGroup, Limits};
 use crate::frame::{Frame, FrameKind};
-use crate::jar::{FRAMES_OUT, Missing, Sandbox, spawn, watch_exit};
+use crate::jar::{FRAMES_OUT, Membership, Missing, Sandbox, spawn, watch_exit};
 
 /// Most bytes of an answer.
 pub(super) const MAX_ANSWER: usize = 64 * 1024;
@@ -31,6 +33,7 @@ pub(super) struct Program {
     pub(super) path: PathBuf,
     pub(super) args: Vec<String>,
     pub(super) environment: Vec<(OsString, OsString)>,
+    pub(super) groups: ControlGroups,
     pub(super) sandbox: Sandbox,
 }
 
@@ -53,6 +56,10 @@ pub(super) enum RunError {
     Isolation(Missing),
     TimedOut,
     TooMuch,
+    /// It has no control group and needs one.
+    Refused(Failure),
+    /// The kernel ended it, because its control group's memory was used up.
+    OverMemory(Limits),
 }
 
 impl From<io::Error> for RunError {
@@ -62,7 +69,8 @@ impl From<io::Error> for RunError {
 }
 
 impl Program {
-    /// Runs it once. Whatever happens, and when the caller leaves too: its process group is ended.
+    /// Runs it once. Whatever happens, and when the caller leaves too: it is ended with its process group and its control
+    /// group.
     pub(super) async fn run(&self, question: &[u8], limit: Duration) -> Result<Output, RunError> {
         tokio::time::timeout(limit, self.converse(question)).await.map_err(|_| RunError::TimedOut)?
     }
@@ -87,6 +95,9 @@ impl Program {
         read_rest(&stdout, &mut answer)?;
         complained |= matches!(rustix::io::read(&stderr, &mut [0; 1]), Ok(1));
         let status = group.child.wait().await?;
+        if let Some(control) = group.control.group().filter(|control| !status.success() && control.is_over_memory()) {
+            return Err(RunError::OverMemory(control.limits));
+        }
         Ok(Output { answer, status, complained, lacking })
     }
 
@@ -103,7 +114,13 @@ impl Program {
             user.own(&child_out)?;
             user.own(&child_err)?;
         }
-        let sandbox = self.sandbox.to_args();
+        let groups = self.groups.clone();
+        let made = tokio::task::spawn_blocking(move || groups.make()).await.map_err(io::Error::other)?;
+        let control = HeldGroup::new(made.map_err(RunError::Refused)?);
+        let group = control
+            .group()
+            .map(|group| Membership { folder: group.folder().to_owned(), required: self.groups.is_strict() });
+        let sandbox = Sandbox { group, ..self.sandbox.clone() }.to_args();
         let words = self.trampoline.iter().chain(&sandbox).map(OsString::as_os_str);
         let mut words = words.chain([self.path.as_os_str()]).chain(self.args.iter().map(OsStr::new));
         let mut command = std::process::Command::new(words.next().unwrap_or_else(|| self.path.as_os_str()));
@@ -117,7 +134,7 @@ impl Program {
         let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let pid = pid.ok_or(RunError::NotStarted(io::ErrorKind::NotFound))?;
         let ours = |end: io::PipeReader| pipe::Receiver::from_owned_fd(OwnedFd::from(end));
-        let group = Group { pid, child };
+        let group = Group { pid, child, control };
         Ok(Started { group, stdout: ours(stdout)?, stderr: ours(stderr)?, reports: ours(reports)? })
     }
 }
@@ -129,10 +146,11 @@ struct Started {
     reports: pipe::Receiver,
 }
 
-/// The program, and what it started and did not put into a session of its own.
+/// The program, and what it started: its process group, and its control group where it has one.
 struct Group {
     pid: Pid,
     child: Child,
+    control: HeldGroup,
 }
 
 impl Group {
@@ -141,6 +159,9 @@ impl Group {
         if self.child.id().is_some() {
             // Gone already is fine.
             let _ = kill_process_group(self.pid, Signal::KILL);
+        }
+        if let Some(control) = self.control.group() {
+            control.kill();
         }
     }
 }

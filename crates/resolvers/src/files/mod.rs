@@ -12,7 +12,7 @@ use midward_core::{Clock, Failure, Hop, Trace};
 use serde::Deserialize;
 
 use self::read::{Layout, read};
-use crate::cloud::{limit, misconfigured, timeout_failure};
+use crate::cloud::{limit, misconfigured, timeout_failure, told};
 use crate::fields;
 use crate::unusable::Unusable;
 use crate::{BoxFuture, CredentialId, Lookup, Resolution, ResolveError, Resolver, ResolverContext, ResolverReport};
@@ -128,24 +128,11 @@ impl Resolver for FilesResolver {
         lookup: &'a Lookup,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Resolution, ResolveError>> {
-        Box::pin(async move {
-            self.look_up(lookup, limit(self.timeout_ms, deadline)).await.map_err(|failure| {
-                tracing::warn!(resolver = %self.name, "{failure}");
-                ResolveError(Box::new(failure))
-            })
-        })
+        told(&self.name, self.look_up(lookup, limit(self.timeout_ms, deadline)))
     }
 
     fn report(&self) -> ResolverReport {
         ResolverReport::Ready
-    }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
     }
 }
 

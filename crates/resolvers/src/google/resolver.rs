@@ -14,7 +14,9 @@ use zeroize::Zeroizing;
 use super::answer::{WHO, payload};
 use super::config::GoogleConfig;
 use super::credentials::SignIn;
-use crate::cloud::{Network, check_endpoint, limit, material, misconfigured, send_failure, timeout_failure, version};
+use crate::cloud::{
+    Network, check_endpoint, limit, material, misconfigured, send_failure, timeout_failure, told, version,
+};
 use crate::{BoxFuture, CredentialId, Lookup, Resolution, ResolveError, Resolver, ResolverContext, ResolverReport};
 
 pub(super) struct GoogleResolver {
@@ -136,25 +138,11 @@ impl Resolver for GoogleResolver {
         lookup: &'a Lookup,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Resolution, ResolveError>> {
-        Box::pin(async move {
-            let outcome = self.look_up(lookup, limit(self.config.timeout_ms, deadline)).await;
-            outcome.map_err(|failure| {
-                tracing::warn!(resolver = %self.name, "{failure}");
-                ResolveError(Box::new(failure))
-            })
-        })
+        told(&self.name, self.look_up(lookup, limit(self.config.timeout_ms, deadline)))
     }
 
     fn report(&self) -> ResolverReport {
         ResolverReport::Ready
-    }
-
-    fn warm_up(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shut_down(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
     }
 }
 

@@ -10,7 +10,7 @@ use midward_core::{Failure, Hop, Trace};
 use super::WHO;
 use super::client::{Client, entry, is_refusal, material, secret_path};
 use super::config::HashiCorpVaultConfig;
-use crate::cloud::{limit, misconfigured, timeout_failure, version};
+use crate::cloud::{limit, misconfigured, told, version, within};
 use crate::session::Session;
 use crate::{BoxFuture, Lookup, Resolution, ResolveError, Resolver, ResolverContext, ResolverReport};
 
@@ -69,14 +69,7 @@ impl Resolver for VaultResolver {
         lookup: &'a Lookup,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Resolution, ResolveError>> {
-        Box::pin(async move {
-            let limit = limit(self.config.timeout_ms, deadline);
-            let outcome = tokio::time::timeout(limit, self.look_up(lookup)).await;
-            outcome.unwrap_or_else(|_| Err(timeout_failure(WHO, Some(limit)))).map_err(|failure| {
-                tracing::warn!(resolver = %self.name, "{failure}");
-                ResolveError(Box::new(failure))
-            })
-        })
+        told(&self.name, within(WHO, limit(self.config.timeout_ms, deadline), self.look_up(lookup)))
     }
 
     fn report(&self) -> ResolverReport {
@@ -95,8 +88,7 @@ impl Resolver for VaultResolver {
     fn shut_down(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let Some(pass) = self.session.close() else { return };
-            let revoked = tokio::time::timeout(REVOKE_LIMIT, self.session.door.revoke(&pass.token)).await;
-            if let Err(failure) = revoked.unwrap_or_else(|_| Err(timeout_failure(WHO, Some(REVOKE_LIMIT)))) {
+            if let Err(failure) = within(WHO, REVOKE_LIMIT, self.session.door.revoke(&pass.token)).await {
                 tracing::info!(resolver = %self.name, "the MID's token for the vault was not revoked: {failure}");
             }
         })

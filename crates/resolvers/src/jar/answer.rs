@@ -4,6 +4,7 @@ use midward_core::{ClientMaterial, Failure, Hop, MaterialField};
 
 use super::host::{CallError, End};
 use super::sandbox::Missing;
+use crate::cgroup::over_memory;
 use crate::cyberark_codes::{aim_client_failure, cyberark_failure, is_cyberark_code, is_known_cyberark_code};
 use crate::frame::{Frame, FrameKind};
 
@@ -208,6 +209,7 @@ pub(super) fn unanswered(error: &CallError, limit: std::time::Duration) -> Failu
 /// A host that ended under its calls, or before the first.
 pub(super) fn crashed(end: &End) -> Failure {
     let detail = match end {
+        End::OverMemory(limits) => return over_memory(*limits),
         End::Crashed(status) => format!("the resolver's process ended ({status})"),
         End::Overdue => "the resolver's process was ended because another call on it hung".to_owned(),
         End::Broken => "the resolver's process broke the pipe's protocol and was ended".to_owned(),

@@ -1,26 +1,31 @@
-//! The settings of resolvers that run a JAR: each kind's own, and those of the process, which all kinds share.
+//! The settings of resolvers that run a JAR: each kind's own, and those of the JVM, which both share.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
-use serde::{Deserialize, de};
 
-use super::{JarDigest, SandboxMode, Target};
-use crate::{AimVersion, CredentialId, LookupBy, RunAs};
+use super::{JarDigest, Target};
+use crate::cyberark::AccountConfig;
+use crate::parts::{Parts, keys};
+use crate::{AimVersion, IsolationConfig};
 
 /// `kind = "jar"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JarConfig {
     pub own: JarSettings,
     pub process: ProcessConfig,
+    pub isolation: IsolationConfig,
 }
 
 /// `kind = "cyberark_sdk"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CyberArkSdkConfig {
     pub own: CyberArkSdkSettings,
+    pub account: AccountConfig,
     pub process: ProcessConfig,
+    pub isolation: IsolationConfig,
 }
 
 /// What only a customer's own resolver JAR has.
@@ -44,30 +49,9 @@ pub struct JarSettings {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CyberArkSdkSettings {
-    #[serde(default = "default_app_id")]
-    pub app_id: String,
-    /// The safe for identifiers that name none.
-    #[serde(default)]
-    pub safe: Option<String>,
-    #[serde(default = "default_folder")]
-    pub folder: String,
-    /// Between the parts of a credential identifier (`safe.cred.split.string` of a MID Server).
-    #[serde(default = "default_separator")]
-    pub separator: String,
     /// The provider's port, when it is not the default one.
     #[serde(default)]
     pub port: Option<u16>,
-    /// The SDK's own connection time-out, in seconds.
-    #[serde(default)]
-    pub connection_timeout_s: Option<u32>,
-    /// Shown in the vault's own audit.
-    #[serde(default)]
-    pub reason: Option<String>,
-    /// The platform (policy id) for identifiers that name none.
-    #[serde(default)]
-    pub platform: Option<String>,
-    #[serde(default)]
-    pub lookup_by: LookupBy,
     /// What the JAR's version must be: `installed`, `any`, or a version such as `14.2`.
     #[serde(default)]
     pub aim_version: AimVersion,
@@ -86,12 +70,6 @@ pub struct ProcessConfig {
     /// What the JAR and its libraries must be; others are not loaded.
     #[serde(default)]
     pub sha256: Option<JarDigest>,
-    /// Names of environment variables of the MID that the JAR's process gets. It gets no others.
-    #[serde(default)]
-    pub environment: Vec<String>,
-    /// Further environment variables with their values. No secrets.
-    #[serde(default)]
-    pub environment_values: BTreeMap<String, String>,
     /// The `java` program for this resolver.
     #[serde(default)]
     pub java: Option<PathBuf>,
@@ -110,39 +88,15 @@ pub struct ProcessConfig {
     /// Resident size, in MiB, above which the JVM is replaced; the heap and 192 MiB unless set.
     #[serde(default)]
     pub resident_limit_mib: Option<u64>,
-    /// The user that the JVM runs as, in place of the MID's.
-    #[serde(default)]
-    pub run_as: Option<RunAs>,
-    /// Whether the JAR must be isolated (`required`), as far as the kernel can (`best_effort`), or not at all (`off`).
-    #[serde(default)]
-    pub sandbox: SandboxMode,
     /// What the JAR and its programs may connect to by TCP: hosts with their ports, in a network of their own.
     #[serde(default)]
     pub connect: Vec<Target>,
-    /// TCP ports that the JAR and its programs may connect to, on any host. None unless listed, but for the AIM
-    /// provider's with `cyberark_sdk`.
-    #[serde(default)]
-    pub connect_ports: Vec<u16>,
-    /// UDP with any host and port. A look-up of a host name in DNS needs it.
-    #[serde(default)]
-    pub udp: bool,
-    /// Any Unix socket that the MID's user may use.
-    #[serde(default)]
-    pub unix_sockets: bool,
-    /// Files and folders, by absolute paths, that the JAR and its programs may read.
-    #[serde(default)]
-    pub readable_paths: Vec<PathBuf>,
-    /// Folders, by absolute paths, in which they may change files.
-    #[serde(default)]
-    pub writable_paths: Vec<PathBuf>,
-    /// Programs, or folders of programs, by absolute paths, that they may start. The AIM client is one already.
-    #[serde(default)]
-    pub executables: Vec<PathBuf>,
 }
 
 impl<'de> Deserialize<'de> for JarConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (own, process): (JarSettings, ProcessConfig) = split(deserializer)?;
+        let (mut parts, own) = section::<JarSettings, D>(deserializer, &[])?;
+        let (process, isolation): (ProcessConfig, _) = (parts.take()?, parts.take()?);
         let has_file = !process.jar.as_os_str().is_empty();
         match &own.from_instance {
             None if !has_file => Err(D::Error::missing_field("jar")),
@@ -150,76 +104,31 @@ impl<'de> Deserialize<'de> for JarConfig {
                 Err(D::Error::custom("`from_instance` excludes `jar` and `lib_dir`"))
             }
             Some(_) if process.sha256.is_none() => Err(D::Error::custom("`from_instance` needs `sha256`")),
-            _ => Ok(Self { own, process }),
+            _ => Ok(Self { own, process, isolation }),
         }
     }
 }
 
 impl<'de> Deserialize<'de> for CyberArkSdkConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (own, process): (CyberArkSdkSettings, ProcessConfig) = split(deserializer)?;
+        let (mut parts, own) = section::<CyberArkSdkSettings, D>(deserializer, keys::<AccountConfig>())?;
+        let (account, process): (_, ProcessConfig) = (parts.take()?, parts.take()?);
         if process.jar.as_os_str().is_empty() {
             return Err(D::Error::missing_field("jar"));
         }
-        Ok(Self { own, process })
+        Ok(Self { own, account, process, isolation: parts.take()? })
     }
 }
 
-/// Reads one section into two structs that know their keys. serde's `flatten` would do, but for unknown keys: with it
-/// none is refused.
-fn split<'de, D, Own>(deserializer: D) -> Result<(Own, ProcessConfig), D::Error>
-where
-    D: Deserializer<'de>,
-    Own: DeserializeOwned,
-{
-    let (own_keys, process_keys) = (keys::<Own>(), keys::<ProcessConfig>());
-    let (mut own, mut process) = (toml::Table::new(), toml::Table::new());
-    for (key, value) in toml::Table::deserialize(deserializer)? {
-        if process_keys.contains(&key.as_str()) {
-            process.insert(key, value);
-        } else if own_keys.contains(&key.as_str()) {
-            own.insert(key, value);
-        } else {
-            let known: Vec<_> = own_keys.iter().chain(process_keys).map(|known| format!("`{known}`")).collect();
-            // serde's own words, which whoever names the nearest key looks for.
-            return Err(D::Error::custom(format!("unknown field `{key}`, expected one of {}", known.join(", "))));
-        }
-    }
-    let read = |error: toml::de::Error| D::Error::custom(error.message());
-    Ok((own.try_into().map_err(read)?, process.try_into().map_err(read)?))
-}
-
-/// The keys that a struct reads, from the list that its derived `Deserialize` hands over first.
-fn keys<T: DeserializeOwned>() -> &'static [&'static str] {
-    let mut keys: &'static [&'static str] = &[];
-    // Nothing is there to read: the list is all that this is for.
-    let _ = T::deserialize(Keys(&mut keys));
-    keys
-}
-
-struct Keys<'a>(&'a mut &'static [&'static str]);
-
-impl<'de> Deserializer<'de> for Keys<'_> {
-    type Error = de::value::Error;
-
-    fn deserialize_struct<V: de::Visitor<'de>>(
-        self,
-        _name: &'static str,
-        fields: &'static [&'static str],
-        _visitor: V,
-    ) -> Result<V::Value, Self::Error> {
-        *self.0 = fields;
-        Err(Self::Error::custom("no values"))
-    }
-
-    fn deserialize_any<V: de::Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Self::Error> {
-        Err(Self::Error::custom("not a struct"))
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
-        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-    }
+/// Reads what only one kind has, which `more` belongs to; the rest is left.
+fn section<'de, Own: DeserializeOwned, D: Deserializer<'de>>(
+    deserializer: D,
+    more: &'static [&'static str],
+) -> Result<(Parts, Own), D::Error> {
+    let known = [keys::<Own>(), more, keys::<ProcessConfig>(), keys::<IsolationConfig>()];
+    let mut parts = Parts::read(deserializer, &known)?;
+    let own = parts.take()?;
+    Ok((parts, own))
 }
 
 fn default_class() -> String {
@@ -228,18 +137,6 @@ fn default_class() -> String {
 
 fn default_credential_type() -> String {
     "oauth_2_0".to_owned()
-}
-
-fn default_app_id() -> String {
-    "ServiceNow_MID_Server".to_owned()
-}
-
-fn default_folder() -> String {
-    "root".to_owned()
-}
-
-fn default_separator() -> String {
-    CredentialId::DEFAULT_SEPARATOR.to_owned()
 }
 
 const fn default_heap_mib() -> u32 {
@@ -265,10 +162,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_of_both_structs_stand_in_one_section() {
+    fn settings_of_all_structs_stand_in_one_section() {
         let text = "jar = '/a.jar'\nclass = 'a.B'\nudp = true\nparameters = { x = 'y' }";
         let config: JarConfig = toml::from_str(text).expect("legal");
-        assert_eq!((config.own.class.as_str(), config.process.udp), ("a.B", true));
+        assert_eq!((config.own.class.as_str(), config.isolation.udp), ("a.B", true));
         assert_eq!(config.process.jar, PathBuf::from("/a.jar"));
     }
 

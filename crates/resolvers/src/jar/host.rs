@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use midward_core::Failure;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
@@ -15,6 +16,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::launch::{Launch, Launched};
 use super::sandbox::Missing;
+use crate::cgroup::{Group, HeldGroup, Limits};
 use crate::frame::{Frame, FrameError, FrameKind};
 
 /// How long frames that a dead host left in the pipe are read.
@@ -31,6 +33,8 @@ pub(super) struct Host {
     pub(super) generation: String,
     /// What the JAR says its version is.
     pub(super) version: Option<String>,
+    /// Closed when nothing is left of the process, and of what it started.
+    gone: watch::Receiver<()>,
 }
 
 /// Why a host ended.
@@ -38,6 +42,8 @@ pub(super) struct Host {
 pub(super) enum End {
     /// By itself, with this exit status.
     Crashed(String),
+    /// The kernel ended it, because its control group's memory was used up.
+    OverMemory(Limits),
     /// We ended it, because a call on it took too long.
     Overdue,
     /// We ended it, because it wrote something that is no frame.
@@ -63,6 +69,8 @@ pub(super) enum StartError {
         code: String,
         what: Option<String>,
     },
+    /// It was not even tried.
+    Refused(Failure),
     Io(io::Error),
     TimedOut,
     Ended(End),
@@ -96,8 +104,14 @@ impl Host {
     }
 
     async fn handshake(launch: &Launch, folder: std::path::PathBuf, configuration: &Frame) -> Result<Self, StartError> {
+        let groups = launch.groups.clone();
+        let made = tokio::task::spawn_blocking(move || groups.make()).await;
+        let made = made.map_err(|error| StartError::Io(io::Error::other(error)))?;
+        let group = HeldGroup::new(made.map_err(StartError::Refused)?);
+        let started = launch.start(folder, group.group()).await;
         let Launched { mut child, to_host: mut pipe_in, from_host, scratch, forwards } =
-            launch.start(folder).await.map_err(StartError::Io)?;
+            started.map_err(StartError::Io)?;
+        let group = group.into_group().map(Arc::new);
         let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let pid = pid.ok_or_else(|| StartError::Io(io::Error::other("the process has no id")))?;
         drain(child.stdout.take(), "stdout");
@@ -111,12 +125,13 @@ impl Host {
         let (first, ready) = oneshot::channel();
         let (kill, killed) = watch::channel(None);
         let exited = watch_exit(pid).map_err(StartError::Io)?;
-        let driven = drive(child, from_host, Arc::clone(&shared), first, killed, exited);
+        let driven = drive(child, from_host, Arc::clone(&shared), first, killed, exited, group.clone());
+        let (left, gone) = watch::channel(());
         tokio::spawn(async move {
             driven.await;
             drop(forwards);
-            // Removing files blocks; nobody waits for it.
-            tokio::task::spawn_blocking(move || drop(scratch));
+            // Both block.
+            tokio::task::spawn_blocking(move || drop((group, scratch, left)));
         });
         let (outgoing, mut queue) = mpsc::channel::<Zeroizing<Vec<u8>>>(64);
         tokio::spawn(async move {
@@ -137,6 +152,7 @@ impl Host {
             next_call: AtomicU64::new(1),
             generation,
             version,
+            gone,
         };
         let text = |frame: &Frame, key| frame.text(key).map(str::to_owned);
         match ready.await {
@@ -144,7 +160,7 @@ impl Host {
                 Ok(host(text(&frame, "generation").unwrap_or_default(), text(&frame, "version")))
             }
             Ok(frame) if frame.kind == FrameKind::Unusable => Err(StartError::Unusable {
-                code: text(&frame, "code").unwrap_or_else(|| "load_failed".to_owned()),
+                code: text(&frame, "code").unwrap_or_else(|| "jar_unloadable".to_owned()),
                 what: text(&frame, "what"),
             }),
             Ok(_) => Err(StartError::Ended(End::Broken)),
@@ -186,6 +202,12 @@ impl Host {
         self.shared.lock().end.clone().or_else(|| self.kill.borrow().clone())
     }
 
+    /// Waits until nothing is left of the process, and of what it started, once it is no longer used.
+    pub(super) fn gone(&self) -> impl Future<Output = ()> + use<> {
+        let mut gone = self.gone.clone();
+        async move { while gone.changed().await.is_ok() {} }
+    }
+
     /// Whether it has answered any call.
     pub(super) fn has_answered(&self) -> bool {
         self.shared.answered.load(Ordering::Relaxed)
@@ -205,8 +227,8 @@ impl Shared {
     }
 }
 
-/// Reads answers until the host ends, for whatever reason; then ends what is left of its process group, and tells all
-/// who wait.
+/// Reads answers until the host ends, for whatever reason; then ends what is left of its process group and its control
+/// group, and tells all who wait.
 async fn drive(
     mut child: Child,
     mut from_host: pipe::Receiver,
@@ -214,6 +236,7 @@ async fn drive(
     first: oneshot::Sender<Frame>,
     mut killed: watch::Receiver<Option<End>>,
     mut exited: oneshot::Receiver<()>,
+    group: Option<Arc<Group>>,
 ) {
     let mut first = Some(first);
     let reason = tokio::select! {
@@ -230,9 +253,15 @@ async fn drive(
     }
     // The child is not reaped yet, so its id still names its group. Gone already is fine.
     let _ = rustix::process::kill_process_group(shared.pid, Signal::KILL);
+    // Its control group has also what left the process group.
+    let over_memory = match group {
+        Some(group) => tokio::task::spawn_blocking(move || end_group(&group)).await.unwrap_or(None),
+        None => None,
+    };
     let status = child.wait().await;
-    let end = reason.unwrap_or_else(|| {
-        End::Crashed(status.map_or_else(|_| "status unknown".to_owned(), |status| status.to_string()))
+    let end = reason.unwrap_or_else(|| match over_memory {
+        Some(limits) => End::OverMemory(limits),
+        None => End::Crashed(status.map_or_else(|_| "status unknown".to_owned(), |status| status.to_string())),
     });
     tracing::debug!(pid = shared.pid.as_raw_nonzero().get(), ?end, "a JAR host ended");
     let waiting = {
@@ -244,6 +273,12 @@ async fn drive(
         // Whoever no longer waits needs no answer.
         let _ = sender.send(Err(end.clone()));
     }
+}
+
+/// Blocks. What was allowed, if the kernel ended a process for using more.
+fn end_group(group: &Group) -> Option<Limits> {
+    group.kill();
+    group.is_over_memory().then_some(group.limits)
 }
 
 /// Hands out answers until the pipe ends (false) or holds something that is no frame (true).

@@ -14,9 +14,10 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
 use super::forward::{Forwards, Target, write_hosts};
-use super::sandbox::{Network, Sandbox, SandboxMode};
+use super::sandbox::{Membership, Network, Sandbox, SandboxMode};
 use super::scratch::Scratch;
 use crate::RunAs;
+use crate::cgroup::{ControlGroups, Group};
 use crate::run_as::User;
 
 const FRAMES_IN: i32 = 3;
@@ -31,6 +32,7 @@ pub(super) struct Launch {
     pub(super) heap_mib: u32,
     pub(super) environment: Vec<(OsString, OsString)>,
     pub(super) sandbox: Sandbox,
+    pub(super) groups: ControlGroups,
     pub(super) run_as: Option<RunAs>,
     /// What the listeners in a private network stand for.
     pub(super) targets: Vec<Target>,
@@ -49,8 +51,8 @@ pub(super) struct Launched {
 }
 
 impl Launch {
-    /// Starts the process in `folder`.
-    pub(super) async fn start(&self, folder: PathBuf) -> io::Result<Launched> {
+    /// Starts the process in `folder`, as a member of `group`.
+    pub(super) async fn start(&self, folder: PathBuf, group: Option<&Group>) -> io::Result<Launched> {
         let (child_in, to_host) = io::pipe()?;
         let (from_host, child_out) = io::pipe()?;
         let user = match self.run_as.clone() {
@@ -79,7 +81,9 @@ impl Launch {
             Ok::<_, io::Error>((scratch, targets))
         };
         let (scratch, targets) = tokio::task::spawn_blocking(prepared).await.map_err(io::Error::other)??;
-        let sandbox = Sandbox { user, ..self.sandbox_of(&folder, scratch.path()) }.to_args();
+        let required = self.groups.is_strict();
+        let group = group.map(|group| Membership { folder: group.folder().to_owned(), required });
+        let sandbox = Sandbox { user, group, ..self.sandbox_of(&folder, scratch.path()) }.to_args();
         let words = self.trampoline.iter().chain(&sandbox).map(OsString::as_os_str);
         let mut words = words.chain([self.java.as_os_str()]);
         let program = words.next().unwrap_or_else(|| OsStr::new("java"));

@@ -19,5 +19,5 @@ pub(crate) use host::watch_exit;
 pub(crate) use launch::{FRAMES_OUT, spawn};
 pub use resolver::JarResolver;
 pub use sandbox::SandboxMode;
-pub(crate) use sandbox::{Missing, Network, Sandbox};
+pub(crate) use sandbox::{Membership, Missing, Network, Sandbox};
 pub use store::{InvalidJarDigest, JarDigest};

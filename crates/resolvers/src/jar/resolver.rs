@@ -1,6 +1,5 @@
 //! The two Java adapters: they differ in how a call is put and in whose codes the answer may hold.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,12 +18,14 @@ use super::supervisor::{Parts, Supervisor};
 use crate::cyberark::{Search, VersionCheck};
 use crate::frame::{Frame, FrameKind};
 use crate::{
-    BoxFuture, CredentialId, CyberArkSdkConfig, JarConfig, Lookup, ProcessConfig, Resolution, ResolveError, Resolver,
-    ResolverContext, ResolverReport,
+    BoxFuture, CredentialId, CyberArkSdkConfig, IsolationConfig, JarConfig, Lookup, ProcessConfig, Resolution,
+    ResolveError, Resolver, ResolverContext, ResolverReport,
 };
 
 /// What a JVM needs beside its heap, in MiB, before it is called too large.
 const RESIDENT_ALLOWANCE_MIB: u64 = 192;
+/// What the programs that it starts need besides, in MiB, before the kernel ends them all.
+const PROGRAMS_ALLOWANCE_MIB: u64 = 256;
 
 /// Longest back-off after which a host is started before anybody asks for it.
 const RESTART_AHEAD: Duration = Duration::from_secs(2);
@@ -60,42 +61,35 @@ enum Questions {
 impl JarResolver {
     /// `kind = "jar"`.
     pub fn jar(name: &str, config: &JarConfig, context: &ResolverContext) -> Self {
-        let JarConfig { own: jar, process } = config;
+        let JarConfig { own: jar, process, isolation } = config;
         let frame = Frame::new(FrameKind::Configure).with("mode", "jar").with("class", jar.class.as_str());
         let frame =
             jar.parameters.iter().fold(frame, |frame, (key, value)| frame.with(format!("param:{key}"), value.as_str()));
         let questions =
             Questions::Jar { credential_type: jar.credential_type.clone(), mid_name: context.mid_name.clone() };
-        Self::with(name, process, sandbox(process, &[]), frame, questions, None, context)
+        let sandbox = sandbox(process, isolation, &[]);
+        Self::with(name, (process, isolation), sandbox, frame, questions, None, context)
     }
 
     /// `kind = "cyberark_sdk"`.
     pub fn sdk(name: &str, config: &CyberArkSdkConfig, context: &ResolverContext) -> Self {
-        let CyberArkSdkConfig { own: sdk, process } = config;
+        let CyberArkSdkConfig { own: sdk, account, process, isolation } = config;
         let frame = Frame::new(FrameKind::Configure)
             .with("mode", "cyberark_sdk")
-            .with("app_id", sdk.app_id.as_str())
-            .with("folder", sdk.folder.as_str())
+            .with("app_id", account.app_id.as_str())
+            .with("folder", account.folder.as_str())
             .with_optional("port", sdk.port.map(|port| port.to_string()))
-            .with_optional("connection_timeout", sdk.connection_timeout_s.map(|seconds| seconds.to_string()))
-            .with_optional("reason", sdk.reason.as_deref());
-        let questions = Questions::CyberArkSdk(Search {
-            separator: sdk.separator.clone(),
-            safe: sdk.safe.clone(),
-            folder: sdk.folder.clone(),
-            platform: sdk.platform.clone(),
-            user_name: None,
-            database: None,
-            lookup_by: sdk.lookup_by,
-        });
-        let sandbox = sandbox(process, &[sdk.port.unwrap_or(PROVIDER_PORT)]);
+            .with_optional("connection_timeout", account.connection_timeout_s.map(|seconds| seconds.to_string()))
+            .with_optional("reason", account.reason.as_deref());
+        let questions = Questions::CyberArkSdk(account.search(None));
+        let sandbox = sandbox(process, isolation, &[sdk.port.unwrap_or(PROVIDER_PORT)]);
         let versions = Some(VersionCheck::new(&sdk.aim_version));
-        Self::with(name, process, sandbox, frame, questions, versions, context)
+        Self::with(name, (process, isolation), sandbox, frame, questions, versions, context)
     }
 
     fn with(
         name: &str,
-        process: &ProcessConfig,
+        (process, isolation): (&ProcessConfig, &IsolationConfig),
         sandbox: Sandbox,
         configuration: Frame,
         questions: Questions,
@@ -104,6 +98,7 @@ impl JarResolver {
     ) -> Self {
         let concurrency = process.concurrency.max(1);
         let allowed = RESIDENT_ALLOWANCE_MIB + u64::from(process.heap_mib);
+        let max_resident_mib = process.resident_limit_mib.unwrap_or(allowed);
         let jar_host_dir = std::path::absolute(&context.jar_host_dir).unwrap_or_else(|_| context.jar_host_dir.clone());
         let state_dir = std::path::absolute(&context.state_dir).unwrap_or_else(|_| context.state_dir.clone());
         let state_dir = state_dir.join(folder_name(name));
@@ -114,9 +109,10 @@ impl JarResolver {
                 java: process.java.as_ref().unwrap_or(&context.java).clone(),
                 host_jar: jar_host_dir.join("midward-jar-host.jar"),
                 heap_mib: process.heap_mib,
-                environment: environment(process),
+                environment: isolation.variables(),
                 sandbox,
-                run_as: process.run_as.clone(),
+                groups: isolation.groups(max_resident_mib + PROGRAMS_ALLOWANCE_MIB, concurrency),
+                run_as: isolation.run_as.clone(),
                 targets: process.connect.clone(),
                 scratch_dir: state_dir.join("tmp"),
             },
@@ -126,7 +122,7 @@ impl JarResolver {
             jar_host_dir,
             configuration: configuration.with("concurrency", concurrency.to_string()),
             max_calls: process.recycle_after_calls,
-            max_resident_mib: process.resident_limit_mib.unwrap_or(allowed),
+            max_resident_mib,
             clock: Arc::clone(&context.clock),
             random: Arc::clone(&context.random),
         });
@@ -177,6 +173,10 @@ impl Resolver for JarResolver {
         self.inner.supervisor.report()
     }
 
+    fn note(&self) -> Option<String> {
+        self.inner.supervisor.note()
+    }
+
     fn warm_up(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             // What is wrong shows in the report.
@@ -194,7 +194,7 @@ impl Inner {
         let outcome = self.attempt(lookup, deadline.min(self.timeout)).await;
         if let Err(failure) = &outcome {
             tracing::warn!(resolver = %self.name, "Problem with client's CredentialResolver: {failure}");
-            if matches!(failure.code.as_str(), "resolver_crashed" | "resolver_timeout") {
+            if matches!(failure.code.as_str(), "resolver_crashed" | "resolver_over_memory" | "resolver_timeout") {
                 // Warm again before the next call needs it; after many crashes, only when one does.
                 let again = Arc::clone(&self);
                 tokio::spawn(async move { again.supervisor.host(RESTART_AHEAD).await.map(drop) });
@@ -276,30 +276,16 @@ impl Questions {
     }
 }
 
-/// What the configuration lets the process reach. `ports` are open besides those that it lists.
-fn sandbox(process: &ProcessConfig, ports: &[u16]) -> Sandbox {
-    let client = environment(process).into_iter().filter(|(name, _)| name == AIM_CLIENT_VARIABLE);
+/// What the configuration lets the process reach. `ports` are open besides those that it lists: the AIM provider looks at
+/// who connects, so nobody can stand between.
+fn sandbox(process: &ProcessConfig, isolation: &IsolationConfig, ports: &[u16]) -> Sandbox {
+    let client = isolation.variables().into_iter().filter(|(name, _)| name == AIM_CLIENT_VARIABLE);
     let client = client.map(|(_, value)| PathBuf::from(value));
-    Sandbox {
-        frames: true,
-        user: None,
-        mode: process.sandbox,
-        readable: process.readable_paths.clone(),
-        writable: process.writable_paths.clone(),
-        executable: process.executables.iter().cloned().chain(client).chain([AIM_CLIENT_FOLDER.into()]).collect(),
-        network: network(process, ports),
-        landlock_abi: None,
-        connect_ports: ports.iter().chain(&process.connect_ports).copied().collect(),
-        udp: process.udp,
-        unix_sockets: process.unix_sockets,
-    }
-}
-
-/// A network of its own, unless the process needs the host's: for a port of any host (the AIM provider looks at who
-/// connects, so nobody can stand between), or for UDP.
-fn network(process: &ProcessConfig, ports: &[u16]) -> Network {
-    let open = process.udp || !ports.is_empty() || !process.connect_ports.is_empty();
-    if open { Network::Host } else { Network::Private { listen: forward::inside(&process.connect) } }
+    let private = Network::Private { listen: forward::inside(&process.connect) };
+    let mut sandbox = isolation.sandbox(if ports.is_empty() { private } else { Network::Host });
+    sandbox.executable.extend(client.chain([AIM_CLIENT_FOLDER.into()]));
+    sandbox.connect_ports.extend(ports);
+    sandbox
 }
 
 /// A resolver's folder: its name, or its bytes when the name is none that records may have.
@@ -308,11 +294,4 @@ fn folder_name(name: &str) -> String {
         Ok(()) => name.to_owned(),
         Err(_) => name.bytes().fold("x".to_owned(), |text, byte| format!("{text}{byte:02x}")),
     }
-}
-
-/// The variables that were listed, and no others.
-fn environment(process: &ProcessConfig) -> Vec<(OsString, OsString)> {
-    let listed = process.environment.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
-    let literal = process.environment_values.iter().map(|(name, value)| (name.into(), value.into()));
-    listed.chain(literal).collect()
 }

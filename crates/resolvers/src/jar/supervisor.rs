@@ -22,6 +22,8 @@ use crate::{ResolverReport, RunAs, run_as};
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long a JAR that could not be used is left alone, unless it changes.
 const VERDICT_LIFETIME: Duration = Duration::from_secs(30);
+/// How long the end of a process that nobody uses any more is waited for.
+const GONE_LIMIT: Duration = Duration::from_secs(2);
 const FIRST_RESTART: Duration = Duration::from_millis(100);
 const LAST_RESTART: Duration = Duration::from_secs(30);
 
@@ -29,6 +31,8 @@ pub(super) struct Supervisor {
     parts: Parts,
     state: Mutex<State>,
     report: StdMutex<ResolverReport>,
+    /// What the control group lacks.
+    note: StdMutex<Option<String>>,
 }
 
 struct State {
@@ -73,11 +77,16 @@ impl Supervisor {
                 closed: false,
             }),
             report: StdMutex::new(ResolverReport::Degraded("not started yet".to_owned())),
+            note: StdMutex::default(),
         }
     }
 
     pub(super) fn report(&self) -> ResolverReport {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn note(&self) -> Option<String> {
+        self.note.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The host for the JAR as it is now. Starts one when needed, which may outlast `patience`; a back-off that would
@@ -171,6 +180,7 @@ impl Supervisor {
             Err(StartError::Unusable { code, what }) => {
                 Err(self.judge(state, Some(mark), unusable(&code, what.as_deref())))
             }
+            Err(StartError::Refused(failure)) => Err(self.judge(state, Some(mark), failure)),
             Err(StartError::Io(error)) => Err(self.judge(state, Some(mark), jvm_missing(error.kind()))),
             Err(StartError::TimedOut) => {
                 self.back_off(state, &End::Overdue);
@@ -198,8 +208,13 @@ impl Supervisor {
     pub(super) async fn shut_down(&self) {
         let mut state = self.state.lock().await;
         state.closed = true;
-        state.current = None;
+        let gone = state.current.take().map(|(host, _)| host.gone());
         self.set_report(ResolverReport::Degraded("stopped".to_owned()));
+        if let Some(gone) = gone
+            && tokio::time::timeout(GONE_LIMIT, gone).await.is_err()
+        {
+            tracing::debug!(resolver = %self.parts.name, "its process is used still");
+        }
     }
 
     fn set_report(&self, report: ResolverReport) {
@@ -250,6 +265,20 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Whether the process gets the control group that it must have. What it lacks otherwise is noted.
+    async fn check_groups(&self) -> Result<(), Failure> {
+        let groups = self.parts.launch.groups.clone();
+        let note = blocking(move || Ok(groups.check())).await.map_err(|error| file_failure(&error))??;
+        let mut noted = self.note.lock().unwrap_or_else(PoisonError::into_inner);
+        if *noted != note {
+            if let Some(note) = &note {
+                tracing::info!(resolver = %self.parts.name, "{note}");
+            }
+            *noted = note;
+        }
+        Ok(())
+    }
+
     /// Checks what would only show as a process that ends at once, and removes copies that nobody reads any more.
     async fn prepare(&self, state: &mut State, staged: &Staged) -> Result<(), Failure> {
         if self.parts.launch.sandbox.relative_path().is_some() {
@@ -262,6 +291,7 @@ impl Supervisor {
             let (ours, host) = (self.parts.store.state_dir.clone(), self.parts.jar_host_dir.clone());
             blocking(move || Ok(may_run_as(&run_as, &ours, &host))).await.map_err(|error| file_failure(&error))??;
         }
+        self.check_groups().await?;
         let previous = state.loaded.replace(staged.digest.clone());
         let keep: Vec<String> = previous.into_iter().chain([staged.digest.clone()]).collect();
         let (store, java, host_jar) =

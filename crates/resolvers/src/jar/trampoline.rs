@@ -17,6 +17,7 @@ use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid};
 
 use super::launch::FRAMES_OUT;
 use super::sandbox::{Missing, Network, Sandbox, SandboxMode};
+use crate::cgroup;
 use crate::frame::{Frame, FrameKind};
 use crate::run_as::User;
 
@@ -34,6 +35,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> io::Result<Infallible> {
     // Opened before another user may not; the program does not get this one.
     let pipe = File::options().write(true).open(format!("/proc/self/fd/{FRAMES_OUT}"));
     let report = |kind, missing| report(pipe.as_ref(), kind, missing);
+    if let Some(group) = &sandbox.group
+        && let Err(error) = cgroup::enter(&group.folder)
+    {
+        report(if group.required { FrameKind::Unusable } else { FrameKind::Notice }, Missing::ControlGroup)?;
+        if group.required {
+            return Err(error);
+        }
+    }
     if let Some(user) = sandbox.user
         && let Err(error) = become_user(user)
     {

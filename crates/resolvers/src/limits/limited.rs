@@ -153,6 +153,10 @@ impl Resolver for Limited {
         }
     }
 
+    fn note(&self) -> Option<String> {
+        self.adapter.note()
+    }
+
     fn warm_up(&self) -> BoxFuture<'_, ()> {
         self.adapter.warm_up()
     }

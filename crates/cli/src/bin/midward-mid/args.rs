@@ -98,7 +98,8 @@ pub(crate) struct TokenArguments {
     /// All connections.
     #[arg(long)]
     pub(crate) all: bool,
-    /// Tell what the cache holds (the default).
+    /// Tell why there is a token or not, what to do about a failure, and how long each hop of the last fetch took (the
+    /// default).
     #[arg(long)]
     pub(crate) explain: bool,
     /// Drop the tokens, and revoke them where there is an endpoint for it: the next call gets a new one, with a secret

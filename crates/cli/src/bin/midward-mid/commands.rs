@@ -199,14 +199,22 @@ async fn ask_mid(path: &Path, request: &AdminRequest) -> Result<AdminReply, Fail
 
 fn token_lines(token: &TokenReport) -> Vec<String> {
     let scopes = if token.scopes.is_empty() { "none".to_owned() } else { token.scopes.join(" ") };
-    vec![
+    let mut lines = vec![
         format!("{} by {} from {}", token.credential_id, token.resolver, token.token_url),
         format!("  used by  {}", token.connections.join(", ")),
         format!("  profile  {}", token.profile),
         format!("  grant    {}", token.grant),
         format!("  scopes   {scopes}"),
         format!("  state    {}: {}", token.state, token.explanation),
-    ]
+    ];
+    if !token.granted_scopes.is_empty() && token.granted_scopes != token.scopes {
+        lines.push(format!("  granted  {}", token.granted_scopes.join(" ")));
+    }
+    lines.extend(token.action.iter().map(|action| format!("  to do    {action}")));
+    let millis = |micros: u64| format!("{}.{:03} ms", micros / 1000, micros % 1000);
+    let steps = token.steps.0.iter();
+    lines.extend(steps.map(|step| format!("  step     {}: {} ({})", step.hop, step.what, millis(step.micros))));
+    lines
 }
 
 fn flushed_lines(token: &FlushedToken) -> [String; 2] {

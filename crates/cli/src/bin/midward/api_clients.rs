@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::json;
 
 use crate::client::Client;
-use crate::commands::{Kind, get, hand_out, must_be_new};
+use crate::commands::{Kind, get, hand_out, must_be_new, segment};
 use crate::exit::CliError;
 use crate::output;
 
@@ -83,11 +83,11 @@ pub(crate) async fn run(
         }
         ClientCommand::Rotate { name, overlap_seconds, expires_in_seconds, output_file } => {
             let body = json!({ "overlap_seconds": overlap_seconds, "expires_in_seconds": expires_in_seconds });
-            (format!("{}/{name}/rotate", which.path), body, output_file)
+            (format!("{}/{}/rotate", which.path, segment(&name)), body, output_file)
         }
         ClientCommand::List => return get(client, which.kind, None, as_json).await,
         ClientCommand::Delete { name } => {
-            client.api(Method::DELETE, &format!("{}/{name}", which.path), None).await?;
+            client.api(Method::DELETE, &format!("{}/{}", which.path, segment(&name)), None).await?;
             output::say(&format!("{} {name} is deleted", which.noun));
             return Ok(());
         }

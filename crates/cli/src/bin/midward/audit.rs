@@ -68,6 +68,12 @@ pub(crate) async fn run(
                      Servers; {} blocks are not signed yet",
                     report.entries, report.blocks, report.chains, report.checkpoints, report.mirrored, report.unsigned
                 ));
+                if report.shortened > 0 {
+                    output::say(&format!(
+                        "{} chains begin behind a signed checkpoint: what was before is gone, as after audit.keep_days",
+                        report.shortened
+                    ));
+                }
             }
             Ok(())
         }
@@ -87,7 +93,7 @@ async fn fetch(client: &Client) -> Result<Vec<AuditLine>, CliError> {
                 Failure::permanent(Hop::Instance, "not_midward", detail, "Use the instance's own version of `midward`.")
             })?);
             let Some(next) = page.get("next").and_then(Value::as_str) else { break };
-            page = client.api(Method::GET, &format!("{path}?after={next}"), None).await?;
+            page = client.api(Method::GET, &format!("{path}?limit=500&after={next}"), None).await?;
         }
     }
     Ok(lines)
@@ -131,7 +137,14 @@ fn kept(file: &Path) -> Result<Vec<AuditCheckpoint>, CliError> {
     }
     let text = content(file)?;
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    Ok(lines.filter(|line| line.kind == "instance_checkpoint").filter_map(|line| line.checkpoint).collect())
+    let lines = lines.filter(|line| line.kind == "instance_checkpoint");
+    let kept: Vec<AuditCheckpoint> = lines.filter_map(|line| line.checkpoint).collect();
+    if kept.is_empty() {
+        // Nothing would be compared, and that would look like a check.
+        let detail = format!("{} holds no checkpoint of an instance", file.display());
+        return Err(CliError::usage(detail, "Give audit.jsonl of a MID Server's state folder."));
+    }
+    Ok(kept)
 }
 
 fn content(file: &Path) -> Result<String, CliError> {

@@ -9,6 +9,7 @@ use midward_core::{Failure, Hop, Secret};
 use midward_net::{AddressGuard, IpNet, SendError, SendErrorKind, SendOptions, WayConfig, WayOut};
 use serde_json::Value;
 
+use crate::commands::segment;
 use crate::exit::CliError;
 
 /// Largest answer that is taken in, in bytes.
@@ -80,8 +81,13 @@ impl Client {
         body: Bytes,
     ) -> Result<Response<Bytes>, CliError> {
         let path = path.trim_start_matches('/');
-        self.send(method, &format!("{}/api/v1/connections/{connection}/call/{path}", self.call_url), headers, body)
-            .await
+        self.send(
+            method,
+            &format!("{}/api/v1/connections/{}/call/{path}", self.call_url, segment(connection)),
+            headers,
+            body,
+        )
+        .await
     }
 
     async fn send(

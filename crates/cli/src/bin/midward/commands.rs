@@ -51,7 +51,7 @@ impl Kind {
             Self::Credentials => &["name", "credential_id", "resolver", "oauth_entity_profile", "applies_to"],
             Self::OauthEntities => &["name", "token_url", "client_auth", "issuer"],
             Self::OauthEntityProfiles => &["name", "oauth_entity", "scopes", "audience", "resource"],
-            Self::Mids => &["name", "state", "live", "draining", "running", "capacity", "program_version"],
+            Self::Mids => &["name", "state", "live", "draining", "cloned", "running", "capacity", "program_version"],
             Self::DeadLetters => &["id", "connection", "state", "method", "path", "attempts"],
             Self::Requests => &["id", "connection", "state", "method", "path", "mid"],
             Self::ApiKeys | Self::OauthClients => &["name", "id", "role", "prefix", "connections", "expires_at"],
@@ -126,7 +126,7 @@ pub(crate) enum MidCommand {
 
 /// Ends a request that no MID was given yet.
 pub(crate) async fn cancel(client: &Client, id: &str, as_json: bool) -> Result<(), CliError> {
-    let answer = client.api(Method::POST, &format!("/api/v1/requests/{id}/cancel"), None).await?;
+    let answer = client.api(Method::POST, &format!("/api/v1/requests/{}/cancel", segment(id)), None).await?;
     if as_json {
         output::json(&answer);
     } else {
@@ -136,7 +136,7 @@ pub(crate) async fn cancel(client: &Client, id: &str, as_json: bool) -> Result<(
 }
 
 pub(crate) async fn redrive(client: &Client, id: &str, as_json: bool) -> Result<(), CliError> {
-    let answer = client.api(Method::POST, &format!("/api/v1/dead-letters/{id}/redrive"), None).await?;
+    let answer = client.api(Method::POST, &format!("/api/v1/dead-letters/{}/redrive", segment(id)), None).await?;
     if as_json {
         output::json(&answer);
     } else {
@@ -185,8 +185,7 @@ pub(crate) async fn get(client: &Client, kind: Kind, name: Option<&str>, as_json
     // A dead letter is a request.
     let path = if name.is_some() { path.replace("dead-letters", "requests") } else { path };
     if let Some(name) = name {
-        let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
-        output::json(&client.api(Method::GET, &format!("{path}/{name}"), None).await?);
+        output::json(&client.api(Method::GET, &format!("{path}/{}", segment(name)), None).await?);
         return Ok(());
     }
     let items = all(client, kind, &path).await?;
@@ -198,6 +197,20 @@ pub(crate) async fn get(client: &Client, kind: Kind, name: Option<&str>, as_json
     Ok(())
 }
 
+/// A name or identifier as a segment of a path: it never is more than one, whatever is in it.
+pub(crate) fn segment(name: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~');
+    let dots_only = name.bytes().all(|byte| byte == b'.');
+    let encode = |byte: u8| {
+        if is_plain(byte) || (byte == b'.' && !dots_only) {
+            char::from(byte).to_string()
+        } else {
+            format!("%{byte:02X}")
+        }
+    };
+    name.bytes().map(encode).collect()
+}
+
 /// All records of a kind, page by page. Of requests there are too many: the newest.
 async fn all(client: &Client, kind: Kind, path: &str) -> Result<Vec<Value>, CliError> {
     let mut page = client.api(Method::GET, path, None).await?;
@@ -206,6 +219,7 @@ async fn all(client: &Client, kind: Kind, path: &str) -> Result<Vec<Value>, CliE
         items.extend(page.get_mut("items").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default());
         let next = page.get("next").and_then(Value::as_str).filter(|_| kind != Kind::Requests);
         let Some(next) = next else { return Ok(items) };
+        let next = segment(next);
         page = client.api(Method::GET, &format!("{path}?limit=500&after={next}"), None).await?;
     }
 }
@@ -291,6 +305,9 @@ async fn queued(
         if let Some(failure) = state.get("failure") {
             return Err(CliError::problem(failure));
         }
+        if let Some(failure) = state.get("body_unavailable") {
+            return Err(CliError::problem(failure));
+        }
         if let Some(waiting) = state.get("waiting_because").and_then(|reason| reason.get("detail")) {
             output::complain(&format!("midward: waiting: {}", waiting.as_str().unwrap_or_default()));
         }
@@ -315,7 +332,9 @@ fn finish(status: u16, body: &[u8], trace: &Value, as_json: bool, headers: impl 
     if status < 400 {
         return Ok(());
     }
-    output::complain(&format!("midward: API: it answered {status}"));
+    if !as_json {
+        output::complain(&format!("midward: API: it answered {status}"));
+    }
     Err(CliError::ApiStatus)
 }
 
@@ -344,7 +363,7 @@ pub(crate) async fn mid(client: &Client, command: MidCommand, as_json: bool) -> 
         }
         MidCommand::Rekey { name, output_file } => {
             must_be_new(output_file.as_deref())?;
-            let answer = client.api(Method::POST, &format!("/api/v1/mids/{name}/rekey"), None).await?;
+            let answer = client.api(Method::POST, &format!("/api/v1/mids/{}/rekey", segment(&name)), None).await?;
             return hand_out(&answer, "token", output_file.as_deref(), as_json);
         }
         MidCommand::Validate { name } => ("validate", name),
@@ -353,7 +372,7 @@ pub(crate) async fn mid(client: &Client, command: MidCommand, as_json: bool) -> 
         MidCommand::Resume { name } => ("resume", name),
         MidCommand::Drain { name } => ("drain", name),
     };
-    let answer = client.api(Method::POST, &format!("/api/v1/mids/{name}/{action}"), None).await?;
+    let answer = client.api(Method::POST, &format!("/api/v1/mids/{}/{action}", segment(&name)), None).await?;
     if as_json {
         output::json(&answer);
     } else {
@@ -369,14 +388,32 @@ pub(crate) async fn doctor(client: &Client, as_json: bool) -> Result<(), CliErro
     let mids = answer.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
     let works = |mid: &&Value| mid["state"] == "validated" && mid["live"] == true;
     let working = mids.iter().filter(works).count();
+    let at_rest = client.api(Method::GET, "/api/v1/at-rest", None).await?;
     if as_json {
-        output::json(
-            &json!({ "instance": "reachable", "api_key": "accepted", "mids": mids.len(), "working": working }),
-        );
+        let checked = json!({
+            "instance": "reachable", "api_key": "accepted", "mids": mids.len(), "working": working, "at_rest": at_rest,
+        });
+        output::json(&checked);
     } else {
         output::say("instance: reachable");
         output::say("API key: accepted");
+        output::say(&match at_rest["key"].as_str() {
+            Some(key) => format!("calls and answers in the database: encrypted with the key {key}"),
+            None => "calls and answers in the database: not encrypted".to_owned(),
+        });
         output::say(&format!("MID Servers: {} known, {working} validated and live", mids.len()));
+    }
+    if let Some(key) = at_rest["missing_keys"].get(0).and_then(Value::as_str) {
+        let detail = format!("another instance encrypts with the key {key}, which this one was not given");
+        let action = "Name that key's file in encryption.older_key_files of every instance, and restart it.";
+        let (hop, code) = (midward_core::Hop::Instance, "encryption_key_unknown");
+        return Err(midward_core::Failure::permanent(hop, code, detail, action).into());
+    }
+    if let Some(cloned) = mids.iter().find(|mid| mid["cloned"] == true) {
+        let name = cloned["name"].as_str().unwrap_or_default();
+        let detail = format!("two programs run with the key of MID {name}; the one that started first gets no work");
+        let action = "Stop one of the two; enroll it as a MID of its own, with a state folder of its own.";
+        return Err(midward_core::Failure::transient(midward_core::Hop::Mid, "mid_cloned", detail, action).into());
     }
     if working > 0 {
         return Ok(());

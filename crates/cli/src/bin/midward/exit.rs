@@ -43,9 +43,13 @@ impl CliError {
     }
 
     /// Says it on stderr and gives the exit code.
-    pub(crate) fn exit(self) -> ExitCode {
+    pub(crate) fn exit(self, as_json: bool) -> ExitCode {
         match self {
             Self::ApiStatus => ExitCode::from(1),
+            Self::Failed(failure) if as_json => {
+                crate::output::complain(&serde_json::to_string(&failure).unwrap_or_default());
+                ExitCode::from(code(&failure))
+            }
             Self::Failed(failure) => {
                 let unsaid = failure.reference.as_deref().filter(|reference| !failure.action.contains(*reference));
                 let reference = unsaid.map(|it| format!(" Reference: {it}.")).unwrap_or_default();
@@ -67,7 +71,7 @@ fn code(failure: &Failure) -> u8 {
         (_, "unauthorized" | "not_allowed") => 9,
         (_, "no_mid" | "expired") | (Hop::Mid, _) => 4,
         (_, "wait_over") | (Hop::Api, _) => 7,
-        (Hop::Caller, _) => 2,
+        (Hop::Caller, _) | (_, "too_late_to_cancel") => 2,
         (Hop::Policy, _) => 3,
         (Hop::Resolver | Hop::Vault, _) => 5,
         (Hop::AuthorizationServer, _) => 6,

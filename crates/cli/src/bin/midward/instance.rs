@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use midward_core::{Failure, Hop, SystemClock, SystemRandom};
-use midward_instance::{InstanceConfig, Started, TlsConfig, TlsMode};
+use midward_instance::{EncryptionError, InstanceConfig, InstanceError, Started, TlsConfig, TlsMode};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -68,7 +68,10 @@ pub(crate) async fn run(args: InstanceArgs) -> Result<(), CliError> {
     let mut notice = Some(notice);
     loop {
         tokio::select! {
-            ended = &mut instance => return ended.map_err(|error| failed(error.to_string())),
+            ended = &mut instance => return ended.map_err(|error| match error {
+                InstanceError::Encryption(error) => no_key(&error),
+                error => failed(error.to_string()),
+            }),
             Ok(started) = async { match notice.as_mut() { Some(notice) => notice.await, None => std::future::pending().await } } => {
                 notice = None;
                 announce(&started);
@@ -77,6 +80,16 @@ pub(crate) async fn run(args: InstanceArgs) -> Result<(), CliError> {
             _ = interrupt.recv() => stop(&shutdown)?,
         }
     }
+}
+
+fn no_key(error: &EncryptionError) -> CliError {
+    let action = match error {
+        EncryptionError::Missing(_) => {
+            "Name that key in encryption.older_key_files; if it is gone for good, in encryption.lost_keys."
+        }
+        _ => "Correct [encryption]. A new key: `openssl rand -hex 32`, into a file of mode 0600.",
+    };
+    Failure::permanent(Hop::Instance, "encryption_key_refused", error.to_string(), action).into()
 }
 
 fn stop(shutdown: &CancellationToken) -> Result<(), CliError> {

@@ -65,7 +65,7 @@ pub(crate) async fn apply(client: &Client, jars: Vec<Jar>, dry_run: bool, as_jso
             continue;
         }
         if !dry_run {
-            let name: String = url::form_urlencoded::byte_serialize(jar.name.as_bytes()).collect();
+            let name = crate::commands::segment(&jar.name);
             let document = JarDocument { version: VERSION, content: Bytes64(jar.content) };
             let document = serde_json::to_value(document).unwrap_or_default();
             client.api(Method::PUT, &format!("/api/v1/jars/{name}"), Some(&document)).await?;

@@ -94,15 +94,16 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let as_json = cli.output == Output::Json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            return CliError::usage(format!("no runtime: {error}"), "Check the limits of this user.").exit();
+            return CliError::usage(format!("no runtime: {error}"), "Check the limits of this user.").exit(as_json);
         }
     };
     match runtime.block_on(run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => error.exit(),
+        Err(error) => error.exit(as_json),
     }
 }
 

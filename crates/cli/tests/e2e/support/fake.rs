@@ -18,13 +18,23 @@ pub(crate) struct FakeChain {
 
 impl FakeChain {
     /// Everything but the MID Server; `secret` is the password of the vault's account.
-    pub(crate) async fn prepare(mut config: AuthorizationServerConfig, secret: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn prepare(config: AuthorizationServerConfig, secret: &str) -> anyhow::Result<Self> {
+        Self::prepare_with(config, secret, |_| {}).await
+    }
+
+    /// As [`Self::prepare`]; `adjust` changes the set-up before anything is started.
+    pub(crate) async fn prepare_with(
+        mut config: AuthorizationServerConfig,
+        secret: &str,
+        adjust: impl FnOnce(&mut Setup),
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         config.clients = vec![OAuthClient::new(CLIENT_ID, CLIENT_SECRET)];
         let server = AuthorizationServer::start(config)?;
         let issuer = Issuer { issuer: server.url(), token_url: server.token_url(), jwks_url: server.jwks_url() };
         let api = TargetApi::start(TargetApiConfig::new(&issuer.issuer, &issuer.jwks_url, RESOURCE))?;
-        let setup = Setup::new(issuer, RESOURCE, CLIENT_ID, secret);
+        let mut setup = Setup::new(issuer, RESOURCE, CLIENT_ID, secret);
+        adjust(&mut setup);
         let stack = Stack::prepare(programs()?, setup, api, folder.path()).await?;
         Ok(Self { stack, server, folder })
     }

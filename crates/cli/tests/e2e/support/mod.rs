@@ -1,5 +1,6 @@
 //! The whole chain on loopback with the real authorization server. Shared by the end-to-end tests.
 
+pub(crate) mod disk;
 pub(crate) mod fake;
 pub(crate) mod jar;
 pub(crate) mod oidc;

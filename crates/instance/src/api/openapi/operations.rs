@@ -354,7 +354,14 @@ const AUDIT: [Operation; 3] = [
     ),
 ];
 
-const OTHERS: [Operation; 3] = [
+const OTHERS: [Operation; 4] = [
+    operation(
+        "get",
+        "/api/v1/at-rest",
+        "showAtRest",
+        "Say whether calls and answers are encrypted in the database, and with which keys",
+        &[answer("200", "Names of keys, never a key.", Content::Json("AtRest"))],
+    ),
     operation(
         "post",
         "/api/v1/apply",

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::support::{Instance, Place, ScriptedMid};
 use super::{submit, with_document};
 
-async fn lines(instance: &Instance) -> Vec<AuditLine> {
+pub(crate) async fn lines(instance: &Instance) -> Vec<AuditLine> {
     let mut lines = Vec::new();
     for list in ["keys", "checkpoints", "blocks"] {
         let mut after = String::new();
@@ -28,7 +28,7 @@ async fn lines(instance: &Instance) -> Vec<AuditLine> {
     lines
 }
 
-fn entries(lines: &[AuditLine]) -> Vec<Value> {
+pub(crate) fn entries(lines: &[AuditLine]) -> Vec<Value> {
     let blocks = lines.iter().filter_map(|line| match line {
         AuditLine::Block { entries, .. } => Some(serde_json::from_str::<Vec<Value>>(entries).expect("an array")),
         _ => None,

@@ -1,15 +1,22 @@
 //! The real server on loopback with a scripted MID: what must hold whatever the database is.
 
+mod at_rest;
 mod audit;
 mod clients;
 mod clusters;
 mod grants;
+mod incarnations;
 pub(crate) mod support;
 mod terms;
 
+pub(crate) use at_rest::{
+    Canaries, a_connection_keeps_metadata_only, a_large_body_is_in_pieces_and_answers_to_polls_have_a_bound,
+    keys_rotate_and_what_a_lost_one_wrote_is_told, what_is_finished_is_kept_up_to_a_size,
+};
 pub(crate) use audit::{
-    a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept,
-    the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole, the_figures_tell_what_waits_and_how_it_ended,
+    a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept, entries as audit_entries,
+    lines as audit_lines, the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole,
+    the_figures_tell_what_waits_and_how_it_ended,
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
@@ -30,6 +37,9 @@ pub(crate) use grants::{
     grants_issuers_and_replay_methods_are_kept, the_connection_says_what_is_given_out_again_after_a_mid_was_lost,
 };
 use http::Method;
+pub(crate) use incarnations::{
+    a_mid_that_was_cloned_is_told_and_only_the_newer_one_works, an_enrollment_whose_answer_got_lost_is_given_again,
+};
 use midward_core::{Clock as _, SystemClock};
 use midward_wire::{EnrollToken, MidState, paths, state_signing_input};
 use serde_json::{Value, json};
@@ -58,6 +68,8 @@ macro_rules! for_each_scenario {
             lists_come_in_pages_and_by_filters,
             a_callers_key_makes_calls_through_its_connections_and_nothing_else,
             a_synchronous_call_gets_the_apis_own_answer,
+            a_mid_that_was_cloned_is_told_and_only_the_newer_one_works,
+            an_enrollment_whose_answer_got_lost_is_given_again,
             a_lost_batch_is_delivered_again_and_executed_once,
             a_new_incarnation_ends_the_leases_of_the_old_one,
             the_work_of_a_dead_mid_moves_and_what_may_not_be_repeated_is_unknown,
@@ -85,6 +97,10 @@ macro_rules! for_each_scenario {
             a_delayed_request_is_sent_when_its_time_has_come,
             a_connection_has_its_concurrency_and_rate,
             what_the_policy_says_is_tried_again_and_then_a_dead_letter,
+            keys_rotate_and_what_a_lost_one_wrote_is_told,
+            a_connection_keeps_metadata_only,
+            a_large_body_is_in_pieces_and_answers_to_polls_have_a_bound,
+            what_is_finished_is_kept_up_to_a_size,
         }
     };
 }
@@ -389,7 +405,9 @@ pub(crate) async fn enrollment_validation_and_the_signed_word_about_it(place: Pl
     let key = URL_SAFE_NO_PAD.encode([7; 32]);
     let request = json!({"version": 1, "secret": token.secret, "name": "mid-x", "public_key": key});
     assert_eq!(instance.post(paths::ENROLL, &request).await.0, 200);
-    let (status, answer) = instance.post(paths::ENROLL, &request).await;
+    let mut other = request.clone();
+    other["public_key"] = json!(URL_SAFE_NO_PAD.encode([8; 32]));
+    let (status, answer) = instance.post(paths::ENROLL, &other).await;
     assert_eq!((status, answer["code"].as_str()), (403, Some("enroll_token_refused")), "used once");
 
     let mut mid = ScriptedMid::enroll(&instance, "mid-a", false).await;

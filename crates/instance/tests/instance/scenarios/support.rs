@@ -1,6 +1,6 @@
 //! A real instance on loopback, an HTTP client, and a scripted MID that speaks the real protocol.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use midward_core::{BootTime, Clock, SystemClock, SystemRandom, WallTime};
-use midward_instance::{InstanceConfig, PostgresConfig, Started, TlsConfig, TlsMode};
+use midward_instance::{EncryptionConfig, InstanceConfig, PostgresConfig, Started, TlsConfig, TlsMode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -49,16 +49,28 @@ impl Clock for ShiftedClock {
 pub(crate) struct Place {
     folder: tempfile::TempDir,
     postgres: Option<PostgresConfig>,
-    keys: Option<std::path::PathBuf>,
+    keys: Option<PathBuf>,
     /// What several instances share as their address.
     pub(crate) public_url: Option<String>,
     pub(crate) finished_hours: u32,
+    pub(crate) finished_bytes: Option<u64>,
+    pub(crate) body_bytes: usize,
+    pub(crate) encryption: EncryptionConfig,
 }
 
 impl Place {
     pub(crate) fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        Self { folder, postgres: None, keys: None, public_url: None, finished_hours: 1 }
+        Self {
+            folder,
+            postgres: None,
+            keys: None,
+            public_url: None,
+            finished_hours: 1,
+            finished_bytes: None,
+            body_bytes: 64 * 1024,
+            encryption: EncryptionConfig::default(),
+        }
     }
 
     /// On a database that may be shared with others.
@@ -71,7 +83,28 @@ impl Place {
     pub(crate) fn beside(&self) -> Self {
         let keys = Some(self.path().to_owned());
         let public_url = self.public_url.clone();
-        Self { postgres: self.postgres.clone(), keys, public_url, ..Self::sqlite() }
+        let encryption = self.encryption.clone();
+        Self { postgres: self.postgres.clone(), keys, public_url, encryption, ..Self::sqlite() }
+    }
+
+    /// Encrypts from now on with a key made of this byte; what was the key before becomes an older one.
+    pub(crate) fn encrypt(&mut self, byte: u8) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = self.path().join(format!("at-rest-{byte}"));
+        std::fs::write(&file, format!("{byte:02x}5a").repeat(16)).expect("written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+        self.encryption.older_key_files.extend(self.encryption.key_file.replace(file.clone()));
+        file
+    }
+
+    /// The database itself.
+    pub(crate) async fn database(&self) -> sqlx::AnyPool {
+        sqlx::any::install_default_drivers();
+        let url = match &self.postgres {
+            Some(postgres) => postgres.url.clone(),
+            None => format!("sqlite://{}", self.path().join("midward.db").display()),
+        };
+        sqlx::AnyPool::connect(&url).await.expect("a database")
     }
 
     /// With keys that no other instance has.
@@ -113,8 +146,10 @@ impl Instance {
         config.store.postgres.clone_from(&place.postgres);
         config.store.keys.clone_from(&place.keys);
         config.server.public_url.clone_from(&place.public_url);
-        config.limits.body_bytes = 64 * 1024;
+        config.limits.body_bytes = place.body_bytes;
         config.retention.finished_hours = place.finished_hours;
+        config.retention.finished_bytes = place.finished_bytes;
+        config.encryption = place.encryption.clone();
         let shutdown = CancellationToken::new();
         let (sender, notice) = oneshot::channel();
         // So that it is seen within a test.
@@ -137,6 +172,12 @@ impl Instance {
         drop(self.http);
         self.shutdown.cancel();
         self.task.await.expect("no panic").expect("a clean end");
+    }
+
+    /// The error's text of an instance that ends by itself.
+    pub(crate) async fn ends_by_itself(self) -> String {
+        let ended = tokio::time::timeout(Duration::from_secs(30), self.task).await.expect("it ends");
+        ended.expect("no panic").expect_err("it does not end well").to_string()
     }
 
     pub(crate) async fn send(&self, request: Request<Bytes>) -> Response<Bytes> {
@@ -239,6 +280,13 @@ impl ScriptedMid {
             .expect("a request");
         let answer = instance.send(request).await;
         (answer.status().as_u16(), serde_json::from_slice(answer.body()).expect("JSON"))
+    }
+
+    /// The same program once more, from a copy of its state folder.
+    pub(crate) fn clone_of(&self, incarnation: &str) -> Self {
+        let mut clone = self.clone_for_poll();
+        (clone.incarnation, clone.received) = (incarnation.to_owned(), 0);
+        clone
     }
 
     /// Gets a new key with a one-time token.

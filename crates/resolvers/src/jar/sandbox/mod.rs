@@ -43,6 +43,14 @@ pub(crate) enum Network {
     Private { listen: Vec<SocketAddrV4> },
 }
 
+/// A process's place in a control group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Membership {
+    pub(crate) folder: PathBuf,
+    /// Whether the process may not be outside of it.
+    pub(crate) required: bool,
+}
+
 /// One resolver's sandbox. All paths are absolute; those that do not exist when the process starts are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sandbox {
@@ -50,6 +58,8 @@ pub(crate) struct Sandbox {
     pub(crate) frames: bool,
     /// Whom the process belongs to, if not to the MID's user.
     pub(crate) user: Option<User>,
+    /// The control group that it joins.
+    pub(crate) group: Option<Membership>,
     pub(crate) mode: SandboxMode,
     pub(crate) network: Network,
     /// Makes the kernel's Landlock look older than it is, for tests.
@@ -73,6 +83,7 @@ impl Default for Sandbox {
         Self {
             frames: true,
             user: None,
+            group: None,
             mode: SandboxMode::default(),
             network: Network::Host,
             landlock_abi: None,
@@ -107,6 +118,8 @@ pub(crate) enum Missing {
     Landlock,
     #[error("the kernel refused the seccomp filter")]
     Seccomp,
+    #[error("it could not be put into its control group")]
+    ControlGroup,
     #[error("root's capabilities could not be given up")]
     Capabilities,
     #[error("the process could not be given the user of `run_as`")]
@@ -118,7 +131,7 @@ pub(crate) enum Missing {
 }
 
 impl Missing {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::LandlockAbsent,
         Self::LandlockDisabled,
         Self::LandlockPorts,
@@ -127,6 +140,7 @@ impl Missing {
         Self::Listeners,
         Self::Landlock,
         Self::Seccomp,
+        Self::ControlGroup,
         Self::Capabilities,
         Self::User,
         Self::Limits,
@@ -156,6 +170,9 @@ impl Sandbox {
         let mut args: Vec<OsString> = Vec::new();
         if let Some(User { uid, gid }) = self.user {
             args.extend(["--user".into(), format!("{uid}:{gid}").into()]);
+        }
+        if let Some(Membership { folder, required }) = &self.group {
+            args.extend([if *required { "--in-group" } else { "--in-group-if-possible" }.into(), folder.into()]);
         }
         args.extend((!self.frames).then(|| "--no-frames".into()));
         match self.mode {
@@ -197,6 +214,10 @@ impl Sandbox {
                     let ids = ids.to_str().and_then(|ids| ids.split_once(':'));
                     let user = ids.and_then(|(uid, gid)| Some(User { uid: uid.parse().ok()?, gid: gid.parse().ok()? }));
                     sandbox.user = Some(user.ok_or_else(|| invalid("not a user"))?);
+                }
+                Some(option @ ("--in-group" | "--in-group-if-possible")) => {
+                    let required = option == "--in-group";
+                    sandbox.group = Some(Membership { folder: value()?.into(), required });
                 }
                 Some("--no-frames") => sandbox.frames = false,
                 Some("--sandbox=required") => sandbox.mode = SandboxMode::Required,
@@ -294,6 +315,7 @@ mod tests {
         let sandbox = Sandbox {
             frames: false,
             user: Some(User { uid: 7, gid: 8 }),
+            group: Some(Membership { folder: "/g h".into(), required: true }),
             mode: SandboxMode::BestEffort,
             readable: vec!["/a b".into(), "/--udp".into()],
             writable: vec!["/w".into()],
@@ -314,6 +336,7 @@ mod tests {
         for words in [
             &["--readable"][..],
             &["--user", "7", "/p"],
+            &["--in-group"],
             &["--connect", "x", "/p"],
             &["--network", "/p"],
             &["--listen", "127.0.0.1:1", "/p"],

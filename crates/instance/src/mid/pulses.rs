@@ -7,6 +7,7 @@ use std::time::Duration;
 use midward_wire::Heartbeat;
 use tokio_util::sync::CancellationToken;
 
+use super::incarnation;
 use crate::app::App;
 use crate::store::{StoreError, mids};
 
@@ -60,12 +61,15 @@ async fn store(app: &App) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Stores a heartbeat with all that it says.
-pub(crate) async fn store_one(app: &App, mid_id: &str, heartbeat: Heartbeat) -> Result<(), StoreError> {
+/// Stores a heartbeat with all that it says, unless its incarnation has lost the word: its next one is told so.
+async fn store_one(app: &App, mid_id: &str, heartbeat: Heartbeat) -> Result<(), StoreError> {
     let mut tx = app.store.begin().await?;
     let now = app.store.now(&mut tx, app.now()).await?;
+    if !incarnation::has_word(&mut tx, mid_id, &heartbeat.incarnation, now).await? {
+        return Ok(());
+    }
     let version = mids::seen(&mut *tx, mid_id, now, &heartbeat).await?;
     tx.commit().await?;
-    app.fleet.heartbeat(mid_id, app.clock.boot(), now, heartbeat, version);
+    app.fleet.heartbeat(mid_id, app.clock.boot(), now, heartbeat, version.filter(|_| !app.store.is_shared()));
     Ok(())
 }
