@@ -16,7 +16,7 @@
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help demo test fuzz soak interleavings bench bench-tokens lint fmt docs clean jar-host release tests cloud-tests clippy deny-check
+.PHONY: help demo test fuzz soak interleavings bench bench-tokens bench-queue lint fmt docs clean jar-host release tests cloud-tests clippy deny-check
 
 # A Node.js of our own is there only when the system's is too old; cargo's tools may not be in a bare machine's PATH.
 export PATH := $(CURDIR)/build/tools/node/bin:$(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -69,11 +69,12 @@ lint:
 	@$(MAKE) --no-print-directory clippy
 
 # The second line is the MID Server as it is shipped: without anything of the instance. The third is the token cache as
-# its interleavings are tested.
+# its interleavings are tested, the fourth the queue as it is measured.
 clippy:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p midward-cli --no-default-features --features mid --bin midward-mid -- -D warnings
 	cargo clippy --locked -p midward-oauth --features shuttle --all-targets -- -D warnings
+	cargo clippy --locked -p midward-instance --features bench --benches -- -D warnings
 
 # Advisories are left out: they need a database from the network, so the result could change without a change here.
 deny-check:
@@ -116,13 +117,19 @@ soak:
 		cargo nextest run --locked -p midward-cli --profile soak --test e2e replicas_that_are_killed_at_random
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=$(SOAK_SECONDS) FUZZ_SEED=$(SOAK_SEED)
 
-bench: bench-all bench-tokens
+bench: bench-all bench-tokens bench-queue
 
 # In a process of its own: no program is needed beside it.
 bench-tokens:
 	@$(SETUP) cc
 	cargo build --locked --release -p midward-bench --bin midward-bench-tokens
 	target/release/midward-bench-tokens
+
+# The queue by itself, on SQLite and on PostgreSQL. QUEUE_HISTORY=N: with N finished requests in the database besides
+# (below TMPDIR, about a kilobyte each; one database after the other).
+bench-queue:
+	@$(SETUP) cc postgres
+	cargo bench --locked -p midward-instance --features bench --bench queue
 
 bench-%:
 	@$(SETUP) cc java

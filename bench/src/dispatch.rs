@@ -11,6 +11,8 @@ use crate::usage::cpu_time;
 
 const CALLERS: usize = 64;
 const ROUNDS: usize = 3;
+/// Requests a second at which the added latency is looked at, with the goals of its p50 and p99 in milliseconds.
+const SLOW_RATES: [(u32, f64, f64); 2] = [(100, 2.0, 10.0), (500, 1.5, 8.0)];
 
 pub(crate) async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> {
     let bench = Bench::start(programs).await?;
@@ -23,31 +25,36 @@ pub(crate) async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> 
         .filter_map(midward_demo::process::Daemon::pid)
         .collect();
     let (mut rates, mut direct_rates, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut p50, mut p99) = (Vec::new(), Vec::new());
+    let mut added = vec![(Vec::new(), Vec::new()); SLOW_RATES.len()];
     for _ in 0..ROUNDS {
         let before = total(&pids)?;
         let measured = closed_loop(&through, CALLERS, Duration::from_secs(5)).await?;
         cpu.push(per_100_000(total(&pids)?.saturating_sub(before), &measured));
         rates.push(measured.per_second());
         direct_rates.push(closed_loop(&direct, CALLERS, Duration::from_secs(2)).await?.per_second());
-        let (added50, added99) = added(&through, &direct).await?;
-        p50.push(added50);
-        p99.push(added99);
+        for ((p50, p99), (rate, ..)) in added.iter_mut().zip(SLOW_RATES) {
+            let (added50, added99) = latency_added(&through, &direct, rate).await?;
+            p50.push(added50);
+            p99.push(added99);
+        }
     }
-    Ok(vec![
-        Figure::higher("end-to-end requests, 64 callers", "1/s", median(rates), 3000.0)
+    let mut figures = vec![
+        Figure::higher("end-to-end requests, 64 callers", "1/s", median(rates), 5000.0)
             .beside("direct", median(direct_rates)),
-        Figure::lower("added latency at 100/s, p50", "ms", median(p50), 2.0),
-        Figure::lower("added latency at 100/s, p99", "ms", median(p99), 10.0),
         Figure::lower("CPU of instance and MID per 100,000", "s", median(cpu), 66.7),
-    ])
+    ];
+    for ((p50, p99), (rate, goal50, goal99)) in added.into_iter().zip(SLOW_RATES) {
+        figures.push(Figure::lower(&format!("added latency at {rate}/s, p50"), "ms", median(p50), goal50));
+        figures.push(Figure::lower(&format!("added latency at {rate}/s, p99"), "ms", median(p99), goal99));
+    }
+    Ok(figures)
 }
 
-/// What the path adds to a direct call at 100 requests a second, in milliseconds: at the median and at p99.
-async fn added(through: &Target, direct: &Target) -> anyhow::Result<(f64, f64)> {
+/// What the path adds to a direct call at `rate` requests a second, in milliseconds: at the median and at p99.
+async fn latency_added(through: &Target, direct: &Target, rate: u32) -> anyhow::Result<(f64, f64)> {
     let span = Duration::from_secs(5);
-    let plain = fixed_rate(direct, 100, span).await?;
-    let long = fixed_rate(through, 100, span).await?;
+    let plain = fixed_rate(direct, rate, span).await?;
+    let long = fixed_rate(through, rate, span).await?;
     let difference = |percent| millis(long.percentile(percent)) - millis(plain.percentile(percent));
     Ok((difference(50), difference(99)))
 }

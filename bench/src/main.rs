@@ -5,6 +5,7 @@ mod ccp;
 mod cold;
 mod dispatch;
 mod footprint;
+mod idle;
 mod jar;
 mod jar_alone;
 mod load;
@@ -42,18 +43,21 @@ enum Name {
     Footprint,
     /// Calls, start and memory of the JAR host.
     Jar,
+    /// CPU and memory of an instance with a thousand MIDs that have nothing to do.
+    Idle,
     /// A look-up at the CCP beside a plain HTTPS GET to it.
     Ccp,
 }
 
 impl Name {
-    const ALL: [Self; 5] = [Self::Dispatch, Self::Cold, Self::Footprint, Self::Jar, Self::Ccp];
+    const ALL: [Self; 6] = [Self::Dispatch, Self::Cold, Self::Footprint, Self::Idle, Self::Jar, Self::Ccp];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Dispatch => "dispatch",
             Self::Cold => "cold",
             Self::Footprint => "footprint",
+            Self::Idle => "idle",
             Self::Jar => "jar",
             Self::Ccp => "ccp",
         }
@@ -64,6 +68,7 @@ impl Name {
             Self::Dispatch => dispatch::measure(programs).await,
             Self::Cold => cold::measure(programs, repository).await,
             Self::Footprint => footprint::measure(programs).await,
+            Self::Idle => idle::measure(programs).await,
             Self::Jar => jar::measure(programs, repository).await,
             Self::Ccp => ccp::measure().await,
         }

@@ -102,19 +102,23 @@ fn commit(root: &Path) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn a_missed_goal_is_named_in_either_direction() {
-        let text = table("x", &[Figure::higher("rate", "1/s", 10.0, 20.0), Figure::lower("p50", "ms", 3.0, 2.0)]);
+        let text = super::table(
+            "x",
+            &[super::Figure::higher("rate", "1/s", 10.0, 20.0), super::Figure::lower("p50", "ms", 3.0, 2.0)],
+        );
         assert_eq!(text.matches("MISSED").count(), 2, "{text}");
-        let text = table("x", &[Figure::higher("rate", "1/s", 20.0, 20.0), Figure::lower("p50", "ms", 1.0, 2.0)]);
+        let text = super::table(
+            "x",
+            &[super::Figure::higher("rate", "1/s", 20.0, 20.0), super::Figure::lower("p50", "ms", 1.0, 2.0)],
+        );
         assert_eq!(text.matches("MISSED").count(), 0, "{text}");
     }
 
     #[test]
     fn peers_stand_beside_with_their_ratio() {
-        let text = table("x", &[Figure::higher("rate", "1/s", 30.0, 20.0).beside("direct", 60.0)]);
+        let text = super::table("x", &[super::Figure::higher("rate", "1/s", 30.0, 20.0).beside("direct", 60.0)]);
         assert!(text.contains("direct 60.00 (x0.50)"), "{text}");
     }
 }

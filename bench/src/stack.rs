@@ -22,6 +22,15 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn start(programs: &Programs) -> anyhow::Result<Self> {
+        Self::launch(programs, false).await
+    }
+
+    /// The instance serves HTTPS with a CA of its own.
+    pub(crate) async fn start_with_tls(programs: &Programs) -> anyhow::Result<Self> {
+        Self::launch(programs, true).await
+    }
+
+    async fn launch(programs: &Programs, tls: bool) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let server = AuthorizationServer::start(AuthorizationServerConfig {
             clients: vec![OAuthClient::new(CLIENT_ID, SECRET)],
@@ -30,7 +39,7 @@ impl Bench {
         })?;
         let issuer = Issuer { issuer: server.url(), token_url: server.token_url(), jwks_url: server.jwks_url() };
         let api = TargetApi::start(TargetApiConfig::new(&issuer.issuer, &issuer.jwks_url, RESOURCE))?;
-        let setup = Setup::new(issuer, RESOURCE, CLIENT_ID, SECRET);
+        let setup = Setup { tls, ..Setup::new(issuer, RESOURCE, CLIENT_ID, SECRET) };
         let stack = Stack::start(programs.clone(), setup, api, folder.path()).await?;
         Ok(Self { stack, server, _folder: folder })
     }

@@ -13,6 +13,7 @@ use crate::config::{LimitsConfig, RetentionConfig};
 use crate::fleet::{Fleet, MidView};
 use crate::keys::SigningKey;
 use crate::metrics::Counters;
+use crate::mid::pulses::Pulses;
 use crate::queue::{Broken, Queue, Waiters};
 use crate::rates::Rates;
 use crate::routes::Routes;
@@ -34,6 +35,7 @@ pub(crate) struct App {
     pub(crate) counters: Arc<Counters>,
     pub(crate) tracer: Tracer,
     pub(crate) rates: Rates,
+    pub(crate) pulses: Pulses,
     pub(crate) mid_tokens: MidTokens,
     pub(crate) signing_key: SigningKey,
     pub(crate) instance_id: String,

@@ -29,6 +29,7 @@ pub(crate) struct MidView {
     pub(crate) last_seen_at: Option<i64>,
     pub(crate) heartbeat: Option<Heartbeat>,
     last_seen: Option<BootTime>,
+    /// As far as this follows the database.
     version: i64,
     /// The one that has the word.
     pub(crate) incarnation: String,
@@ -126,14 +127,34 @@ impl Fleet {
         }
     }
 
-    pub(crate) fn heartbeat(&self, id: &str, now: BootTime, wall: i64, heartbeat: Heartbeat) {
+    /// A heartbeat that is stored. `version`: what the database counts after it, when nobody else changes it; where
+    /// others do, what they changed is followed with it.
+    pub(crate) fn heartbeat(&self, id: &str, now: BootTime, wall: i64, heartbeat: Heartbeat, version: Option<i64>) {
         if let Some(mid) = self.lock().get_mut(id) {
             let renewed = mid.heartbeat.as_ref().is_some_and(|old| old.incarnation != heartbeat.incarnation);
             mid.draining = heartbeat.draining || (mid.draining && !renewed);
             mid.last_seen = Some(now);
             mid.last_seen_at = Some(wall);
             mid.heartbeat = Some(heartbeat);
+            mid.version = version.unwrap_or(mid.version);
         }
+    }
+
+    /// Whether a heartbeat of the incarnation that has the word says what the last one said; then only the time is noted.
+    pub(crate) fn repeats(&self, id: &str, now: BootTime, wall: i64, heartbeat: &Heartbeat) -> bool {
+        let mut mids = self.lock();
+        let is_known =
+            |mid: &&mut MidView| mid.incarnation == heartbeat.incarnation && mid.heartbeat.as_ref() == Some(heartbeat);
+        let Some(mid) = mids.get_mut(id).filter(is_known) else { return false };
+        mid.last_seen = Some(now);
+        mid.last_seen_at = mid.last_seen_at.max(Some(wall));
+        true
+    }
+
+    /// How far this follows each of these MIDs.
+    pub(crate) fn versions(&self, ids: &HashSet<String>) -> Vec<(String, i64)> {
+        let mids = self.lock();
+        ids.iter().filter_map(|id| Some((id.clone(), mids.get(id)?.version))).collect()
     }
 
     /// Whether an incarnation is known to have a MID's word.

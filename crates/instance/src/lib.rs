@@ -8,6 +8,8 @@ mod at_rest;
 mod audit;
 mod auth;
 mod backup;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod check;
 mod client;
 mod config;

@@ -26,7 +26,8 @@ use crate::client::{ApiClient, ClientKind, Role};
 use crate::config::{InstanceConfig, TlsConfig, TlsMode};
 use crate::fleet::Fleet;
 use crate::keys::{self, KeyError, SigningKey};
-use crate::queue::{Broken, Job, Parts, Queue, Waiters};
+use crate::mid::pulses::{self, Pulses};
+use crate::queue::{Broken, Job, LeaseSpans, Parts, Queue, Waiters};
 use crate::rates::Rates;
 use crate::retention;
 use crate::routes::Routes;
@@ -140,7 +141,7 @@ pub async fn run(
     let fleet = Arc::new(load_fleet(&store, &*clock).await?);
     let waiters = Arc::new(Waiters::default());
     let broken = Arc::new(Broken::default());
-    let (audit, journal) = Audit::begin(&store, &signing_key, &*clock, &*random).await?;
+    let (audit, journal, outcomes) = Audit::begin(&store, &signing_key, &*clock, &*random).await?;
     let counters = journal.counters();
     let (queue, writer) = Queue::start(Parts {
         store: store.clone(),
@@ -149,10 +150,11 @@ pub async fn run(
         clock: Arc::clone(&clock),
         random: Arc::clone(&random),
         journal,
+        outcomes,
         at_rest: Arc::clone(&at_rest),
         broken: Arc::clone(&broken),
         replica: new_id(clock.wall(), &*random),
-        tracer: tracer.clone(),
+        spans: Arc::new(LeaseSpans::new(tracer.clone())),
     });
     let app = Arc::new(App {
         clock,
@@ -169,6 +171,7 @@ pub async fn run(
         counters,
         tracer,
         rates: Rates::new(config.limits.requests_per_second),
+        pulses: Pulses::default(),
         mid_tokens: MidTokens::default(),
         signing_key,
         instance_id,
@@ -213,6 +216,7 @@ pub async fn run(
         shutdown.clone(),
     ));
     tracker.spawn(sweep(queue.clone(), shutdown.clone()));
+    tracker.spawn(pulses::run(Arc::clone(&app), shutdown.clone()));
     let (failed, mut failure) = oneshot::channel();
     tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), shutdown.clone(), failed));
     tracker.spawn(retention::run(Arc::clone(&app), shutdown.clone()));

@@ -104,10 +104,10 @@ async fn queue(
     if body.len() > app.limits.body_bytes {
         return Err(Problem::too_large(app.limits.body_bytes));
     }
-    if new.idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 200) {
+    if new.idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 200 || key.contains('\0')) {
         return Err(Problem::bad_request(
             "invalid_key",
-            "idempotency_key is empty or longer than 200 bytes",
+            "idempotency_key is empty, longer than 200 bytes, or holds a NUL",
             "Shorten it.",
         ));
     }

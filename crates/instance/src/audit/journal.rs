@@ -17,7 +17,8 @@ use crate::store::requests::NewRequest;
 /// What happens in one transaction of the queue.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    chain: Chain,
+    /// None: nothing is written, to measure what the audit costs.
+    chain: Option<Chain>,
     entries: Vec<Noted>,
     /// In the block of the transaction that is under way.
     written: Vec<Noted>,
@@ -88,7 +89,21 @@ enum Entry<'a> {
 }
 
 impl Journal {
-    pub(crate) fn new(chain: Chain) -> Self {
+    pub(super) fn new(chain: Chain) -> Self {
+        Self::with(Some(chain), Arc::default())
+    }
+
+    /// Another one, whose events are counted together with this one's.
+    pub(super) fn beside(&self, chain: Chain) -> Self {
+        Self::with(Some(chain), Arc::clone(&self.counters))
+    }
+
+    #[cfg(feature = "bench")]
+    pub(crate) fn without_audit() -> Self {
+        Self::with(None, Arc::default())
+    }
+
+    fn with(chain: Option<Chain>, counters: Arc<Counters>) -> Self {
         Self {
             chain,
             entries: Vec::new(),
@@ -96,7 +111,7 @@ impl Journal {
             block: None,
             doubtful: Vec::new(),
             told: Vec::new(),
-            counters: Arc::default(),
+            counters,
         }
     }
 
@@ -151,10 +166,14 @@ impl Journal {
     /// Writes what was noted since the last transaction, but for what a transaction before it, of which that was not
     /// known, has told already. Say how this one ended: [`Self::committed`] or [`Self::lost`].
     pub(crate) async fn write(&mut self, tx: &mut Transaction<'static, Any>, now: i64) -> Result<(), StoreError> {
-        if let Some(hash) = self.chain.catch_up(tx).await? {
+        let Some(chain) = &mut self.chain else {
+            self.written = std::mem::take(&mut self.entries);
+            return Ok(());
+        };
+        if let Some(hash) = chain.catch_up(tx).await? {
             let doubtful = std::mem::take(&mut self.doubtful);
             if let Some((_, told)) = doubtful.into_iter().find(|(block, _)| *block == hash) {
-                self.count(&told);
+                count(&self.counters, &told);
                 self.told.extend(told.into_iter().map(|entry| entry.text));
             }
         }
@@ -171,7 +190,7 @@ impl Journal {
             return Ok(());
         }
         let texts: Vec<&str> = self.written.iter().map(|entry| entry.text.as_str()).collect();
-        self.block = Some(self.chain.append(tx, now, format!("[{}]", texts.join(","))).await?);
+        self.block = Some(chain.append(tx, now, format!("[{}]", texts.join(","))).await?);
         Ok(())
     }
 
@@ -187,10 +206,12 @@ impl Journal {
 
     pub(crate) fn committed(&mut self, took: Duration) {
         self.counters.committed(took);
-        self.chain.settle();
+        if let Some(chain) = &mut self.chain {
+            chain.settle();
+        }
         self.block = None;
         let written = std::mem::take(&mut self.written);
-        self.count(&written);
+        count(&self.counters, &written);
         self.forget();
     }
 
@@ -208,21 +229,25 @@ impl Journal {
     }
 
     fn add(&mut self, entry: &Entry<'_>, counts: Counts) {
+        if self.chain.is_none() {
+            self.entries.push(Noted { text: String::new(), counts });
+            return;
+        }
         match serde_json::to_string(entry) {
             Ok(text) => self.entries.push(Noted { text, counts }),
             // Texts and numbers always can be written.
             Err(error) => tracing::error!(%error, "an audit entry could not be written"),
         }
     }
+}
 
-    fn count(&self, entries: &[Noted]) {
-        for entry in entries {
-            match entry.counts {
-                Counts::Nothing => {}
-                Counts::Accepted => self.counters.accepted(),
-                Counts::OutcomeRefused => self.counters.outcome_refused(),
-                Counts::Ended(how) => self.counters.ended(how),
-            }
+fn count(counters: &Counters, entries: &[Noted]) {
+    for entry in entries {
+        match entry.counts {
+            Counts::Nothing => {}
+            Counts::Accepted => counters.accepted(),
+            Counts::OutcomeRefused => counters.outcome_refused(),
+            Counts::Ended(how) => counters.ended(how),
         }
     }
 }

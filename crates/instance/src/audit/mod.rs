@@ -2,7 +2,7 @@
 //! transactions of what they tell of; each block's hash covers the block before. Signed checkpoints go to the MIDs,
 //! so an instance that writes its history anew is found out.
 //!
-//! Each start begins two chains, whose first block names the chains before.
+//! Each start begins new chains, whose first block names the chains before.
 
 mod chain;
 mod journal;
@@ -63,14 +63,16 @@ impl Pending<'_> {
 }
 
 impl Audit {
-    /// Begins this start's chains.
+    /// Begins this start's chains: for changes, for each writer of the queue one. The second writer of a shared database
+    /// records outcomes.
     pub(crate) async fn begin(
         store: &Store,
         key: &SigningKey,
         clock: &dyn Clock,
         random: &dyn Random,
-    ) -> Result<(Self, Journal), StoreError> {
-        let mut chains = [Chain::new(new_id(clock.wall(), random)), Chain::new(new_id(clock.wall(), random))];
+    ) -> Result<(Self, Journal, Option<Journal>), StoreError> {
+        let mut chains = ["changes", "calls", "outcomes"].map(|of| (of, Chain::new(new_id(clock.wall(), random))));
+        let used = if store.is_shared() { 3 } else { 2 };
         let mut tx = store.begin().await?;
         let before: Vec<Value> = audit::heads(&mut *tx, NAMED_BEFORE)
             .await?
@@ -78,17 +80,21 @@ impl Audit {
             .map(|(chain, seq, hash)| json!({ "chain": chain, "seq": seq, "hash": hash }))
             .collect();
         let now = clock.wall().unix_millis();
-        for (chain, of) in chains.iter_mut().zip(["changes", "calls"]) {
+        for (of, chain) in &mut chains[..used] {
             let version = env!("CARGO_PKG_VERSION");
             let entry = json!({ "what": "started", "of": of, "key": key.id(), "version": version, "before": before });
             chain.append(&mut tx, now, format!("[{entry}]")).await?;
         }
         tx.commit().await?;
-        chains.iter_mut().for_each(Chain::settle);
-        let known = chains.iter().map(|chain| (chain.id().to_owned(), chain.committed())).collect();
-        let [changes, calls] = chains;
+        for (_, chain) in &mut chains {
+            chain.settle();
+        }
+        let known = chains[..used].iter().map(|(_, chain)| (chain.id().to_owned(), chain.committed())).collect();
+        let [(_, changes), (_, calls), (_, outcomes)] = chains;
         let audit = Self { changes: tokio::sync::Mutex::new(changes), chains: known, refusals: Mutex::default() };
-        Ok((audit, Journal::new(calls)))
+        let calls = Journal::new(calls);
+        let outcomes = store.is_shared().then(|| calls.beside(outcomes));
+        Ok((audit, calls, outcomes))
     }
 
     /// Records a change in the transaction that makes it, as the last thing before the commit.

@@ -3,6 +3,7 @@
 mod audit;
 mod enroll;
 mod incarnation;
+pub(crate) mod pulses;
 mod token;
 mod work;
 

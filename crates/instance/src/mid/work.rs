@@ -47,6 +47,10 @@ pub(super) async fn heartbeat(
         return Err(Problem::bad_request("too_many_resolvers", "a MID has 64 resolvers at most", "Configure fewer."));
     }
     let mid_id = &holder.0;
+    if app.fleet.repeats(mid_id, app.clock.boot(), app.now(), &heartbeat) {
+        app.pulses.note(mid_id);
+        return Ok(Json(heard(&app, mid_id, state, app.now())));
+    }
     let known = app.fleet.by_id(mid_id).and_then(|mid| mid.heartbeat).map(|heartbeat| heartbeat.incarnation);
     let current = heartbeat.incarnation.clone();
     let mut tx = app.store.begin().await?;
@@ -54,15 +58,19 @@ pub(super) async fn heartbeat(
     if !incarnation::has_word(&mut tx, mid_id, &current, now).await? {
         return Err(incarnation::fence(&app, tx, mid_id, now).await?);
     }
-    mids::seen(&mut *tx, mid_id, now, &heartbeat).await?;
+    let version = mids::seen(&mut *tx, mid_id, now, &heartbeat).await?;
     tx.commit().await?;
-    app.fleet.heartbeat(mid_id, app.clock.boot(), now, heartbeat);
+    app.fleet.heartbeat(mid_id, app.clock.boot(), now, heartbeat, version.filter(|_| !app.store.is_shared()));
     app.fleet.give_the_word(mid_id, &current);
     if known.as_deref() != Some(&current) {
         app.queue.send(Job::EndIncarnations { mid_id: mid_id.clone(), current }).await?;
     }
+    Ok(Json(heard(&app, mid_id, state, now)))
+}
+
+fn heard(app: &App, mid_id: &str, state: MidState, now: i64) -> HeartbeatReply {
     let cloned = app.fleet.by_id(mid_id).is_some_and(|mid| mid.is_cloned(now));
-    Ok(Json(HeartbeatReply { version: VERSION, state, next_ms: HEARTBEAT_MS, cloned }))
+    HeartbeatReply { version: VERSION, state, next_ms: HEARTBEAT_MS, cloned }
 }
 
 pub(super) async fn lease(
@@ -181,6 +189,10 @@ pub(super) async fn outcomes(
 }
 
 fn report(app: &App, text: OutcomeText<'_>) -> Result<Report, Problem> {
+    // Others' reports are recorded by the same statement, and not every text can be in one.
+    if text.request_id.contains('\0') {
+        return Err(not_understood("a request's identifier with a NUL"));
+    }
     let outcome: Outcome = serde_json::from_str(text.outcome.get()).map_err(not_understood)?;
     let _: midward_core::Trace = serde_json::from_str(text.trace.get()).map_err(not_understood)?;
     let state = match outcome {
@@ -209,7 +221,7 @@ pub(super) async fn release(State(app): State<Shared>, headers: HeaderMap, body:
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn not_understood(error: serde_json::Error) -> Problem {
+fn not_understood(error: impl std::fmt::Display) -> Problem {
     let detail = format!("the outcomes are not understood: {error}");
     Problem::bad_request("message_not_understood", detail, "Use versions of Midward on both sides that go together.")
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use midward_core::{Backoff, BootTime, Clock, Random};
-use midward_telemetry::Tracer;
 use midward_wire::OutcomeVerdict;
 use tokio::sync::mpsc;
 
@@ -22,6 +21,9 @@ use crate::store::{Store, StoreError, replicas};
 
 /// Most jobs in one transaction.
 const LARGEST_BATCH: usize = 512;
+/// How long after an answer a MID is expected to poll again soon, and how long that is waited for.
+const SOON: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(1);
 /// How long a batch is tried again while the database is away.
 const KEEP_TRYING: Duration = Duration::from_secs(15);
 /// A transaction that takes longer has lost its server.
@@ -35,21 +37,47 @@ pub(crate) struct Parts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) journal: Journal,
+    /// Of the writer that records outcomes, where it is one of its own.
+    pub(crate) outcomes: Option<Journal>,
     pub(crate) at_rest: Arc<AtRest>,
     pub(crate) broken: Arc<Broken>,
     /// Names this process among those on the same database.
     pub(crate) replica: String,
-    pub(crate) tracer: Tracer,
+    pub(crate) spans: Arc<LeaseSpans>,
+}
+
+impl Parts {
+    /// The same for another writer.
+    pub(super) fn beside(&self, journal: Journal) -> Self {
+        Self {
+            store: self.store.clone(),
+            fleet: Arc::clone(&self.fleet),
+            waiters: Arc::clone(&self.waiters),
+            clock: Arc::clone(&self.clock),
+            random: Arc::clone(&self.random),
+            journal,
+            outcomes: None,
+            at_rest: Arc::clone(&self.at_rest),
+            broken: Arc::clone(&self.broken),
+            replica: self.replica.clone(),
+            spans: Arc::clone(&self.spans),
+        }
+    }
 }
 
 pub(super) struct Writer {
     pub(super) parts: Parts,
+    /// Who gives out what becomes free, when this one only records outcomes.
+    pub(super) giver: Option<mpsc::Sender<Job>>,
     pub(super) sessions: HashMap<String, Session>,
     /// Whether the database may hold queued requests.
     pub(super) backlog: bool,
+    /// When polls were answered with leases.
+    answered: Option<BootTime>,
     /// The database's time less this host's, in milliseconds.
     pub(super) ahead: i64,
-    spans: LeaseSpans,
+    /// When the database's clock was read, and what it said.
+    pub(super) read: Option<(BootTime, i64)>,
 }
 
 /// One incarnation of a MID.
@@ -62,16 +90,38 @@ pub(super) struct Session {
 }
 
 impl Writer {
-    pub(super) fn new(parts: Parts) -> Self {
-        let spans = LeaseSpans::new(parts.tracer.clone());
-        Self { parts, sessions: HashMap::new(), backlog: true, ahead: 0, spans }
+    pub(super) fn new(parts: Parts, giver: Option<mpsc::Sender<Job>>) -> Self {
+        Self { backlog: giver.is_none(), parts, giver, sessions: HashMap::new(), answered: None, ahead: 0, read: None }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
         let mut jobs = Vec::with_capacity(LARGEST_BATCH);
         while inbox.recv_many(&mut jobs, LARGEST_BATCH).await > 0 {
+            self.gather(&mut inbox, &mut jobs).await;
             self.batch(&mut jobs).await;
         }
+    }
+
+    /// MIDs that were just answered poll again within a moment, and a request that comes before them would be put into
+    /// the database only to be looked for there: it waits for the first of them.
+    async fn gather(&self, inbox: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>) {
+        let waits = |jobs: &[Job]| {
+            jobs.iter().any(|job| matches!(job, Job::Submit(_))) && !jobs.iter().any(|job| matches!(job, Job::Poll(_)))
+        };
+        let parked = || self.sessions.values().filter_map(|session| session.parked.as_ref());
+        let is_soon = |answered| self.parts.clock.boot().saturating_since(answered) < SOON;
+        if !waits(jobs) || !self.answered.is_some_and(is_soon) || parked().any(|poll| !poll.reply.is_closed()) {
+            return;
+        }
+        let first_poll = async {
+            while waits(jobs) && jobs.len() < LARGEST_BATCH {
+                if inbox.recv_many(jobs, LARGEST_BATCH - jobs.len()).await == 0 {
+                    return;
+                }
+            }
+        };
+        // Nobody came: the request is queued.
+        let _ = tokio::time::timeout(GATHER, first_poll).await;
     }
 
     async fn batch(&mut self, jobs: &mut Vec<Job>) {
@@ -98,10 +148,11 @@ impl Writer {
                 Err(error) => error,
             };
             self.parts.journal.lost();
+            self.read = None;
             // What it was given did not become true: it is served anew.
             work.polls.extend(effects.answers.into_values().map(|answer| answer.poll));
             work.again = true;
-            self.backlog = true;
+            self.backlog = self.giver.is_none();
             if error.is_disk() && self.parts.broken.say(&error) {
                 tracing::error!(%error, "the disk failed: nothing more is acknowledged");
             }
@@ -187,12 +238,16 @@ impl Writer {
     /// After the commit: everybody learns what happened.
     fn tell(&mut self, work: Work, effects: Effects) {
         let parts = &self.parts;
+        if let Some(giver) = self.giver.as_ref().filter(|_| effects.freed) {
+            // When there is no room for this, the next sweep is not far.
+            let _ = giver.try_send(Job::Look);
+        }
         let (now, boot) = (parts.clock.wall().unix_millis().saturating_add(self.ahead), parts.clock.boot());
         for (submission, submitted) in work.submissions.into_iter().zip(effects.submitted) {
             let _ = submission.reply.send(Ok(submitted));
         }
         for (id, ended) in effects.ended {
-            self.spans.ended(&id, &*parts.clock);
+            parts.spans.ended(&id, &*parts.clock);
             parts.waiters.deliver(&id, ended);
         }
         for millis in effects.executed {
@@ -202,18 +257,21 @@ impl Writer {
             let accepted =
                 verdicts.iter().zip(&job.reports).filter(|(verdict, _)| **verdict == OutcomeVerdict::Accepted);
             for (_, report) in accepted {
-                self.spans.ended(&report.finish.id, &*parts.clock);
+                parts.spans.ended(&report.finish.id, &*parts.clock);
             }
             let _ = job.reply.send(Ok(verdicts));
         }
         for job in work.hand_backs {
             let _ = job.reply.send(Ok(()));
         }
+        if !effects.answers.is_empty() {
+            self.answered = Some(boot);
+        }
         for answer in effects.answers.into_values() {
             for lease in &answer.leases {
                 let Some(in_queue) = in_queue(lease.waits_since, boot, now) else { continue };
                 parts.journal.dispatched(in_queue);
-                self.spans.leased(lease, &answer.poll.mid_id, in_queue, &*parts.clock);
+                parts.spans.leased(lease, &answer.poll.mid_id, in_queue, &*parts.clock);
             }
             let waited = boot.saturating_since(answer.poll.arrived);
             let leases = answer.leases.into_iter().map(|lease| granted(lease, now, waited)).collect();

@@ -26,6 +26,14 @@ pub(crate) struct Granted {
     call: Call,
 }
 
+#[cfg(feature = "bench")]
+impl Granted {
+    /// Request and epoch.
+    pub(crate) fn of(&self) -> (&str, i64) {
+        (&self.id, self.epoch)
+    }
+}
+
 /// A [`midward_wire::LeaseGrant`], with the call's JSON as it was submitted.
 #[derive(Serialize)]
 struct GrantText<'a> {

@@ -1,10 +1,11 @@
-//! The queue: submissions, polls and outcomes go through one writer task that commits them in groups. The database is
+//! The queue: submissions, polls and outcomes go through a writer task that commits them in groups. The database is
 //! the truth; what is in memory (waiting polls, waiting callers) only makes it fast.
 
 mod batch;
 mod broken;
 mod grant;
 mod spans;
+mod submit;
 mod terms;
 mod transaction;
 mod waiters;
@@ -24,6 +25,7 @@ use crate::store::requests::{FAILED, NewRequest};
 pub(crate) use batch::Parts;
 pub(crate) use broken::Broken;
 pub(crate) use grant::texts as grant_texts;
+pub(crate) use spans::LeaseSpans;
 pub(crate) use waiters::{Ended, Waiters, Waiting, Wants};
 
 /// How many jobs may wait for the writer; more are made to wait in turn.
@@ -118,18 +120,33 @@ impl Report {
 #[derive(Clone, Debug)]
 pub(crate) struct Queue {
     jobs: mpsc::Sender<Job>,
+    /// Of the writer that records outcomes.
+    outcomes: mpsc::Sender<Job>,
 }
 
 impl Queue {
-    /// Starts the writer; it ends when every [`Queue`] is dropped and all jobs are done.
-    pub(crate) fn start(parts: Parts) -> (Self, tokio::task::JoinHandle<()>) {
+    /// Starts the writer; it ends when every [`Queue`] is dropped and all jobs are done. Where the database takes several
+    /// writers, outcomes have one of their own, so that one transaction is made while the other is put on disk.
+    pub(crate) fn start(mut parts: Parts) -> (Self, tokio::task::JoinHandle<()>) {
         let (jobs, inbox) = mpsc::channel(WAITING);
-        (Self { jobs }, tokio::spawn(batch::Writer::new(parts).run(inbox)))
+        let Some(journal) = parts.outcomes.take() else {
+            let writer = tokio::spawn(batch::Writer::new(parts, None).run(inbox));
+            return (Self { outcomes: jobs.clone(), jobs }, writer);
+        };
+        let (outcomes, reported) = mpsc::channel(WAITING);
+        let recorder = batch::Writer::new(parts.beside(journal), Some(jobs.clone()));
+        let (writer, recorder) =
+            (tokio::spawn(batch::Writer::new(parts, None).run(inbox)), tokio::spawn(recorder.run(reported)));
+        let both = tokio::spawn(async {
+            // A panic was reported when it happened.
+            let _ = tokio::join!(writer, recorder);
+        });
+        (Self { jobs, outcomes }, both)
     }
 
-    /// Whether the writer is still there.
+    /// Whether the writers are still there.
     pub(crate) fn is_running(&self) -> bool {
-        !self.jobs.is_closed()
+        !self.jobs.is_closed() && !self.outcomes.is_closed()
     }
 
     pub(crate) async fn send(&self, job: Job) -> Result<(), StoreError> {
@@ -148,7 +165,8 @@ impl Queue {
         reports: Vec<Report>,
     ) -> Result<Vec<OutcomeVerdict>, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::Outcomes(Outcomes { mid_id, reports, reply })).await?;
+        let job = Job::Outcomes(Outcomes { mid_id, reports, reply });
+        self.outcomes.send(job).await.map_err(|_| StoreError::Stopped)?;
         answer.await.map_err(|_| StoreError::Stopped)?
     }
 

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use midward_core::{BootTime, Clock};
@@ -16,11 +17,13 @@ const MOST_HELD: usize = 8192;
 /// An end that another replica is told of never comes here.
 const FORGET_AFTER: Duration = Duration::from_mins(10);
 
-pub(super) struct LeaseSpans {
+#[derive(Debug)]
+pub(crate) struct LeaseSpans {
     tracer: Tracer,
-    held: HashMap<String, Held>,
+    held: Mutex<HashMap<String, Held>>,
 }
 
+#[derive(Debug)]
 struct Held {
     leg: Leg,
     since: BootTime,
@@ -28,12 +31,12 @@ struct Held {
 }
 
 impl LeaseSpans {
-    pub(super) fn new(tracer: Tracer) -> Self {
-        Self { tracer, held: HashMap::new() }
+    pub(crate) fn new(tracer: Tracer) -> Self {
+        Self { tracer, held: Mutex::default() }
     }
 
     /// A MID is given a request, after so long in the queue.
-    pub(super) fn leased(&mut self, lease: &Leased, mid_id: &str, in_queue: Duration, clock: &dyn Clock) {
+    pub(super) fn leased(&self, lease: &Leased, mid_id: &str, in_queue: Duration, clock: &dyn Clock) {
         if !self.tracer.is_on() {
             return;
         }
@@ -48,17 +51,22 @@ impl LeaseSpans {
         let base = TimeBase::new(clock);
         let span = leg.step("queue", SpanKind::Internal, base.at(since.saturating_sub(in_queue)), base.at(since));
         leg.record(span.map(|span| span.with("midward.request.id", lease.id.clone())));
-        if self.held.len() >= MOST_HELD {
-            self.held.retain(|_, held| since.saturating_since(held.since) < FORGET_AFTER);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.len() >= MOST_HELD {
+            held.retain(|_, held| since.saturating_since(held.since) < FORGET_AFTER);
         }
-        if self.held.len() < MOST_HELD {
-            self.held.insert(lease.id.clone(), Held { leg, since, mid_id: mid_id.to_owned() });
+        if held.len() < MOST_HELD {
+            held.insert(lease.id.clone(), Held { leg, since, mid_id: mid_id.to_owned() });
         }
     }
 
     /// A request has ended, or goes back into the queue.
-    pub(super) fn ended(&mut self, id: &str, clock: &dyn Clock) {
-        let Some(Held { leg, since, mid_id }) = self.held.remove(id) else { return };
+    pub(super) fn ended(&self, id: &str, clock: &dyn Clock) {
+        if !self.tracer.is_on() {
+            return;
+        }
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let Some(Held { leg, since, mid_id }) = held else { return };
         let base = TimeBase::new(clock);
         let span = leg.step("lease", SpanKind::Internal, base.at(since), base.at(clock.boot()));
         leg.record(span.map(|span| span.with("midward.request.id", id.to_owned()).with("midward.mid.id", mid_id)));

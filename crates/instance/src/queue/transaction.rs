@@ -4,48 +4,36 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use midward_core::{BootTime, Failure, Hop};
+use midward_core::{Failure, Hop};
 use midward_wire::{Outcome, OutcomeVerdict};
 use sqlx::{Any, Transaction};
 
 use super::batch::Writer;
 use super::terms::Fate;
 use super::work::{Answer, Effects, Work};
-use super::{Batch, Ended, Poll, Report, Submission, Submitted};
+use super::{Batch, Ended, Outcomes, Poll};
 use crate::at_rest::Part;
 use crate::fleet::LIVE_FOR;
-use crate::store::leases::{self, Call, Leased, MOST_BYTES, WaitsSince};
+use crate::store::leases;
 use crate::store::outcomes::Finish;
-use crate::store::requests::{self, NewLease};
 use crate::store::{StoreError, mids, outcomes, pieces, replicas, to_json};
 
 /// Most requests handed to a MID in one answer.
-const MOST_LEASES: u32 = 256;
+pub(super) const MOST_LEASES: u32 = 256;
 /// No lease that was alive when nobody could report ends sooner than this afterwards.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// How often the database's clock is read.
+const READ_AGAIN: Duration = Duration::from_millis(250);
 
 type Tx = Transaction<'static, Any>;
 
 impl Writer {
     pub(super) async fn transact(&mut self, work: &mut Work, effects: &mut Effects) -> Result<(), StoreError> {
         let begun = self.parts.clock.boot();
-        let wall = self.parts.clock.wall().unix_millis();
-        let mut tx = self.parts.store.begin().await?;
-        let now = self.parts.store.now(&mut tx, wall).await?;
-        self.ahead = now.saturating_sub(wall);
-        for job in &work.outcomes {
-            let earlier = effects.ended.len();
-            let verdicts = self.record(&mut tx, &job.mid_id, now, &job.reports, work.again, effects).await?;
-            for (id, ended) in &effects.ended[earlier..] {
-                self.parts.journal.ended(id, Some(&job.mid_id), &ended.outcome);
-            }
-            for (verdict, report) in verdicts.iter().zip(&job.reports) {
-                if *verdict == OutcomeVerdict::Refused {
-                    self.parts.journal.refused(&report.finish.id, &job.mid_id, report.finish.epoch);
-                }
-            }
-            effects.verdicts.push(verdicts);
-        }
+        let mut tx = self.parts.store.begin_queue(!self.backlog && work.is_hot()).await?;
+        let now = self.now(&mut tx).await?;
+        self.record(&mut tx, &work.outcomes, work.again, now, effects).await?;
         let ended = std::mem::take(&mut effects.ended).into_iter();
         effects.ended =
             ended.filter_map(|(id, ended)| self.parts.waiters.answer(&id, ended).map(|left| (id, left))).collect();
@@ -64,14 +52,19 @@ impl Writer {
             self.sweep(&mut tx, now, effects).await?;
         }
         self.backlog |= work.look;
+        let mut served = false;
         while let Some(poll) = work.polls.pop() {
             self.serve(&mut tx, poll, now, effects).await?;
+            served = true;
         }
         self.submit(&mut tx, &work.submissions, work.again, now, effects).await?;
         // What limits hold back goes on when something ended, and at once as far as they allow.
-        self.backlog |= effects.freed;
-        if (work.sweep || work.look || effects.freed) && self.backlog {
+        self.backlog |= effects.freed && self.giver.is_none();
+        if self.backlog && (work.sweep || work.look || effects.freed) {
             self.serve_parked(&mut tx, now, effects).await?;
+            served = true;
+        }
+        if self.backlog && served {
             self.backlog = leases::any_queued(&mut tx, now).await?;
         }
         if effects.hint && self.parts.store.is_shared() {
@@ -88,6 +81,24 @@ impl Writer {
         Ok(())
     }
 
+    /// The time by which leases are given. The database's clock is read again when that was a while ago, and between two
+    /// looks it goes on as this host's clock does that nobody sets.
+    async fn now(&mut self, tx: &mut Tx) -> Result<i64, StoreError> {
+        let (boot, wall) = (self.parts.clock.boot(), self.parts.clock.wall().unix_millis());
+        let now = match self.read.map(|(read, said)| (boot.saturating_since(read), said)) {
+            Some((since, said)) if since < READ_AGAIN && self.parts.store.is_shared() => {
+                said.saturating_add(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+            }
+            _ => {
+                let now = self.parts.store.now(tx, wall).await?;
+                self.read = Some((self.parts.clock.boot(), now));
+                now
+            }
+        };
+        self.ahead = now.saturating_sub(wall);
+        Ok(now)
+    }
+
     /// Serves a poll from the database: what got lost first, then what is queued; parks it when there is neither.
     async fn serve(&mut self, tx: &mut Tx, poll: Poll, now: i64, effects: &mut Effects) -> Result<(), StoreError> {
         let (lost, left_out) = leases::undelivered(tx, &poll.mid_id, &poll.incarnation, poll.received_batch).await?;
@@ -100,7 +111,7 @@ impl Writer {
             return Ok(());
         }
         let leases = if self.backlog && poll.capacity > 0 {
-            if !self.polls_here(tx, &poll.mid_id).await? {
+            if self.polls_here(tx, &[&poll.mid_id]).await?.is_empty() {
                 self.send_away(poll);
                 return Ok(());
             }
@@ -132,146 +143,21 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether this replica is the one that gives leases to a MID, and to the incarnation that has its word; it stays so
-    /// until the commit.
-    async fn polls_here(&self, tx: &mut Tx, mid_id: &str) -> Result<bool, StoreError> {
+    /// To which of these MIDs this replica may give leases, to the incarnation that has their word; it stays so until
+    /// the commit.
+    pub(super) async fn polls_here(&self, tx: &mut Tx, mids: &[&str]) -> Result<HashSet<String>, StoreError> {
         if !self.parts.store.is_shared() {
-            return Ok(true);
+            return Ok(mids.iter().map(|mid_id| (*mid_id).to_owned()).collect());
         }
-        let Some(session) = self.sessions.get(mid_id) else { return Ok(false) };
-        replicas::polls_here(tx, &self.parts.replica, mid_id, &session.incarnation).await
+        let sessions = mids.iter().filter_map(|mid_id| Some((*mid_id, self.sessions.get(*mid_id)?)));
+        let mids: HashMap<&str, &str> = sessions.map(|(id, session)| (id, session.incarnation.as_str())).collect();
+        if mids.is_empty() { Ok(HashSet::new()) } else { replicas::polls_here(tx, &self.parts.replica, &mids).await }
     }
 
     /// The MID polls another replica; should this poll be alive all the same, it comes back.
-    fn send_away(&mut self, poll: Poll) {
+    pub(super) fn send_away(&mut self, poll: Poll) {
         self.sessions.remove(&poll.mid_id);
         let _ = poll.reply.send(Ok(Batch { number: poll.received_batch, leases: Vec::new() }));
-    }
-
-    /// Stores new requests, each with its lease when a MID that can serve it waits.
-    async fn submit(
-        &mut self,
-        tx: &mut Tx,
-        submissions: &[Submission],
-        again: bool,
-        now: i64,
-        effects: &mut Effects,
-    ) -> Result<(), StoreError> {
-        let boot = self.parts.clock.boot();
-        let ids: Vec<&str> = submissions.iter().map(|submission| submission.request.id.as_str()).collect();
-        let stored = if again { requests::stored(tx, &ids).await? } else { HashSet::new() };
-        let mut rows = Vec::with_capacity(submissions.len());
-        let mut keys: HashMap<(&str, &str), (String, String)> = HashMap::new();
-        let mut checked = HashMap::new();
-        for Submission { route, request, .. } in submissions {
-            if stored.contains(request.id.as_str()) {
-                effects.submitted.push(Submitted::New(request.id.clone()));
-                continue;
-            }
-            if let Some(key) = &request.idempotency_key {
-                let slot = (request.client_id.as_str(), key.as_str());
-                let known = match keys.get(&slot) {
-                    Some(known) => Some(known.clone()),
-                    None => requests::by_idempotency_key(tx, slot.0, slot.1).await?,
-                };
-                if let Some((id, fingerprint)) = known {
-                    let same = fingerprint == request.fingerprint
-                        || self.parts.at_rest.is_fingerprint(&fingerprint, &request.connection, &request.call);
-                    effects.submitted.push(if same { Submitted::Known(id) } else { Submitted::KeyReused(id) });
-                    continue;
-                }
-                keys.insert(slot, (request.id.clone(), request.fingerprint.clone()));
-            }
-            let mut request = request.clone();
-            // Counted from a time that the caller gave, its end is not this clock's either.
-            if request.not_before <= request.created_at {
-                request.expires_at = request.expires_at.saturating_add(self.ahead);
-            }
-            request.created_at = request.created_at.saturating_add(self.ahead);
-            request.origin.clone_from(&self.parts.replica);
-            let is_due = request.not_before <= now;
-            if is_due && !request.limited && request.expires_at > now {
-                self.assign(tx, route, &mut request, (boot, now), &mut checked, effects).await?;
-            }
-            let waits = is_due && request.lease.is_none();
-            self.backlog |= waits;
-            effects.hint |= waits;
-            effects.freed |= waits && request.limited;
-            effects.submitted.push(Submitted::New(request.id.clone()));
-            rows.push(request);
-        }
-        self.parts.journal.accepted(&rows);
-        requests::insert(tx, &rows).await
-    }
-
-    /// Gives the request to the eligible waiting MID with the most room. `checked` keeps which MIDs poll here.
-    async fn assign(
-        &mut self,
-        tx: &mut Tx,
-        route: &crate::routes::Route,
-        request: &mut requests::NewRequest,
-        (boot, now): (BootTime, i64),
-        checked: &mut HashMap<String, bool>,
-        effects: &mut Effects,
-    ) -> Result<(), StoreError> {
-        let free =
-            |sessions: &HashMap<String, super::batch::Session>, answers: &HashMap<String, Answer>, mid_id: &str| {
-                if let Some(answer) = answers.get(mid_id) {
-                    if answer.bytes() >= MOST_BYTES {
-                        return 0;
-                    }
-                    let taken = u32::try_from(answer.leases.len()).unwrap_or(u32::MAX);
-                    return answer.poll.capacity.min(MOST_LEASES).saturating_sub(taken);
-                }
-                let parked = sessions.get(mid_id).and_then(|session| session.parked.as_ref());
-                parked.filter(|poll| !poll.reply.is_closed()).map_or(0, |poll| poll.capacity)
-            };
-        let eligible = self.parts.fleet.eligible(route, boot, |mid_id| free(&self.sessions, &effects.answers, mid_id));
-        for mid_id in eligible {
-            if free(&self.sessions, &effects.answers, &mid_id) == 0 {
-                continue;
-            }
-            let is_here = match checked.get(&mid_id) {
-                Some(is_here) => *is_here,
-                None => self.polls_here(tx, &mid_id).await?,
-            };
-            checked.insert(mid_id.clone(), is_here);
-            if is_here {
-                self.give(mid_id, request, now, effects);
-                return Ok(());
-            }
-            if let Some(poll) = self.sessions.get_mut(&mid_id).and_then(|session| session.parked.take()) {
-                self.send_away(poll);
-            }
-        }
-        Ok(())
-    }
-
-    fn give(&mut self, mid_id: String, request: &mut requests::NewRequest, now: i64, effects: &mut Effects) {
-        let Some(session) = self.sessions.get_mut(&mid_id) else { return };
-        if let Some(poll) = session.parked.take() {
-            session.batch += 1;
-            effects.answers.insert(mid_id.clone(), Answer { poll, batch: session.batch, leases: Vec::new() });
-        }
-        let Some(answer) = effects.answers.get_mut(&mid_id) else { return };
-        let lease_expires_at = now.saturating_add(request.lease_ms);
-        request.lease = Some(NewLease {
-            mid_id,
-            incarnation: answer.poll.incarnation.clone(),
-            batch: answer.batch,
-            expires_at: lease_expires_at,
-        });
-        answer.leases.push(Leased {
-            id: request.id.clone(),
-            epoch: 1,
-            lease_expires_at,
-            expires_at: request.expires_at,
-            config_digest: request.config_digest.clone(),
-            call: Call::Plain(Arc::clone(&request.call)),
-            size: request.call_kept.size(),
-            batch: answer.batch,
-            waits_since: WaitsSince::Arrived(request.arrived),
-        });
     }
 
     /// Looks after times and dead MIDs, unless another replica has just done it.
@@ -334,31 +220,64 @@ impl Writer {
         Ok(())
     }
 
-    /// Records what a MID reported; one verdict each, in order.
+    /// Records what MIDs reported: for each message one list of verdicts, in order.
     async fn record(
         &mut self,
         tx: &mut Tx,
-        mid_id: &str,
-        now: i64,
-        reports: &[Report],
+        messages: &[Outcomes],
         again: bool,
+        now: i64,
         effects: &mut Effects,
-    ) -> Result<Vec<OutcomeVerdict>, StoreError> {
+    ) -> Result<(), StoreError> {
+        let mut rest = messages;
+        while !rest.is_empty() {
+            // One statement for all of them, up to a message with a report on a request of an earlier one.
+            let mut seen = HashSet::new();
+            let together = rest.iter().position(|message| {
+                let ids = || message.reports.iter().map(|report| report.finish.id.as_str());
+                let is_repeated = ids().any(|id| seen.contains(id));
+                seen.extend(ids());
+                is_repeated
+            });
+            let (these, later) = rest.split_at(together.unwrap_or(rest.len()));
+            rest = later;
+            self.record_together(tx, these, again, now, effects).await?;
+        }
+        Ok(())
+    }
+
+    async fn record_together(
+        &mut self,
+        tx: &mut Tx,
+        messages: &[Outcomes],
+        again: bool,
+        now: i64,
+        effects: &mut Effects,
+    ) -> Result<(), StoreError> {
         // One statement cannot update a row twice: of two reports on one request, the second is looked at afterwards.
-        let mut seen = HashSet::new();
         let mut first = Vec::new();
         let mut fates = HashMap::new();
-        for report in reports.iter().filter(|report| seen.insert(report.finish.id.as_str())) {
-            let fate = self.fate(tx, mid_id, report, now, effects).await?;
-            if fate != Fate::TriedAgain {
-                first.push(&report.finish);
+        for message in messages {
+            for report in &message.reports {
+                let id = report.finish.id.as_str();
+                if fates.contains_key(id) {
+                    continue;
+                }
+                let fate = self.fate(tx, &message.mid_id, report, now, effects).await?;
+                if fate != Fate::TriedAgain {
+                    first.push((message.mid_id.as_str(), &report.finish));
+                }
+                fates.insert(id, fate);
             }
-            fates.insert(report.finish.id.as_str(), fate);
         }
+        let large: HashMap<&str, &Finish> = first
+            .iter()
+            .filter(|(_, finish)| !finish.kept.pieces.is_empty())
+            .map(|(_, finish)| (finish.id.as_str(), *finish))
+            .collect();
         let mut accepted = HashSet::new();
         let mut reduced = Vec::new();
-        let large: Vec<&Finish> = first.iter().copied().filter(|outcome| !outcome.kept.pieces.is_empty()).collect();
-        for finished in outcomes::finish(tx, mid_id, &self.parts.replica, now, &first).await? {
+        for finished in outcomes::finish(tx, &self.parts.replica, now, &first).await? {
             // Its caller may wait at another replica.
             effects.hint |= finished.origin != self.parts.replica;
             effects.freed |= finished.limited;
@@ -370,32 +289,39 @@ impl Writer {
             }
             if finished.reduced {
                 reduced.push(finished.id.clone());
-            } else if let Some(outcome) = large.iter().find(|outcome| outcome.id == finished.id) {
-                pieces::insert(tx, &finished.id, &outcome.kept).await?;
+            } else if let Some(large) = large.get(finished.id.as_str()) {
+                pieces::insert(tx, &finished.id, &large.kept).await?;
             }
-            accepted.insert(finished.id);
+            accepted.insert((finished.mid_id, finished.id));
         }
         pieces::forget_reduced(tx, &reduced).await?;
-        let mut verdicts = Vec::with_capacity(reports.len());
-        for report in reports {
-            let id = &report.finish.id;
-            let is_new = accepted.remove(id);
-            let is_recorded = is_new || {
-                let recorded = outcomes::recorded(tx, mid_id, &report.finish).await?;
-                self.is_reported(tx, &report.finish, recorded).await?
-            };
-            // A commit whose answer got lost may have recorded it, and nobody was told.
-            if is_new || (is_recorded && again) {
-                let trace = report.finish.trace.as_str().into();
-                effects.ended.push((id.clone(), Ended { outcome: Arc::clone(&report.outcome), trace }));
+        for Outcomes { mid_id, reports, .. } in messages {
+            let mut verdicts = Vec::with_capacity(reports.len());
+            for report in reports {
+                let Finish { id, epoch, .. } = &report.finish;
+                let is_new = accepted.remove(&(mid_id.clone(), id.clone()));
+                let is_recorded = is_new || {
+                    let recorded = outcomes::recorded(tx, mid_id, &report.finish).await?;
+                    self.is_reported(tx, &report.finish, recorded).await?
+                };
+                // A commit whose answer got lost may have recorded it, and nobody was told.
+                if is_new || (is_recorded && again) {
+                    self.parts.journal.ended(id, Some(mid_id), &report.outcome);
+                    let trace = report.finish.trace.as_str().into();
+                    effects.ended.push((id.clone(), Ended { outcome: Arc::clone(&report.outcome), trace }));
+                }
+                let is_taken = is_recorded || {
+                    let tried_again = outcomes::tried_again(tx, &report.finish).await?;
+                    self.is_reported(tx, &report.finish, tried_again).await?
+                };
+                if !is_taken {
+                    self.parts.journal.refused(id, mid_id, *epoch);
+                }
+                verdicts.push(if is_taken { OutcomeVerdict::Accepted } else { OutcomeVerdict::Refused });
             }
-            let is_taken = is_recorded || {
-                let tried_again = outcomes::tried_again(tx, &report.finish).await?;
-                self.is_reported(tx, &report.finish, tried_again).await?
-            };
-            verdicts.push(if is_taken { OutcomeVerdict::Accepted } else { OutcomeVerdict::Refused });
+            effects.verdicts.push(verdicts);
         }
-        Ok(verdicts)
+        Ok(())
     }
 
     /// Whether what is stored is exactly this outcome, or what is kept of it.

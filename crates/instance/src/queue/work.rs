@@ -78,15 +78,23 @@ impl Work {
         }
     }
 
-    pub(super) fn is_idle(&self) -> bool {
-        self.submissions.is_empty()
+    /// Whether there is nothing in it but requests and outcomes, each to be found by its identifier.
+    pub(super) fn is_hot(&self) -> bool {
+        let is_hot = |submission: &Submission| {
+            // One with limits has the waiting polls served from all that is queued.
+            submission.request.idempotency_key.is_none() && !submission.request.limited
+        };
+        self.submissions.iter().all(is_hot)
             && self.polls.is_empty()
             && self.fresh.is_empty()
-            && self.outcomes.is_empty()
             && self.hand_backs.is_empty()
             && self.ended_incarnations.is_empty()
             && !self.sweep
             && !self.look
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.submissions.is_empty() && self.outcomes.is_empty() && self.is_hot()
     }
 
     /// Refuses what would begin something. Outcomes stay: of calls that run, somebody may wait for the answer.

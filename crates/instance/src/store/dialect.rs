@@ -40,30 +40,30 @@ impl Dialect {
         }
     }
 
+    /// Run besides on each connection of the queue, whose few hot statements find each row by its identifier. To plan
+    /// them takes PostgreSQL as long as to execute them, so their plans are kept; and a plan that is kept never reads
+    /// a whole table, however small it was when the plan was made.
+    pub(super) const fn on_queue_connect(self) -> &'static [&'static str] {
+        match self {
+            Self::Sqlite => &[],
+            Self::Postgres => &["SET plan_cache_mode = force_generic_plan", "SET enable_seqscan = off"],
+        }
+    }
+
+    /// Begins a transaction of the queue in which each statement is planned for what is there.
+    pub(super) const fn begin_planning(self) -> &'static str {
+        match self {
+            Self::Sqlite => "BEGIN",
+            Self::Postgres => "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on",
+        }
+    }
+
     /// Ends the inner SELECT of the statement that claims requests: where there are several writers, none waits for
     /// the rows that another one is about to take.
     pub(super) const fn skip_locked(self) -> &'static str {
         match self {
             Self::Sqlite => "",
             Self::Postgres => " FOR UPDATE SKIP LOCKED",
-        }
-    }
-
-    /// Ends a SELECT of rows that nobody may change until the transaction ends.
-    pub(super) const fn for_share(self) -> &'static str {
-        match self {
-            Self::Sqlite => "",
-            Self::Postgres => " FOR SHARE",
-        }
-    }
-
-    /// A parameter of a long list, the `number`th of the statement in order of appearance and counted from 1, as a
-    /// value of the SQL type `kind`. SQLite needs neither number nor type, and every numbered parameter has a name
-    /// there, which costs a search through all names at each bind. PostgreSQL cannot guess the type in a list of values.
-    pub(super) fn parameter(self, number: usize, kind: &str) -> String {
-        match self {
-            Self::Sqlite => "?".to_owned(),
-            Self::Postgres => format!("CAST(${number} AS {kind})"),
         }
     }
 

@@ -4,7 +4,7 @@ use midward_wire::{Heartbeat, MidState};
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Executor, Row as _};
 
-use super::{StoreError, from_json, to_json};
+use super::{Store, StoreError, from_json, to_json};
 
 /// A MID as the database knows it.
 #[derive(Clone, Debug)]
@@ -86,23 +86,40 @@ pub(crate) async fn clamp_seen(tx: &mut sqlx::Transaction<'static, Any>, now: i6
     Ok(())
 }
 
-/// A heartbeat of the incarnation that has the word.
+/// A heartbeat of the incarnation that has the word, with all that it says. Returns the MID's version afterwards; `None`:
+/// there is no such MID.
 pub(crate) async fn seen<'e>(
     db: impl Executor<'e, Database = Any>,
     id: &str,
     now: i64,
     heartbeat: &Heartbeat,
-) -> Result<(), StoreError> {
+) -> Result<Option<i64>, StoreError> {
     let sql = "UPDATE mids SET last_seen_at = $1, heartbeat = $2, draining = CASE WHEN $3 = 1 THEN 1 ELSE draining END, \
-               version = version + 1 WHERE id = $4";
-    sqlx::query(sql)
+               version = version + 1 WHERE id = $4 RETURNING version";
+    let row = sqlx::query(sql)
         .bind(now)
         .bind(to_json(heartbeat)?)
         .bind(i64::from(heartbeat.draining))
         .bind(id)
-        .execute(db)
+        .fetch_optional(db)
         .await?;
-    Ok(())
+    row.map(|row| row.try_get(0).map_err(StoreError::from)).transpose()
+}
+
+/// Heartbeats that say nothing new, of many MIDs: identifier and version. Returns those that were stored; the others
+/// have another version, or somebody holds their rows. It waits for nobody, so nobody waits for it in turn.
+pub(crate) async fn seen_again(store: &Store, now: i64, heard: &[(String, i64)]) -> Result<Vec<String>, StoreError> {
+    let sql = if store.is_shared() {
+        "WITH free AS (SELECT mids.id FROM mids JOIN json_to_recordset(CAST($2 AS json)) AS heard (id TEXT, \
+         version BIGINT) ON heard.id = mids.id AND heard.version = mids.version FOR NO KEY UPDATE OF mids SKIP LOCKED) \
+         UPDATE mids SET last_seen_at = $1 FROM free WHERE mids.id = free.id RETURNING mids.id"
+    } else {
+        "UPDATE mids SET last_seen_at = $1 WHERE (id, version) IN (SELECT json_extract(value, '$.id'), \
+         json_extract(value, '$.version') FROM json_each($2)) RETURNING id"
+    };
+    let heard: Vec<_> = heard.iter().map(|(id, version)| serde_json::json!({ "id": id, "version": version })).collect();
+    let rows = sqlx::query(sql).bind(now).bind(to_json(&heard)?).fetch_all(&store.writer).await?;
+    rows.iter().map(|row| row.try_get(0).map_err(StoreError::from)).collect()
 }
 
 pub(crate) async fn insert_enroll_token<'e>(

@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{Any, AnyPool, ConnectOptions as _, SqlSafeStr as _, Transaction};
+use sqlx::{Any, AnyPool, ConnectOptions as _, Connection as _, SqlSafeStr as _, Transaction};
 use url::Url;
 
 use self::dialect::Dialect;
@@ -92,10 +92,11 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// The database: who writes (SQLite: one connection), and who only reads.
+/// The database: who writes (SQLite: one connection for all), the queue among them, and who only reads.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     writer: AnyPool,
+    queue: AnyPool,
     readers: AnyPool,
     dialect: Dialect,
 }
@@ -113,6 +114,10 @@ pub(crate) async fn copy_sqlite(from: &Path, to: &Path) -> Result<(), StoreError
     done?;
     Ok(())
 }
+
+/// A connection that was used less than this ago is taken to be there still: the queue's own never rests longer while
+/// there is work.
+const UNTESTED: Duration = Duration::from_millis(100);
 
 /// How long a read is tried again while the database is away.
 const READ_WITHIN: Duration = Duration::from_secs(10);
@@ -132,6 +137,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (20, "API clients", include_str!("../../migrations/0020_api_clients.sql")),
     (21, "audit", include_str!("../../migrations/0021_audit.sql")),
     (30, "at rest", include_str!("../../migrations/0030_at_rest.sql")),
+    (35, "lists of requests", include_str!("../../migrations/0035_lists_of_requests.sql")),
     (42, "schema level", include_str!("../../migrations/0042_schema_level.sql")),
     (43, "incarnations", include_str!("../../migrations/0043_incarnations.sql")),
     (44, "enrolled again", include_str!("../../migrations/0044_enrolled_again.sql")),
@@ -156,18 +162,29 @@ impl Store {
         let writer = pool(Dialect::Sqlite, &url, 1).await?;
         migrate(Dialect::Sqlite, &writer).await?;
         let readers = pool(Dialect::Sqlite, &url, 4).await?;
-        Ok(Self { writer, readers, dialect: Dialect::Sqlite })
+        Ok(Self { queue: writer.clone(), writer, readers, dialect: Dialect::Sqlite })
     }
 
     async fn open_postgres(config: &PostgresConfig) -> Result<Self, StoreError> {
         let url = postgres_url(config)?;
-        // What writes has connections of its own: readers never make the queue wait.
-        let writers = (config.connections / 2).max(1);
-        let writer = pool(Dialect::Postgres, &url, writers).await?;
+        // The queue has connections of its own: nobody else makes it wait.
+        let queue = (config.connections / 3).clamp(2, 4);
+        let others = config.connections.saturating_sub(queue).max(2);
+        let writer = pool(Dialect::Postgres, &url, others / 2).await?;
         migrate(Dialect::Postgres, &writer).await?;
-        let readers =
-            pool(Dialect::Postgres, &url, (config.connections - writers.min(config.connections)).max(1)).await?;
-        Ok(Self { writer, readers, dialect: Dialect::Postgres })
+        let queue = pool_with(Dialect::Postgres, &url, queue, Dialect::Postgres.on_queue_connect()).await?;
+        let readers = pool(Dialect::Postgres, &url, others - others / 2).await?;
+        Ok(Self { writer, queue, readers, dialect: Dialect::Postgres })
+    }
+
+    /// Begins a transaction of the queue. `is_hot`: it only stores requests and outcomes by their identifiers; for
+    /// anything else PostgreSQL plans each statement anew.
+    pub(crate) async fn begin_queue(&self, is_hot: bool) -> Result<Transaction<'static, Any>, StoreError> {
+        if is_hot {
+            Ok(self.queue.begin().await?)
+        } else {
+            Ok(self.queue.begin_with(self.dialect.begin_planning()).await?)
+        }
     }
 
     /// Begins a writing transaction; waits for a writer. Dropped without commit: nothing happened.
@@ -227,6 +244,7 @@ impl Store {
 
     pub(crate) async fn close(&self) {
         self.readers.close().await;
+        self.queue.close().await;
         self.writer.close().await;
     }
 }
@@ -269,19 +287,37 @@ pub(crate) fn postgres_url(config: &PostgresConfig) -> Result<Url, StoreError> {
 }
 
 async fn pool(dialect: Dialect, url: &Url, connections: u32) -> Result<AnyPool, StoreError> {
+    pool_with(dialect, url, connections, &[]).await
+}
+
+async fn pool_with(
+    dialect: Dialect,
+    url: &Url,
+    connections: u32,
+    besides: &'static [&'static str],
+) -> Result<AnyPool, StoreError> {
     let options = AnyConnectOptions::from_url(url)?;
     let is_embedded = dialect == Dialect::Sqlite;
     Ok(AnyPoolOptions::new()
         .max_connections(connections)
         .min_connections(1)
-        // A server may have closed a connection meanwhile; a file does not.
-        .test_before_acquire(!is_embedded)
+        // Not at each use: that would be a round trip more for each transaction.
+        .test_before_acquire(false)
+        .before_acquire(move |connection, used| {
+            Box::pin(async move {
+                // A server may have closed a connection meanwhile; a file does not.
+                if !is_embedded && used.idle_for > UNTESTED {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .idle_timeout(None)
         .max_lifetime(if is_embedded { None } else { Some(Duration::from_mins(30)) })
         .acquire_timeout(Duration::from_secs(5))
         .after_connect(move |connection, _| {
             Box::pin(async move {
-                for &statement in dialect.on_connect() {
+                for &statement in dialect.on_connect().iter().chain(besides) {
                     sqlx::query(statement).execute(&mut *connection).await?;
                 }
                 Ok(())

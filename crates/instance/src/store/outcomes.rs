@@ -8,7 +8,7 @@ use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
 use super::dialect::Dialect;
 use super::leases::ids;
 use super::requests::{FAILED, REDUCED, UNKNOWN};
-use super::rows::{Sized, pieces as rows_of};
+use super::rows::{Sized, keyed_texts, pieces as rows_of};
 use super::{StoreError, pieces};
 use crate::at_rest::Kept;
 
@@ -32,6 +32,7 @@ pub(crate) struct Finish {
 #[derive(Clone, Debug)]
 pub(crate) struct Finished {
     pub(crate) id: String,
+    pub(crate) mid_id: String,
     /// The replica that took it.
     pub(crate) origin: String,
     pub(crate) limited: bool,
@@ -45,71 +46,107 @@ pub(crate) struct Finished {
 pub(super) const REMOVE_CALL: &str =
     "call_json = CASE WHEN keep = 0 THEN call_json ELSE '' END, keep = CASE WHEN keep = 0 THEN 0 ELSE 3 END";
 
-static FINISH: LazyLock<Sized> = LazyLock::new(|| {
+static FINISH_SQLITE: LazyLock<Sized> = LazyLock::new(|| {
     Sized::new(
-        "WITH reported (id, epoch, state, outcome, trace, reduced, size, replica) AS (VALUES ",
-        &["TEXT", "BIGINT", "BIGINT", "TEXT", "TEXT", "TEXT", "BIGINT", "TEXT"],
+        "WITH reported (id, epoch, mid, state, outcome, trace, reduced, size, replica) AS (VALUES ",
+        9,
         ") UPDATE requests SET state = reported.state, trace = reported.trace, \
          call_json = CASE WHEN requests.keep = 0 THEN requests.call_json ELSE '' END, \
          size = CASE WHEN requests.keep = 0 THEN requests.size + reported.size ELSE 0 END, \
          keep = CASE WHEN requests.keep = 1 OR (requests.keep = 2 AND requests.origin = reported.replica) THEN 3 \
          ELSE requests.keep END, outcome = CASE WHEN requests.keep IN (1, 3) OR (requests.keep = 2 \
          AND requests.origin = reported.replica) THEN COALESCE(reported.reduced, reported.outcome) \
-         ELSE reported.outcome END, finished_at = ",
-        &[
-            (
-                "BIGINT",
-                " FROM reported WHERE requests.id = reported.id AND requests.epoch = reported.epoch \
-                 AND requests.lease_mid = ",
-            ),
-            (
-                "TEXT",
-                " AND requests.state IN (0, 1, 4) RETURNING requests.id, requests.origin, requests.limited, \
-                 requests.keep, COALESCE(requests.lease_expires_at - requests.lease_ms, 0)",
-            ),
-        ],
+         ELSE reported.outcome END, finished_at = ? FROM reported WHERE requests.id = reported.id \
+         AND requests.epoch = reported.epoch AND requests.lease_mid = reported.mid AND requests.state IN (0, 1, 4) \
+         RETURNING requests.id, requests.lease_mid, requests.origin, requests.limited, requests.keep, \
+         COALESCE(requests.lease_expires_at - requests.lease_ms, 0)",
     )
 });
 
-/// Records outcomes of one MID; returns the requests for which the MID's last epoch still stands. A late outcome
-/// replaces `unknown`, and ends a request that was queued again but that nobody else was given. `replica`: this one,
-/// whose waiting callers are told in memory.
+/// The rows are looked up by the identifiers, and what is reported of each is looked up in the JSON. A join of the two
+/// could be planned either way round, and the plan is kept.
+static FINISH_POSTGRES: LazyLock<Arc<str>> = LazyLock::new(|| {
+    let reported = |field: &str| format!("(SELECT rows FROM reported) -> id ->> '{field}'");
+    let (state, size, trace) = (reported("state"), reported("size"), reported("trace"));
+    let (outcome, reduced) = (reported("outcome"), reported("reduced"));
+    let (epoch, mid) = (reported("epoch"), reported("mid"));
+    format!(
+        "WITH reported AS MATERIALIZED (SELECT CAST($2 AS jsonb) AS rows) \
+         UPDATE requests SET state = CAST({state} AS INTEGER), trace = {trace}, \
+         call_json = CASE WHEN keep = 0 THEN call_json ELSE '' END, \
+         size = CASE WHEN keep = 0 THEN size + CAST({size} AS BIGINT) ELSE 0 END, \
+         keep = CASE WHEN keep = 1 OR (keep = 2 AND origin = $3) THEN 3 ELSE keep END, \
+         outcome = CASE WHEN keep IN (1, 3) OR (keep = 2 AND origin = $3) THEN COALESCE({reduced}, {outcome}) \
+         ELSE {outcome} END, finished_at = $1 WHERE id = ANY(ARRAY(SELECT jsonb_object_keys(rows) FROM reported)) \
+         AND epoch = CAST({epoch} AS BIGINT) AND lease_mid = {mid} AND state IN (0, 1, 4) \
+         RETURNING id, lease_mid, origin, limited, keep, COALESCE(lease_expires_at - lease_ms, 0)"
+    )
+    .into()
+});
+
+/// What is reported of a request.
+#[derive(serde::Serialize)]
+struct Reported<'a> {
+    epoch: i64,
+    mid: &'a str,
+    state: i64,
+    outcome: &'a str,
+    trace: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reduced: Option<&'a str>,
+    size: i64,
+}
+
+/// Records outcomes, each with the MID that reported it and no two on one request; returns the requests for which the
+/// MID's last epoch still stands. A late outcome replaces `unknown`, and ends a request that was queued again but that
+/// nobody else was given. `replica`: this one, whose waiting callers are told in memory.
 pub(crate) async fn finish(
     tx: &mut Tx,
-    mid_id: &str,
     replica: &str,
     now: i64,
-    outcomes: &[&Finish],
+    outcomes: &[(&str, &Finish)],
 ) -> Result<Vec<Finished>, StoreError> {
-    let dialect = Dialect::of(tx);
-    let mut rest = outcomes;
+    let mut rows = outcomes.iter().map(|(mid, outcome)| {
+        let row = Reported {
+            epoch: outcome.epoch,
+            mid,
+            state: outcome.state,
+            outcome: outcome.kept.column.as_str(),
+            trace: &outcome.trace,
+            reduced: outcome.reduced.as_deref(),
+            size: outcome.kept.size(),
+        };
+        (outcome.id.as_str(), row)
+    });
     let mut accepted = Vec::with_capacity(outcomes.len());
+    if Dialect::of(tx) == Dialect::Postgres {
+        for text in keyed_texts(rows)? {
+            let query = sqlx::query(AssertSqlSafe(FINISH_POSTGRES.clone())).bind(now).bind(text).bind(replica);
+            accepted.extend(query.fetch_all(&mut **tx).await?.iter().map(finished).collect::<Result<Vec<_>, _>>()?);
+        }
+        return Ok(accepted);
+    }
     for piece in rows_of(outcomes.len()) {
-        let (these, later) = rest.split_at(piece);
-        rest = later;
-        let mut query = sqlx::query(AssertSqlSafe(FINISH.sql(dialect, piece)));
-        for outcome in these {
-            query = query
-                .bind(&outcome.id)
-                .bind(outcome.epoch)
-                .bind(outcome.state)
-                .bind(outcome.kept.column.as_str())
-                .bind(&outcome.trace)
-                .bind(&outcome.reduced)
-                .bind(outcome.kept.size())
-                .bind(replica);
+        let mut query = sqlx::query(AssertSqlSafe(FINISH_SQLITE.sql(piece)));
+        for (id, row) in rows.by_ref().take(piece) {
+            query = query.bind(id).bind(row.epoch).bind(row.mid).bind(row.state).bind(row.outcome).bind(row.trace);
+            query = query.bind(row.reduced).bind(row.size).bind(replica);
         }
-        for row in query.bind(now).bind(mid_id).fetch_all(&mut **tx).await? {
-            accepted.push(Finished {
-                id: row.try_get(0)?,
-                origin: row.try_get(1)?,
-                limited: row.try_get::<i64, _>(2)? == 1,
-                reduced: row.try_get::<i64, _>(3)? == REDUCED,
-                leased_at: row.try_get(4)?,
-            });
-        }
+        let rows = query.bind(now).fetch_all(&mut **tx).await?;
+        accepted.extend(rows.iter().map(finished).collect::<Result<Vec<_>, _>>()?);
     }
     Ok(accepted)
+}
+
+fn finished(row: &AnyRow) -> Result<Finished, StoreError> {
+    Ok(Finished {
+        id: row.try_get(0)?,
+        mid_id: row.try_get(1)?,
+        origin: row.try_get(2)?,
+        limited: row.try_get::<i64, _>(3)? == 1,
+        reduced: row.try_get::<i64, _>(4)? == REDUCED,
+        leased_at: row.try_get(5)?,
+    })
 }
 
 /// What is stored as the outcome that this MID reported before, in the same state; and whether it is reduced.
@@ -189,7 +226,8 @@ pub(crate) async fn try_again(
 
 /// What is stored as the outcome after which a request waits for its next attempt; and whether it is reduced.
 pub(crate) async fn tried_again(tx: &mut Tx, outcome: &Finish) -> Result<Option<(String, bool)>, StoreError> {
-    let sql = "SELECT last_outcome, keep FROM requests WHERE id = $1 AND epoch = $2 AND state = 0 \
+    // Not `state = 0`: it would fit the indexes of what is queued, too.
+    let sql = "SELECT last_outcome, keep FROM requests WHERE id = $1 AND epoch = $2 AND state < 1 \
                AND last_outcome IS NOT NULL";
     let row = sqlx::query(sql).bind(&outcome.id).bind(outcome.epoch).fetch_optional(&mut **tx).await?;
     let Some(row) = row else { return Ok(None) };

@@ -3,6 +3,7 @@
 use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
 
 use super::StoreError;
+use super::dialect::Dialect;
 use crate::at_rest::Kept;
 
 type Tx = Transaction<'static, Any>;
@@ -38,10 +39,16 @@ pub(crate) async fn forget_attempts(tx: &mut Tx, request: &str, set: &str) -> Re
 
 /// Removes all pieces of those of `ids` that are reduced to their metadata.
 pub(crate) async fn forget_reduced(tx: &mut Tx, ids: &[String]) -> Result<(), StoreError> {
+    // A join could be planned either way round, and PostgreSQL keeps the plan.
+    let (before, after) = match Dialect::of(tx) {
+        Dialect::Sqlite => ("IN (", ")"),
+        Dialect::Postgres => ("= ANY(ARRAY(", "))"),
+    };
     for ids in ids.chunks(64) {
         let list: Vec<String> = (1..=ids.len()).map(|number| format!("${number}")).collect();
         let sql = format!(
-            "DELETE FROM request_pieces WHERE request_id IN (SELECT id FROM requests WHERE keep = 3 AND id IN ({}))",
+            "DELETE FROM request_pieces WHERE request_id {before}SELECT id FROM requests WHERE keep = 3 \
+             AND id IN ({}){after}",
             list.join(", ")
         );
         let mut query = sqlx::query(AssertSqlSafe(sql));

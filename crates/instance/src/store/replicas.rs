@@ -1,11 +1,12 @@
 //! What replicas on one database agree on: who looks after leases now, what has changed, where a MID polls.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
 
 use super::dialect::Dialect;
-use super::{Store, StoreError};
+use super::{Store, StoreError, to_json};
 
 type Tx = Transaction<'static, Any>;
 
@@ -59,29 +60,31 @@ pub(crate) async fn changes<'e>(db: impl Executor<'e, Database = Any>) -> Result
 /// Makes `replica` the one that gives leases to these MIDs; returns those for which it was not. It is committed at once:
 /// what another replica gave before is committed then, and what it would give later is refused by [`polls_here`].
 pub(crate) async fn take_polls(store: &Store, replica: &str, mids: &[&str]) -> Result<Vec<String>, StoreError> {
-    let mut taken = Vec::new();
-    for mid in mids {
-        let known = sqlx::query("SELECT polls_at FROM mids WHERE id = $1").bind(mid);
-        let known = known.fetch_optional(&store.writer).await?;
-        let known: Option<String> = known.map(|row| row.try_get(0)).transpose()?.flatten();
-        if known.as_deref() == Some(replica) {
-            continue;
-        }
-        let update = sqlx::query("UPDATE mids SET polls_at = $1 WHERE id = $2").bind(replica).bind(mid);
+    // As a rule there is none, and one question for all of them says so.
+    let elsewhere = "SELECT id FROM mids WHERE id = ANY(ARRAY(SELECT json_array_elements_text(CAST($1 AS json)))) \
+                     AND polls_at IS DISTINCT FROM $2 ORDER BY id";
+    let elsewhere = sqlx::query(elsewhere).bind(to_json(&mids)?).bind(replica).fetch_all(&store.queue).await?;
+    let mut taken = Vec::with_capacity(elsewhere.len());
+    for row in elsewhere {
+        let mid: String = row.try_get(0)?;
+        let update = sqlx::query("UPDATE mids SET polls_at = $1 WHERE id = $2").bind(replica).bind(&mid);
         update.execute(&store.writer).await?;
-        taken.push((*mid).to_owned());
+        taken.push(mid);
     }
     Ok(taken)
 }
 
-/// Whether `replica` is the one that may give leases to a MID, and `incarnation` has its word; it stays so until the
-/// transaction ends.
-pub(crate) async fn polls_here(tx: &mut Tx, replica: &str, mid: &str, incarnation: &str) -> Result<bool, StoreError> {
-    let for_share = Dialect::of(tx).for_share();
-    let sql = format!("SELECT id FROM mids WHERE id = $1 AND polls_at = $2 AND incarnation = $3{for_share}");
-    let row =
-        sqlx::query(AssertSqlSafe(sql)).bind(mid).bind(replica).bind(incarnation).fetch_optional(&mut **tx).await?;
-    Ok(row.is_some())
+/// To which of these MIDs `replica` may give leases, where the incarnation that is named has the word; it stays so until
+/// the transaction ends. Rows are locked in order, so that two who lock several do not wait for each other.
+pub(crate) async fn polls_here(
+    tx: &mut Tx,
+    replica: &str,
+    mids: &HashMap<&str, &str>,
+) -> Result<HashSet<String>, StoreError> {
+    let sql = "SELECT id FROM mids WHERE id = ANY(ARRAY(SELECT jsonb_object_keys(CAST($1 AS jsonb)))) AND polls_at = $2 \
+               AND incarnation = CAST($1 AS jsonb) ->> id ORDER BY id FOR SHARE";
+    let rows = sqlx::query(sql).bind(to_json(mids)?).bind(replica).fetch_all(&mut **tx).await?;
+    rows.iter().map(|row| row.try_get(0).map_err(StoreError::from)).collect()
 }
 
 /// The channel of the hints between replicas. They carry nothing: who hears one looks into the database.

@@ -8,7 +8,7 @@ use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
 
 use super::dialect::Dialect;
-use super::rows::{Sized, pieces as rows_of};
+use super::rows::{Sized, pieces as rows_of, texts};
 use super::{StoreError, pieces};
 use crate::at_rest::Kept;
 
@@ -138,66 +138,161 @@ pub(crate) struct RequestRow {
     pub(crate) reduced: bool,
 }
 
-static INSERT: LazyLock<Sized> = LazyLock::new(|| {
-    Sized::new(
-        "INSERT INTO requests (id, connection, config_digest, resolver, mids, state, repeatable, epoch, lease_mid, \
-         lease_incarnation, lease_batch, lease_expires_at, lease_ms, expires_at, created_at, client_id, \
-         idempotency_key, fingerprint, method, path, call_json, priority, origin, ordered, limited, \
-         not_before, retry, keep, size) VALUES ",
-        &[
-            "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "BIGINT", "BIGINT",
-            "BIGINT", "BIGINT", "BIGINT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "TEXT", "BIGINT", "TEXT", "BIGINT",
-            "BIGINT", "BIGINT", "TEXT", "BIGINT", "BIGINT",
-        ],
-        "",
-        &[],
+/// What a new request is stored with, in the order of [`Stored`]'s fields.
+const INSERT: &str = "INSERT INTO requests (id, connection, config_digest, resolver, mids, state, repeatable, epoch, \
+                      lease_mid, lease_incarnation, lease_batch, lease_expires_at, lease_ms, expires_at, created_at, \
+                      client_id, idempotency_key, fingerprint, method, path, call_json, priority, origin, ordered, \
+                      limited, not_before, retry, keep, size) ";
+
+static INSERT_SQLITE: LazyLock<Sized> = LazyLock::new(|| Sized::new(&format!("{INSERT}VALUES "), 29, ""));
+
+static INSERT_POSTGRES: LazyLock<Arc<str>> = LazyLock::new(|| {
+    format!(
+        "{INSERT}SELECT * FROM json_to_recordset(CAST($1 AS json)) AS r (id TEXT, connection TEXT, config_digest TEXT, \
+         resolver TEXT, mids TEXT, state INTEGER, repeatable INTEGER, epoch BIGINT, lease_mid TEXT, \
+         lease_incarnation TEXT, lease_batch BIGINT, lease_expires_at BIGINT, lease_ms BIGINT, expires_at BIGINT, \
+         created_at BIGINT, client_id TEXT, idempotency_key TEXT, fingerprint TEXT, method TEXT, path TEXT, \
+         call_json TEXT, priority INTEGER, origin TEXT, ordered INTEGER, limited INTEGER, not_before BIGINT, \
+         retry TEXT, keep INTEGER, size BIGINT)"
     )
+    .into()
 });
 
+/// A new request's row; a column that is absent is NULL.
+#[derive(serde::Serialize)]
+struct Stored<'a> {
+    id: &'a str,
+    connection: &'a str,
+    config_digest: &'a str,
+    resolver: &'a str,
+    mids: &'a str,
+    state: i64,
+    repeatable: i64,
+    epoch: i64,
+    #[serde(flatten)]
+    lease: Option<StoredLease<'a>>,
+    lease_ms: i64,
+    expires_at: i64,
+    created_at: i64,
+    client_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<&'a str>,
+    fingerprint: &'a str,
+    method: &'a str,
+    path: &'a str,
+    call_json: &'a str,
+    priority: i64,
+    origin: &'a str,
+    ordered: i64,
+    limited: i64,
+    not_before: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<&'a str>,
+    keep: i64,
+    size: i64,
+}
+
+#[derive(Clone, Copy, serde::Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the columns")]
+struct StoredLease<'a> {
+    lease_mid: &'a str,
+    lease_incarnation: &'a str,
+    lease_batch: i64,
+    lease_expires_at: i64,
+}
+
+impl<'a> Stored<'a> {
+    fn new(request: &'a NewRequest) -> Self {
+        let lease = request.lease.as_ref().map(|lease| StoredLease {
+            lease_mid: &lease.mid_id,
+            lease_incarnation: &lease.incarnation,
+            lease_batch: lease.batch,
+            lease_expires_at: lease.expires_at,
+        });
+        Self {
+            id: &request.id,
+            connection: &request.connection,
+            config_digest: &request.config_digest,
+            resolver: &request.resolver,
+            mids: &request.mids,
+            state: if lease.is_some() { LEASED } else { QUEUED },
+            repeatable: request.repeatable.into(),
+            epoch: lease.is_some().into(),
+            lease,
+            lease_ms: request.lease_ms,
+            expires_at: request.expires_at,
+            created_at: request.created_at,
+            client_id: &request.client_id,
+            idempotency_key: request.idempotency_key.as_deref(),
+            fingerprint: &request.fingerprint,
+            method: &request.method,
+            path: &request.path_kept,
+            call_json: request.call_kept.column.as_str(),
+            priority: request.priority.number(),
+            origin: &request.origin,
+            ordered: request.ordered.into(),
+            limited: request.limited.into(),
+            not_before: request.not_before,
+            retry: request.retry.as_deref(),
+            keep: request.keep.number(),
+            size: request.call_kept.size(),
+        }
+    }
+}
+
 pub(crate) async fn insert(tx: &mut Tx, requests: &[NewRequest]) -> Result<(), StoreError> {
-    let dialect = Dialect::of(tx);
+    insert_rows(tx, requests).await?;
+    for request in requests {
+        pieces::insert(tx, &request.id, &request.call_kept).await?;
+    }
+    Ok(())
+}
+
+async fn insert_rows(tx: &mut Tx, requests: &[NewRequest]) -> Result<(), StoreError> {
+    if Dialect::of(tx) == Dialect::Postgres {
+        for text in texts(requests.iter().map(Stored::new))? {
+            sqlx::query(AssertSqlSafe(INSERT_POSTGRES.clone())).bind(text).execute(&mut **tx).await?;
+        }
+        return Ok(());
+    }
     let mut rest = requests;
     for piece in rows_of(requests.len()) {
         let (now, later) = rest.split_at(piece);
         rest = later;
-        let mut query = sqlx::query(AssertSqlSafe(INSERT.sql(dialect, piece)));
-        for request in now {
-            let lease = request.lease.as_ref();
+        let mut query = sqlx::query(AssertSqlSafe(INSERT_SQLITE.sql(piece)));
+        for row in now.iter().map(Stored::new) {
             query = query
-                .bind(&request.id)
-                .bind(&request.connection)
-                .bind(&request.config_digest)
-                .bind(&request.resolver)
-                .bind(&request.mids)
-                .bind(if lease.is_some() { LEASED } else { QUEUED })
-                .bind(i64::from(request.repeatable))
-                .bind(i64::from(lease.is_some()))
-                .bind(lease.map(|lease| lease.mid_id.as_str()))
-                .bind(lease.map(|lease| lease.incarnation.as_str()))
-                .bind(lease.map(|lease| lease.batch))
-                .bind(lease.map(|lease| lease.expires_at))
-                .bind(request.lease_ms)
-                .bind(request.expires_at)
-                .bind(request.created_at)
-                .bind(&request.client_id)
-                .bind(&request.idempotency_key)
-                .bind(&request.fingerprint)
-                .bind(&request.method)
-                .bind(&request.path_kept)
-                .bind(request.call_kept.column.as_str())
-                .bind(request.priority.number())
-                .bind(&request.origin)
-                .bind(i64::from(request.ordered))
-                .bind(i64::from(request.limited))
-                .bind(request.not_before)
-                .bind(&request.retry)
-                .bind(request.keep.number())
-                .bind(request.call_kept.size());
+                .bind(row.id)
+                .bind(row.connection)
+                .bind(row.config_digest)
+                .bind(row.resolver)
+                .bind(row.mids)
+                .bind(row.state)
+                .bind(row.repeatable)
+                .bind(row.epoch)
+                .bind(row.lease.map(|lease| lease.lease_mid))
+                .bind(row.lease.map(|lease| lease.lease_incarnation))
+                .bind(row.lease.map(|lease| lease.lease_batch))
+                .bind(row.lease.map(|lease| lease.lease_expires_at))
+                .bind(row.lease_ms)
+                .bind(row.expires_at)
+                .bind(row.created_at)
+                .bind(row.client_id)
+                .bind(row.idempotency_key)
+                .bind(row.fingerprint)
+                .bind(row.method)
+                .bind(row.path)
+                .bind(row.call_json)
+                .bind(row.priority)
+                .bind(row.origin)
+                .bind(row.ordered)
+                .bind(row.limited)
+                .bind(row.not_before)
+                .bind(row.retry)
+                .bind(row.keep)
+                .bind(row.size);
         }
         query.execute(&mut **tx).await?;
-    }
-    for request in requests {
-        pieces::insert(tx, &request.id, &request.call_kept).await?;
     }
     Ok(())
 }

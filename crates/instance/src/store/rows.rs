@@ -1,8 +1,12 @@
-//! Multi-row `VALUES` lists. Statements come in a few sizes only, so that every one of them stays prepared.
+//! Many rows in one statement. SQLite gets multi-row `VALUES` lists in a few sizes, so that each of them stays prepared.
+//! PostgreSQL gets one parameter of JSON that the server unrolls: one statement and one round trip for a whole batch,
+//! whatever its size, and nothing to plan but a function.
 
 use std::sync::Arc;
 
-use super::dialect::Dialect;
+use serde::Serialize;
+
+use super::{StoreError, to_json};
 
 /// Splits `count` rows into pieces whose sizes are powers of two, at most [`LARGEST`].
 pub(crate) fn pieces(mut count: usize) -> impl Iterator<Item = usize> {
@@ -15,58 +19,61 @@ pub(crate) fn pieces(mut count: usize) -> impl Iterator<Item = usize> {
 
 pub(crate) const LARGEST: usize = 64;
 
-/// One statement in all its sizes, for each database.
+/// Text of rows after which another statement begins, in bytes: PostgreSQL takes less than 1 GiB at once.
+const LARGEST_TEXT: usize = 16 * 1024 * 1024;
+
+/// One statement for SQLite in all its sizes.
 #[derive(Debug)]
-pub(crate) struct Sized {
-    sqlite: Vec<Arc<str>>,
-    postgres: Vec<Arc<str>>,
-}
+pub(crate) struct Sized(Vec<Arc<str>>);
 
 impl Sized {
-    /// `before`, then `rows` times a row of parameters of the types `columns`, then each of `after`: a parameter's type
-    /// and the text behind it. Parameters are bound in the order in which they appear.
-    pub(crate) fn new(before: &str, columns: &[&str], end: &str, after: &[(&str, &str)]) -> Self {
-        let sizes = |dialect| sizes(dialect, before, columns, end, after);
-        Self { sqlite: sizes(Dialect::Sqlite), postgres: sizes(Dialect::Postgres) }
+    /// `before`, then rows of `columns` parameters, then `after`. Parameters are bound in the order in which they
+    /// appear: a numbered one has a name in SQLite, which costs a search through all names at each bind.
+    pub(crate) fn new(before: &str, columns: usize, after: &str) -> Self {
+        let row = format!("({})", vec!["?"; columns].join(", "));
+        let sizes = std::iter::successors(Some(1), |rows| Some(rows * 2)).take_while(|rows| *rows <= LARGEST);
+        Self(sizes.map(|rows| format!("{before}{}{after}", vec![row.as_str(); rows].join(", ")).into()).collect())
     }
 
     /// The statement for a piece of [`pieces`].
-    pub(crate) fn sql(&self, dialect: Dialect, piece: usize) -> Arc<str> {
-        let sizes = match dialect {
-            Dialect::Sqlite => &self.sqlite,
-            Dialect::Postgres => &self.postgres,
-        };
-        sizes.get(piece.ilog2() as usize).cloned().unwrap_or_else(|| Arc::from(""))
+    pub(crate) fn sql(&self, piece: usize) -> Arc<str> {
+        self.0.get(piece.ilog2() as usize).cloned().unwrap_or_else(|| Arc::from(""))
     }
 }
 
-fn sizes(dialect: Dialect, before: &str, columns: &[&str], end: &str, after: &[(&str, &str)]) -> Vec<Arc<str>> {
-    let mut sizes = Vec::new();
-    let mut rows = 1;
-    while rows <= LARGEST {
-        let mut sql = before.to_owned();
-        let mut number = 0;
-        let mut parameter = |sql: &mut String, kind| {
-            number += 1;
-            sql.push_str(&dialect.parameter(number, kind));
-        };
-        for row in 0..rows {
-            sql.push_str(if row == 0 { "(" } else { ", (" });
-            for (column, kind) in columns.iter().enumerate() {
-                sql.push_str(if column == 0 { "" } else { ", " });
-                parameter(&mut sql, kind);
+/// Rows as JSON arrays for PostgreSQL's `json_to_recordset`: one text, unless it becomes too large.
+pub(crate) fn texts<T: Serialize>(rows: impl Iterator<Item = T>) -> Result<Vec<String>, StoreError> {
+    joined(rows.map(|row| to_json(&row)), ['[', ']'], LARGEST_TEXT)
+}
+
+/// Rows as JSON objects by their identifiers, which differ.
+pub(crate) fn keyed_texts<'a, T: Serialize>(
+    rows: impl Iterator<Item = (&'a str, T)>,
+) -> Result<Vec<String>, StoreError> {
+    let rows = rows.map(|(id, row)| Ok(format!("{}:{}", to_json(&id)?, to_json(&row)?)));
+    joined(rows, ['{', '}'], LARGEST_TEXT)
+}
+
+fn joined(
+    rows: impl Iterator<Item = Result<String, StoreError>>,
+    [open, close]: [char; 2],
+    most: usize,
+) -> Result<Vec<String>, StoreError> {
+    let mut texts: Vec<String> = Vec::new();
+    for row in rows {
+        let row = row?;
+        match texts.last_mut().filter(|text| text.len() + row.len() < most) {
+            Some(text) => {
+                text.push(',');
+                text.push_str(&row);
             }
-            sql.push(')');
+            None => texts.push(format!("{open}{row}")),
         }
-        sql.push_str(end);
-        for (kind, text) in after {
-            parameter(&mut sql, kind);
-            sql.push_str(text);
-        }
-        sizes.push(Arc::from(sql));
-        rows *= 2;
     }
-    sizes
+    for text in &mut texts {
+        text.push(close);
+    }
+    Ok(texts)
 }
 
 #[cfg(test)]
@@ -84,13 +91,18 @@ mod tests {
 
     #[test]
     fn every_size_has_its_rows_and_what_stands_around_them() {
-        let sized =
-            Sized::new("VALUES ", &["TEXT", "BIGINT"], " WHERE x = ", &[("TEXT", " AND y = "), ("TEXT", " END")]);
-        assert_eq!(&*sized.sql(Dialect::Sqlite, 2), "VALUES (?, ?), (?, ?) WHERE x = ? AND y = ? END");
-        assert_eq!(
-            &*sized.sql(Dialect::Postgres, 1),
-            "VALUES (CAST($1 AS TEXT), CAST($2 AS BIGINT)) WHERE x = CAST($3 AS TEXT) AND y = CAST($4 AS TEXT) END"
-        );
-        assert_eq!(sized.sql(Dialect::Sqlite, 64).matches("(?, ?)").count(), 64);
+        let sized = Sized::new("VALUES ", 2, " WHERE x = ?");
+        assert_eq!(&*sized.sql(1), "VALUES (?, ?) WHERE x = ?");
+        assert_eq!(&*sized.sql(2), "VALUES (?, ?), (?, ?) WHERE x = ?");
+        assert_eq!(sized.sql(64).matches("(?, ?)").count(), 64);
+    }
+
+    #[test]
+    fn rows_are_one_text_until_it_is_too_large() {
+        assert_eq!(texts(std::iter::empty::<i32>()).expect("JSON"), Vec::<String>::new());
+        assert_eq!(texts(["a", "b\"", "c"].iter()).expect("JSON"), [r#"["a","b\"","c"]"#]);
+        assert_eq!(keyed_texts([("a", 1), ("b\"", 2)].into_iter()).expect("JSON"), [r#"{"a":1,"b\"":2}"#]);
+        let numbers = ["11", "22", "33"].map(|number| Ok(number.to_owned()));
+        assert_eq!(joined(numbers.into_iter(), ['[', ']'], 6).expect("JSON"), ["[11,22]", "[33]"]);
     }
 }
