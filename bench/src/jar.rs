@@ -22,6 +22,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const STARTS: usize = 7;
 const CALLS: usize = 5000;
 const AT_ONCE: usize = 64;
+/// How long a call of the neighbour that hangs may take.
+const HANGS: Duration = Duration::from_millis(20);
 const VAULT: Duration = Duration::from_millis(100);
 
 pub(crate) async fn measure(programs: &Programs, repository: &Path) -> anyhow::Result<Vec<Figure>> {
@@ -52,7 +54,7 @@ pub(crate) async fn measure(programs: &Programs, repository: &Path) -> anyhow::R
     // The first thousand are the JVM's to warm up.
     let mut over = over.split_off(1000);
     over.sort_unstable();
-    let percentile = |percent: usize| over.get(over.len() * percent / 100).copied().unwrap_or_default();
+    let (alone, beside) = neighbour(&hosts, &*resolver, port).await?;
 
     for _ in 0..20 {
         call(&*resolver, "https").await?;
@@ -65,14 +67,54 @@ pub(crate) async fn measure(programs: &Programs, repository: &Path) -> anyhow::R
     }
     resolver.shut_down().await;
     Ok(vec![
-        Figure::lower("warm JAR call over the JAR's own time, p50", "us", micros(percentile(50)), 150.0),
-        Figure::lower("warm JAR call over the JAR's own time, p99", "us", micros(percentile(99)), 1000.0),
+        Figure::lower("warm JAR call over the JAR's own time, p50", "us", micros(percentile(&over, 50)), 150.0),
+        Figure::lower("warm JAR call over the JAR's own time, p99", "us", micros(percentile(&over, 99)), 1000.0),
+        Figure::lower("p99 of a call beside a JAR that hangs, over p99 alone", "x", beside / alone, 2.0)
+            .beside("alone, us", alone)
+            .beside("beside it, us", beside),
         Figure::lower("start of a host to its first answer", "ms", median(starts), 400.0),
         Figure::lower("resident size of an idle host", "MiB", idle, 64.0),
         Figure::lower("resident size after HTTPS calls", "MiB", after_https, 96.0),
         Figure::lower("64 identifiers at once, vault latency 100 ms", "ms", median(bursts), 250.0)
             .beside("the vault alone", millis(VAULT)),
     ])
+}
+
+/// p99 of a call alone, and while each call of a JAR next door hangs until its process is ended and started again; in us,
+/// in turns.
+async fn neighbour(hosts: &Hosts<'_>, resolver: &dyn Resolver, port: u16) -> anyhow::Result<(f64, f64)> {
+    const TURNS: usize = 8;
+    const EACH: usize = 2000;
+    let hanging = hosts.resolver("hanging", "", port)?;
+    call(&*hanging, "now").await?;
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for turn in 0..TURNS {
+        let neighbour = (turn % 2 == 1).then(|| {
+            let hanging = Arc::clone(&hanging);
+            tokio::spawn(async move {
+                loop {
+                    let lookup = Lookup { credential_id: "sleep:60000".to_owned(), address: None, fresh: false };
+                    // It fails each time: that is what it is for.
+                    let _ = hanging.resolve(&lookup, HANGS).await;
+                }
+            })
+        });
+        let took = if neighbour.is_some() { &mut beside } else { &mut alone };
+        for _ in 0..EACH {
+            took.push(call(resolver, "now").await?.0);
+        }
+        if let Some(neighbour) = neighbour {
+            neighbour.abort();
+        }
+    }
+    hanging.shut_down().await;
+    alone.sort_unstable();
+    beside.sort_unstable();
+    Ok((micros(percentile(&alone, 99)), micros(percentile(&beside, 99))))
+}
+
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    sorted.get(sorted.len() * percent / 100).copied().unwrap_or_default()
 }
 
 struct Hosts<'a> {

@@ -52,16 +52,7 @@ async fn a_killed_instance_loses_nothing_that_it_accepted() -> anyhow::Result<()
     keep_address(&chain)?;
     chain.stack.start_instance().await?;
     // Requests may be stored whose caller never heard of it.
-    let (status, listed) = api(&chain, "GET", "/api/v1/requests?limit=500", &Value::Null).await?;
-    ensure!(status == 200, "{listed}");
-    let stored: HashSet<String> = listed["items"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|item| item["path"] == "/counter")
-        .filter_map(|item| item["id"].as_str())
-        .map(Into::into)
-        .collect();
+    let stored = stored(&chain).await?;
     for id in &accepted {
         ensure!(stored.contains(id), "request {id} was accepted and is gone");
     }
@@ -71,6 +62,15 @@ async fn a_killed_instance_loses_nothing_that_it_accepted() -> anyhow::Result<()
     let unknown: Vec<_> = ended.values().filter(|request| request["state"] != "replied").collect();
     ensure!(unknown.is_empty(), "{unknown:?}");
     Ok(())
+}
+
+/// The requests of [`submit`] that the instance knows of.
+pub(crate) async fn stored(chain: &Chain) -> anyhow::Result<HashSet<String>> {
+    let (status, listed) = api(chain, "GET", "/api/v1/requests?limit=500", &Value::Null).await?;
+    ensure!(status == 200, "{listed}");
+    let items = listed["items"].as_array().into_iter().flatten();
+    let counters = items.filter(|item| item["path"] == "/counter");
+    Ok(counters.filter_map(|item| item["id"].as_str()).map(Into::into).collect())
 }
 
 /// The chain with a slow API, and a token in the cache.

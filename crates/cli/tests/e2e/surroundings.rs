@@ -10,7 +10,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::kill::{api, check, ended, keep_address, start, submit, wait_until_under_way};
+use crate::kill::{api, check, ended, keep_address, start, stored, submit, wait_until_under_way};
 use crate::support::Chain;
 use crate::support::disk::{Disk, FakeDisk};
 
@@ -125,16 +125,7 @@ async fn fails(how: Disk) -> anyhow::Result<()> {
     chain.stack.api.clear_faults();
     disk.set(Disk::Works)?;
     chain.stack.start_instance().await?;
-    let (status, listed) = api(&chain, "GET", "/api/v1/requests?limit=500", &Value::Null).await?;
-    ensure!(status == 200, "{listed}");
-    let stored: HashSet<String> = listed["items"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|item| item["path"] == "/counter")
-        .filter_map(|item| item["id"].as_str())
-        .map(Into::into)
-        .collect();
+    let stored = stored(&chain).await?;
     ensure!(accepted.is_subset(&stored), "an acknowledged request is gone");
     let ended = ended(&chain, &stored).await?;
     check(&chain, &ended)
