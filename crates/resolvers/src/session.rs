@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{Shared, WeakShared};
 use midward_core::{
-    Backoff, BootTime, ClientMaterial, Clock, Failure, Fingerprint, FingerprintKey, Persistence, Random, Secret,
+    Backoff, BootTime, ClientMaterial, Clock, Failure, Fingerprint, FingerprintKey, Hop, Persistence, Random, Secret,
 };
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -161,10 +161,13 @@ impl<D: Door> Session<D> {
             self.state().running = None;
             return Err(failure);
         }
+        let mut attempt = Attempt { session: &self, shown, is_over: false };
         let outcome = match proof {
             Ok(proof) => self.door.sign_in(proof).await,
             Err(failure) => Err(failure),
         };
+        attempt.is_over = true;
+        drop(attempt);
         let mut state = self.state();
         state.running = None;
         match outcome {
@@ -248,6 +251,32 @@ impl<D> Session<D> {
     /// Never held across IO.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A sign-in under way. Dropped without an end, because all who waited gave up, it tells that too.
+struct Attempt<'a, D> {
+    session: &'a Session<D>,
+    shown: Option<Fingerprint>,
+    is_over: bool,
+}
+
+impl<D> Drop for Attempt<'_, D> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let failure = Failure::transient(
+            Hop::Vault,
+            "vault_timeout",
+            "the vault did not let the MID in before those who waited gave up",
+            "Check that the vault answers on this host; raise timeout_ms if it is only slow.",
+        );
+        let mut state = self.session.state();
+        state.failure = Some((failure, self.shown));
+        state.due = Some(self.session.clock.boot() + state.backoff.next_wait(&*self.session.random));
+        drop(state);
+        self.session.changed.notify_one();
     }
 }
 

@@ -177,6 +177,7 @@ async fn the_callers_deadline_holds_and_an_unknown_ca_is_not_trusted() {
     let late = within(&resolver, "crm", Duration::from_millis(50)).await.expect_err("late");
     assert_eq!((late.code.as_str(), late.persistence), ("vault_timeout", Persistence::Transient));
     assert!(late.detail.contains("50 ms"), "{late}");
+    assert!(matches!(resolver.report(), ResolverReport::Degraded(_)), "a caller's shorter patience hides nothing");
 
     let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address");
     let dead = bench.at(&format!("http://{closed}"), "", &bench.app_role(""));
