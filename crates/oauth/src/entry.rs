@@ -57,7 +57,8 @@ struct State {
     fetcher: Arc<dyn TokenFetcher>,
     /// [`NEVER`] when the scheduler has nothing to do for it.
     alarm_at: BootTime,
-    rejections: Rejections,
+    /// Few have any.
+    rejections: Option<Box<Rejections>>,
     /// Of the last fetch.
     last_steps: Steps,
     /// The fetch to start as soon as the lock is released.
@@ -98,7 +99,7 @@ impl Entry {
             flight: None,
             fetcher,
             alarm_at: NEVER,
-            rejections: Rejections::default(),
+            rejections: None,
             last_steps: Steps::new(&Trace::default()),
             launch: None,
         };
@@ -198,7 +199,7 @@ impl Entry {
         if state.life.held(now).is_none_or(|(held, _)| held.token != *token) {
             return Rejected::Replaced;
         }
-        if !state.rejections.gives_up(now, &self.shared.rules) {
+        if !state.rejections.get_or_insert_default().gives_up(now, &self.shared.rules) {
             return Rejected::Kept;
         }
         state.life = std::mem::take(&mut state.life).rejected(&self.shared.rules);
@@ -212,7 +213,7 @@ impl Entry {
         let mut state = self.lock();
         let held = state.life.held(self.shared.clock.boot()).map(|(held, _)| held.token.clone());
         state.life = std::mem::take(&mut state.life).flushed(self.shared.clock.boot());
-        state.rejections = Rejections::default();
+        state.rejections = None;
         self.settle(&mut state);
         self.client().circuit.close();
         (held, Arc::clone(&state.fetcher))
