@@ -17,6 +17,8 @@ pub(crate) struct Problem {
     pub(crate) request_id: Option<String>,
     /// `Retry-After` (RFC 9110 10.2.3), rounded up to seconds.
     pub(crate) retry_after: Option<Duration>,
+    /// What the store said, when it failed.
+    pub(crate) cause: Option<StoreError>,
 }
 
 /// The code of the problem that a response carries, for the audit.
@@ -25,7 +27,7 @@ pub(crate) struct ProblemCode(pub(crate) String);
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, failure: Failure) -> Self {
-        Self { status, failure: Box::new(failure), request_id: None, retry_after: None }
+        Self { status, failure: Box::new(failure), request_id: None, retry_after: None, cause: None }
     }
 
     pub(crate) fn with_request(mut self, id: &str) -> Self {
@@ -80,26 +82,21 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed");
-        if matches!(error, StoreError::Uncertain(_)) {
-            return Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                Failure::transient(
-                    Hop::Instance,
-                    "acceptance_unknown",
-                    "the instance's database was lost in the commit; the request may have been accepted, and run",
-                    "Ask for it by its request_id, or submit it again with the same idempotency key.",
-                ),
-            );
-        }
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            Failure::transient(
-                Hop::Instance,
+        let (code, detail, action) = if matches!(error, StoreError::Uncertain(_)) {
+            (
+                "acceptance_unknown",
+                "the instance's database was lost in the commit; the request may have been accepted, and run",
+                "Ask for it by its request_id, or submit it again with the same idempotency key.",
+            )
+        } else {
+            (
                 "storage_failed",
                 "the instance's database did not take or give the data; nothing was acknowledged",
                 "Try again; when it stays, look into the instance's log and at its disk.",
-            ),
-        )
+            )
+        };
+        let failure = Failure::transient(Hop::Instance, code, detail, action);
+        Self { cause: Some(error), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, failure) }
     }
 }
 
@@ -130,6 +127,9 @@ impl IntoResponse for Problem {
         }
         let mut response = (self.status, body.to_string()).into_response();
         response.extensions_mut().insert(ProblemCode(failure.code));
+        if let Some(error) = self.cause {
+            response.extensions_mut().insert(error);
+        }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

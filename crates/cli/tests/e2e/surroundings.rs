@@ -30,6 +30,15 @@ async fn a_disk_that_loses_writes_lets_no_request_be_acknowledged() -> anyhow::R
 }
 
 #[tokio::test]
+async fn an_idle_instance_learns_of_its_disk_from_the_heartbeats() -> anyhow::Result<()> {
+    let mut chain = start().await?;
+    let disk = FakeDisk::new(chain.folder.path())?;
+    restart(&mut chain, &disk).await?;
+    disk.set(Disk::LosesWrites)?;
+    ends_and_says_why(&mut chain).await
+}
+
+#[tokio::test]
 async fn an_instance_without_file_descriptors_sheds_and_recovers() -> anyhow::Result<()> {
     let chain = start().await?;
     chain.stack.api.clear_faults();
@@ -116,12 +125,7 @@ async fn fails(how: Disk) -> anyhow::Result<()> {
     let told = String::from_utf8_lossy(answer.body());
     ensure!(answer.status() == 200, "the call that ran: {told}; {}", tail(&log, 40));
 
-    let instance = chain.stack.instance.take().context("an instance")?;
-    let status = instance.ended(Duration::from_secs(60)).await?;
-    ensure!(!status.success(), "it ended as if all were well");
-    let last = tail(&log, 5);
-    ensure!(last.contains("the disk under") && last.contains("failed"), "{last}");
-
+    ends_and_says_why(&mut chain).await?;
     chain.stack.api.clear_faults();
     disk.set(Disk::Works)?;
     chain.stack.start_instance().await?;
@@ -129,6 +133,15 @@ async fn fails(how: Disk) -> anyhow::Result<()> {
     ensure!(accepted.is_subset(&stored), "an acknowledged request is gone");
     let ended = ended(&chain, &stored).await?;
     check(&chain, &ended)
+}
+
+async fn ends_and_says_why(chain: &mut Chain) -> anyhow::Result<()> {
+    let instance = chain.stack.instance.take().context("an instance")?;
+    let status = instance.ended(Duration::from_secs(60)).await?;
+    ensure!(!status.success(), "it ended as if all were well");
+    let last = tail(&chain.stack.folder.join("logs/instance.log"), 5);
+    ensure!(last.contains("the disk under") && last.contains("failed"), "{last}");
+    Ok(())
 }
 
 /// The instance again, on `disk`.

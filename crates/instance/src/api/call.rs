@@ -1,12 +1,13 @@
 //! Synchronous calls: the second listener. It is another origin than the API's, because what it answers is what
 //! customers' APIs answered.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequest as _, Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::map_response;
+use axum::middleware::{map_response, map_response_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use bytes::Bytes;
@@ -42,6 +43,7 @@ pub(crate) fn router(app: Shared) -> Router {
         .fallback(no_such_path)
         .layer(DefaultBodyLimit::max(app.limits.body_bytes))
         .layer(map_response(harmless))
+        .layer(map_response_with_state(Arc::clone(&app), super::see_store))
         .with_state(app)
 }
 
@@ -105,7 +107,7 @@ async fn call(State(app): State<Shared>, alias: String, request: Request) -> Res
     response
 }
 
-type Trace = std::sync::Arc<str>;
+type Trace = Arc<str>;
 
 async fn execute(
     app: &App,
@@ -151,9 +153,9 @@ async fn admitted(
         return Err(early(submit::key_reused()));
     }
     if let Some(ended) = submit::wait(app, id, waiting, wait, Some(&route)).await {
-        let trace = Some(std::sync::Arc::clone(&ended.trace));
+        let trace = Some(Arc::clone(&ended.trace));
         // Nobody else listens to this outcome as a rule, so it is not copied.
-        match std::sync::Arc::unwrap_or_clone(ended.outcome) {
+        match Arc::unwrap_or_clone(ended.outcome) {
             Outcome::Replied { reply } => Ok((reply, ended.trace)),
             Outcome::Failed { failure } | Outcome::Unknown { failure } => Err((Problem::of_call(failure), trace)),
         }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_response_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -82,7 +82,16 @@ pub(crate) fn router(app: Shared) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(limit))
+        .layer(map_response_with_state(Arc::clone(&app), see_store))
         .with_state(app)
+}
+
+/// Lets the instance stop when an answer tells that its disk failed.
+pub(crate) async fn see_store(State(app): State<Shared>, response: Response) -> Response {
+    if let Some(error) = response.extensions().get() {
+        app.broken.see(error);
+    }
+    response
 }
 
 /// A database that does not answer within this time is not there.

@@ -196,12 +196,14 @@ pub(crate) async fn run(app: std::sync::Arc<App>, every: Duration, keep: Duratio
             () = shutdown.cancelled() => true,
         };
         if let Err(error) = app.audit.flush(&app).await {
+            app.broken.see(&error);
             tracing::error!(%error, "refusals are missing in the audit");
         }
         let now = app.clock.boot();
         if stopping || now >= next_checkpoint {
             next_checkpoint = now + every;
             if let Err(error) = app.audit.checkpoint(&app, &mut signed).await {
+                app.broken.see(&error);
                 tracing::warn!(%error, "no checkpoint of the audit was made");
             }
         }
@@ -211,6 +213,7 @@ pub(crate) async fn run(app: std::sync::Arc<App>, every: Duration, keep: Duratio
         if now >= next_prune {
             next_prune = now + PRUNE;
             if let Err(error) = prune(&app, keep).await {
+                app.broken.see(&error);
                 tracing::warn!(%error, "old blocks of the audit were not removed");
             }
         }

@@ -28,17 +28,21 @@ impl Pulses {
     }
 }
 
-/// Stores them until `shutdown`. What is not stored is not tried again: the next heartbeat comes soon.
+/// Stores them until `shutdown`, and once more then. What is not stored is not tried again: the next heartbeat comes soon.
 pub(crate) async fn run(app: Arc<App>, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = shutdown.cancelled() => return,
-        }
+        let stopping = tokio::select! {
+            _ = ticks.tick() => false,
+            () = shutdown.cancelled() => true,
+        };
         if let Err(error) = store(&app).await {
+            app.broken.see(&error);
             tracing::warn!(%error, "heartbeats were not stored");
+        }
+        if stopping {
+            return;
         }
     }
 }

@@ -153,9 +153,7 @@ impl Writer {
             work.polls.extend(effects.answers.into_values().map(|answer| answer.poll));
             work.again = true;
             self.backlog = self.giver.is_none();
-            if error.is_disk() && self.parts.broken.say(&error) {
-                tracing::error!(%error, "the disk failed: nothing more is acknowledged");
-            }
+            self.parts.broken.see(&error);
             if !error.is_passing() || self.parts.clock.boot().saturating_since(since) >= KEEP_TRYING {
                 tracing::error!(%error, "a batch was not committed; nothing of it is acknowledged");
                 // The leases of earlier incarnations did not end, so these MIDs count as new again.

@@ -15,11 +15,12 @@ pub(crate) struct Broken {
 }
 
 impl Broken {
-    /// True the first time.
-    pub(super) fn say(&self, error: &StoreError) -> bool {
-        let is_first = self.error.set(error.clone()).is_ok();
-        self.said.cancel();
-        is_first
+    /// Looks at what the store said, to whomever: all that may meet a failing disk tell of it here.
+    pub(crate) fn see(&self, error: &StoreError) {
+        if error.is_disk() && self.error.set(error.clone()).is_ok() {
+            tracing::error!(%error, "the disk failed: nothing more is acknowledged");
+            self.said.cancel();
+        }
     }
 
     pub(crate) fn error(&self) -> Option<&StoreError> {

@@ -53,19 +53,23 @@ pub(crate) async fn run(app: Arc<App>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
         }
         if let Err(error) = requests_older_than(&app, &mut sizes, &shutdown).await {
+            app.broken.see(&error);
             tracing::warn!(%error, "old requests were not removed");
         }
         if let Err(error) = late_answers(&app).await {
+            app.broken.see(&error);
             tracing::warn!(%error, "answers that are not to be kept were not removed");
         }
         if round == 0
             && let Err(error) = keys(&app).await
         {
+            app.broken.see(&error);
             tracing::warn!(%error, "the use of the encryption key was not noted");
         }
         if round == 0
             && let Err(error) = documents.sweep(&app).await
         {
+            app.broken.see(&error);
             tracing::warn!(%error, "unused configuration documents were not removed");
         }
         round = (round + 1) % DOCUMENT_ROUNDS;

@@ -305,8 +305,13 @@ async fn pool_with(
         .test_before_acquire(false)
         .before_acquire(move |connection, used| {
             Box::pin(async move {
+                // SQLite ends some transactions by itself when the disk fails; sqlx then takes the connection to be in
+                // one for good, and would refuse each further BEGIN.
+                if is_embedded {
+                    return Ok(!connection.is_in_transaction());
+                }
                 // A server may have closed a connection meanwhile; a file does not.
-                if !is_embedded && used.idle_for > UNTESTED {
+                if used.idle_for > UNTESTED {
                     connection.ping().await?;
                 }
                 Ok(true)
@@ -334,4 +339,25 @@ pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> Result<String, StoreErr
 
 pub(crate) fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_transaction_that_sqlite_has_ended_by_itself_leaves_no_connection_that_cannot_begin() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = StoreConfig { path: folder.path().to_owned(), ..StoreConfig::default() };
+        let store = Store::open(&config).await.expect("a store");
+        let mut tx = store.begin().await.expect("a transaction");
+        // As SQLite does after some failures of the disk; sqlx knows nothing of it, and its own ROLLBACK fails.
+        sqlx::query("ROLLBACK").execute(&mut *tx).await.expect("an end");
+        drop(tx);
+        for is_hot in [true, false] {
+            let tx = store.begin_queue(is_hot).await.expect("a transaction");
+            tx.commit().await.expect("a commit");
+        }
+        store.close().await;
+    }
 }

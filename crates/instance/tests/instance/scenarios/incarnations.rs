@@ -101,3 +101,35 @@ pub(crate) async fn an_enrollment_whose_answer_got_lost_is_given_again(place: Pl
     assert_eq!(instance.get("/api/v1/mids").await.1["items"].as_array().map(Vec::len), Some(1));
     instance.stop().await;
 }
+
+pub(crate) async fn a_heartbeat_that_says_nothing_new_is_stored_with_the_others(place: Place) {
+    let instance = with_document(&place).await;
+    let mut mids = Vec::new();
+    for name in ["mid-a", "mid-b"] {
+        mids.push((name, ScriptedMid::working(&instance, name).await));
+    }
+    let mut first = Vec::new();
+    for (name, mid) in &mids {
+        let before = last_seen(&instance, name).await;
+        while last_seen(&instance, name).await == before {
+            assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
+        }
+        first.push(before);
+    }
+    let key = instance.key.clone();
+    instance.stop().await;
+
+    // What the memory knew is gone.
+    let instance = Instance::start(&place, Some(key)).await;
+    for ((name, _), first) in mids.iter().zip(first) {
+        let stored = last_seen(&instance, name).await;
+        assert!(stored > first, "{name}: {stored:?}, and its first heartbeat came at {first:?}");
+    }
+    instance.stop().await;
+}
+
+async fn last_seen(instance: &Instance, name: &str) -> Option<i64> {
+    let (status, mid) = instance.get(&format!("/api/v1/mids/{name}")).await;
+    assert_eq!(status, 200, "{mid}");
+    mid["last_seen_at"].as_i64()
+}

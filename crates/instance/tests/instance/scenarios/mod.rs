@@ -39,6 +39,7 @@ pub(crate) use grants::{
 };
 use http::Method;
 pub(crate) use incarnations::{
+    a_heartbeat_that_says_nothing_new_is_stored_with_the_others,
     a_mid_that_was_cloned_is_told_and_only_the_newer_one_works, an_enrollment_whose_answer_got_lost_is_given_again,
 };
 use midward_core::{Clock as _, SystemClock};
@@ -75,6 +76,7 @@ macro_rules! for_each_scenario {
             a_synchronous_call_gets_the_apis_own_answer,
             a_mid_that_was_cloned_is_told_and_only_the_newer_one_works,
             an_enrollment_whose_answer_got_lost_is_given_again,
+            a_heartbeat_that_says_nothing_new_is_stored_with_the_others,
             a_callers_trace_goes_on_once_and_a_bad_one_does_not,
             a_queued_request_keeps_its_trace_and_its_idempotency_key,
             the_figures_tell_how_long_a_call_waited_and_ran,
