@@ -12,8 +12,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Value, json};
 
-use crate::fault::{Before, Faults, HttpFault, after, before};
-use crate::http::{App, Body, Dropped, Wire, base_url, json, read_body, serve};
+use crate::fault::{Faults, HttpFault, after, receive};
+use crate::http::{App, Body, Dropped, Wire, base_url, json, serve};
 use crate::instance_metadata;
 use crate::serve::{Listening, lock};
 use crate::tls::Tls;
@@ -134,16 +134,10 @@ impl App for State {
         lock(&self.asked).push(format!("{} {path}", request.method()));
         let is_token = path == format!("/{TENANT}/oauth2/v2.0/token");
         let fault = if is_token { &self.token_faults } else { &self.faults }.take(|_| true);
-        let dropped = match before(fault.as_ref(), &wire).await? {
-            Before::Answer(response) => return Ok(response),
-            Before::DropAfterRead => true,
-            Before::Continue => false,
+        let (parts, body) = match receive(fault.as_ref(), request, &wire).await? {
+            Ok(received) => received,
+            Err(answer) => return Ok(answer),
         };
-        let (parts, body) = request.into_parts();
-        let body = read_body(body).await?;
-        if dropped {
-            return Err(Dropped);
-        }
         let response = match (&parts.method, is_token, path.strip_prefix("/secrets/")) {
             (&Method::POST, true, _) => self.token(&body),
             (&Method::GET, false, Some(name)) => {

@@ -10,8 +10,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::fault::{Before, Faults, HttpFault, after, before};
-use crate::http::{App, Body, Dropped, Wire, base_url, json, read_body, serve, text};
+use crate::fault::{Faults, HttpFault, after, receive};
+use crate::http::{App, Body, Dropped, Wire, base_url, json, serve, text};
 use crate::serve::{Listening, lock};
 use crate::tls::Tls;
 
@@ -111,16 +111,10 @@ impl Collector {
 impl App for State {
     async fn handle(self: Arc<Self>, request: Request<Incoming>, wire: Wire) -> Result<Response<Body>, Dropped> {
         let fault = self.faults.take(|_| true);
-        let dropped = match before(fault.as_ref(), &wire).await? {
-            Before::Answer(response) => return Ok(response),
-            Before::DropAfterRead => true,
-            Before::Continue => false,
+        let (parts, body) = match receive(fault.as_ref(), request, &wire).await? {
+            Ok(received) => received,
+            Err(answer) => return Ok(answer),
         };
-        let (parts, body) = request.into_parts();
-        let body = read_body(body).await?;
-        if dropped {
-            return Err(Dropped);
-        }
         let is_json = parts.headers.get("content-type").is_some_and(|value| value == "application/json");
         let response = match (&parts.method, parts.uri.path(), is_json) {
             (&Method::POST, "/v1/traces", true) => {

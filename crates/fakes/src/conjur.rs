@@ -12,7 +12,7 @@ use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 
-use crate::fault::{Before, HttpFault, after, before};
+use crate::fault::{HttpFault, after, receive};
 use crate::http::{App, Body, Dropped, Wire, base_url, read_body, serve, text};
 use crate::serve::Listening;
 use crate::tls::Tls;
@@ -136,16 +136,10 @@ impl App for State {
         self.record(format!("{} {target}", request.method()));
         let signs_in = path.ends_with("/authenticate");
         let fault = if signs_in { &self.sign_in_faults } else { &self.faults }.take(|_| true);
-        let dropped = match before(fault.as_ref(), &wire).await? {
-            Before::Answer(response) => return Ok(response),
-            Before::DropAfterRead => true,
-            Before::Continue => false,
+        let (parts, body) = match receive(fault.as_ref(), request, &wire).await? {
+            Ok(received) => received,
+            Err(answer) => return Ok(answer),
         };
-        let (parts, body) = request.into_parts();
-        let body = read_body(body).await?;
-        if dropped {
-            return Err(Dropped);
-        }
         let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let response = match (&parts.method, signs_in) {
             (&Method::POST, true) => self.authenticate(&path, &body),

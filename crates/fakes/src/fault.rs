@@ -4,14 +4,15 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http_body_util::BodyExt as _;
 use http_body_util::Either;
-use hyper::body::{Body as HttpBody, Frame};
+use hyper::body::{Body as HttpBody, Frame, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
-use hyper::{Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use serde::Deserialize;
 
-use crate::http::{Body, Dropped, Wire, full, respond, text};
+use crate::http::{Body, Dropped, Wire, full, read_body, respond, text};
 use crate::serve::lock;
 
 /// What goes wrong. As JSON: `{"kind":"slow","millis":500}`.
@@ -125,6 +126,22 @@ pub(crate) async fn before(fault: Option<&HttpFault>, wire: &Wire) -> Result<Bef
         }
     };
     Ok(Before::Answer(answer))
+}
+
+/// Reads a request to its end, unless the fault answers in its place (`Err` within).
+pub(crate) async fn receive(
+    fault: Option<&HttpFault>,
+    request: Request<Incoming>,
+    wire: &Wire,
+) -> Result<Result<(Parts, Bytes), Response<Body>>, Dropped> {
+    let dropped = match before(fault, wire).await? {
+        Before::Answer(response) => return Ok(Err(response)),
+        Before::DropAfterRead => true,
+        Before::Continue => false,
+    };
+    let (parts, body) = request.into_parts();
+    let body = read_body(body).await?;
+    if dropped { Err(Dropped) } else { Ok(Ok((parts, body))) }
 }
 
 /// Applies the part of a fault that spoils the right answer.

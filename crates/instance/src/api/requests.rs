@@ -108,7 +108,7 @@ async fn queue(
         return Err(Problem::bad_request(
             "invalid_key",
             "idempotency_key is empty, longer than 200 bytes, or holds a NUL",
-            "Shorten it.",
+            "Give 1 to 200 bytes of text.",
         ));
     }
     let latest = (app.clock.wall() + LONGEST_EXPIRY).unix_millis();

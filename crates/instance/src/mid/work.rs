@@ -189,10 +189,7 @@ pub(super) async fn outcomes(
 }
 
 fn report(app: &App, text: OutcomeText<'_>) -> Result<Report, Problem> {
-    // Others' reports are recorded by the same statement, and not every text can be in one.
-    if text.request_id.contains('\0') {
-        return Err(not_understood("a request's identifier with a NUL"));
-    }
+    check_request_id(&text.request_id)?;
     let outcome: Outcome = serde_json::from_str(text.outcome.get()).map_err(not_understood)?;
     let _: midward_core::Trace = serde_json::from_str(text.trace.get()).map_err(not_understood)?;
     let state = match outcome {
@@ -217,11 +214,17 @@ pub(super) async fn release(State(app): State<Shared>, headers: HeaderMap, body:
     let (holder, _) = auth::mid(&app, &headers).await?;
     let request: ReleaseRequest = parse(&body)?;
     check_version(request.version)?;
+    request.leases.iter().try_for_each(|(id, _)| check_request_id(id))?;
     app.queue.hand_back(holder.0.clone(), request.leases).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// What others sent is recorded by the same transaction, and PostgreSQL takes no text with a NUL.
+fn check_request_id(id: &str) -> Result<(), Problem> {
+    if id.contains('\0') { Err(not_understood("a request's identifier with a NUL")) } else { Ok(()) }
+}
+
 fn not_understood(error: impl std::fmt::Display) -> Problem {
-    let detail = format!("the outcomes are not understood: {error}");
+    let detail = format!("the message is not understood: {error}");
     Problem::bad_request("message_not_understood", detail, "Use versions of Midward on both sides that go together.")
 }

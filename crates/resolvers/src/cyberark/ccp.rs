@@ -77,19 +77,29 @@ impl CcpResolver {
 
     async fn look_up(&self, lookup: &Lookup, limit: Duration) -> Result<Resolution, Failure> {
         let criteria = self.search.criteria(lookup)?;
-        let request = match self.config.own.api {
-            CcpApi::Rest => rest::request(&self.endpoint, &self.config, &criteria)?,
-            CcpApi::Soap => soap::request(&self.endpoint, &self.config, &criteria)?,
+        let request = || match self.config.own.api {
+            CcpApi::Rest => rest::request(&self.endpoint, &self.config, &criteria),
+            CcpApi::Soap => soap::request(&self.endpoint, &self.config, &criteria),
         };
+        let mut asked = request()?;
         let begin = self.clock.boot();
         let Ok(Ok(_permit)) = tokio::time::timeout(limit, self.permits.acquire()).await else {
             return Err(busy(limit));
         };
         let ready = self.clock.boot();
-        let left = limit.saturating_sub(ready.saturating_since(begin));
+        let left = || limit.saturating_sub(self.clock.boot().saturating_since(begin));
         let network = self.door.network()?;
-        let sent = tokio::time::timeout(left, network.send(request, left)).await;
-        let response = sent.map_err(|_| timeout_failure(WHO, Some(limit)))?.map_err(|error| self.not_sent(error))?;
+        let mut is_first = true;
+        let response = loop {
+            match network.send_once(asked, left()).await {
+                Ok(response) => break response,
+                // A kept connection, which the web server closed while it lay idle.
+                Err(SendError { kind: SendErrorKind::Closed, .. }) if is_first => asked = request()?,
+                Err(SendError { kind: SendErrorKind::Timeout, .. }) => return Err(timeout_failure(WHO, Some(limit))),
+                Err(error) => return Err(self.not_sent(error)),
+            }
+            is_first = false;
+        };
         let mut trace = Trace::default();
         trace.push(Hop::Vault, format!("{WHO} answered"), self.clock.boot().saturating_since(ready));
         let status = response.status();

@@ -1,5 +1,6 @@
 //! The CCP's REST interface: `GET /SERVICE/api/Accounts`. Pure.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -24,10 +25,18 @@ pub(super) fn request(
     config: &CyberArkCcpConfig,
     criteria: &Criteria,
 ) -> Result<Request<Bytes>, Failure> {
-    let mut query = form_urlencoded::Serializer::new(String::with_capacity(256));
-    query.extend_pairs(parameters(config, criteria));
-    // A space is written `%20`: `+` is a plus sign to some of what may stand before the CCP.
-    let url = format!("{endpoint}?{}", query.finish().replace('+', "%20"));
+    let mut url = String::with_capacity(256);
+    url.push_str(endpoint.as_str());
+    let mut before = '?';
+    for (name, value) in parameters(config, criteria) {
+        url.push(before);
+        url.push_str(name);
+        url.push('=');
+        // A space is written `%20`: `+` is a plus sign to some of what may stand before the CCP.
+        let parts = form_urlencoded::byte_serialize(value.as_bytes());
+        url.extend(parts.map(|part| if part == "+" { "%20" } else { part }));
+        before = '&';
+    }
     Request::get(url)
         .header(http::header::ACCEPT, "application/json")
         .body(Bytes::new())
@@ -47,21 +56,25 @@ pub(super) fn endpoint(config: &CyberArkCcpConfig, rest: &[&str]) -> Result<Url,
 
 /// Names and values in CyberArk's order. `Query` overrides all other criteria, so it is used alone, and only where they
 /// cannot say the same.
-pub(super) fn parameters(config: &CyberArkCcpConfig, criteria: &Criteria) -> Vec<(&'static str, String)> {
-    let mut all = vec![("AppID", config.account.app_id.clone())];
+pub(super) fn parameters<'a>(
+    config: &'a CyberArkCcpConfig,
+    criteria: &'a Criteria,
+) -> Vec<(&'static str, Cow<'a, str>)> {
+    let mut all = Vec::with_capacity(8);
+    all.push(("AppID", Cow::from(&config.account.app_id)));
     if criteria.virtual_user_name.is_some() || config.query.query_format == QueryFormat::Regexp {
-        all.push(("Query", criteria.query()));
+        all.push(("Query", criteria.query().into()));
         all.push((
             "QueryFormat",
-            if config.query.query_format == QueryFormat::Regexp { "Regexp" } else { "Exact" }.to_owned(),
+            if config.query.query_format == QueryFormat::Regexp { "Regexp" } else { "Exact" }.into(),
         ));
     } else {
-        all.extend(criteria.parts().map(|(name, value)| (name, value.to_owned())));
+        all.extend(criteria.parts().map(|(name, value)| (name, value.into())));
     }
-    all.extend(config.account.reason.clone().map(|reason| ("Reason", reason)));
-    all.extend(config.account.connection_timeout_s.map(|seconds| ("ConnectionTimeout", seconds.to_string())));
+    all.extend(config.account.reason.as_ref().map(|reason| ("Reason", reason.into())));
+    all.extend(config.account.connection_timeout_s.map(|seconds| ("ConnectionTimeout", seconds.to_string().into())));
     if config.query.fail_on_password_change {
-        all.push(("FailRequestOnPasswordChange", "true".to_owned()));
+        all.push(("FailRequestOnPasswordChange", "true".into()));
     }
     all
 }
@@ -264,13 +277,12 @@ mod tests {
     #[test]
     fn a_dual_account_and_a_pattern_need_a_query() {
         let dual = Criteria { virtual_user_name: Some("crm".into()), safe: Some("S".into()), ..Criteria::default() };
-        let asked = parameters(&config(""), &dual);
-        assert_eq!(
-            asked[1..],
-            [("Query", "Safe=S;VirtualUserName=crm".to_owned()), ("QueryFormat", "Exact".to_owned())]
-        );
-        let pattern = parameters(&config("query_format = 'regexp'"), &criteria());
-        assert_eq!(pattern[2], ("QueryFormat", "Regexp".to_owned()));
+        let plain = config("");
+        let asked = parameters(&plain, &dual);
+        assert_eq!(asked[1..], [("Query", "Safe=S;VirtualUserName=crm".into()), ("QueryFormat", "Exact".into())]);
+        let (regexp, criteria) = (config("query_format = 'regexp'"), criteria());
+        let pattern = parameters(&regexp, &criteria);
+        assert_eq!(pattern[2], ("QueryFormat", "Regexp".into()));
     }
 
     #[test]
