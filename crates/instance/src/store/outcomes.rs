@@ -287,15 +287,24 @@ pub(crate) async fn redrive(tx: &mut Tx, id: &str, terms: &Redrive<'_>) -> Resul
     Ok(done.rows_affected() == 1)
 }
 
-/// Ends a request that waits and that no MID was ever given, with `outcome`. False: it is too late for that.
-pub(crate) async fn withdraw(tx: &mut Tx, id: &str, now: i64, outcome: &str) -> Result<bool, StoreError> {
+/// Ends a request that waits and that no MID has or may have sent since it was queued: with `outcome`, or, when it waits
+/// for its next attempt, as the last one ended. Returns that outcome and the trace, as they are stored; `None`: it is
+/// too late.
+pub(crate) async fn withdraw(
+    tx: &mut Tx,
+    id: &str,
+    now: i64,
+    outcome: &str,
+) -> Result<Option<(String, String)>, StoreError> {
     let sql = format!(
-        "UPDATE requests SET state = {FAILED}, outcome = $1, trace = '[]', finished_at = $2, {REMOVE_CALL} \
-         WHERE id = $3 AND state = 0 AND lease_mid IS NULL AND epoch = 0 RETURNING id"
+        "UPDATE requests SET state = COALESCE(last_state, {FAILED}), outcome = COALESCE(last_outcome, $1), \
+         trace = COALESCE(last_trace, '[]'), finished_at = $2, {REMOVE_CALL} \
+         WHERE id = $3 AND state = 0 AND lease_mid IS NULL AND unsure = 0 RETURNING id, outcome, trace"
     );
     let rows = sqlx::query(AssertSqlSafe(sql)).bind(outcome).bind(now).bind(id).fetch_all(&mut **tx).await?;
     pieces::forget_reduced(tx, &ids(&rows)?).await?;
-    Ok(!rows.is_empty())
+    let ended = rows.first().map(how_ended).transpose()?;
+    Ok(ended.map(|(_, outcome, trace)| (outcome, trace)))
 }
 
 /// Ends queued requests whose time is over with `outcome`. Returns which. Those that were surely never sent fail: never

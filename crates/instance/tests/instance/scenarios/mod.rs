@@ -4,6 +4,7 @@ mod at_rest;
 mod audit;
 mod clients;
 mod clusters;
+mod ends;
 mod grants;
 mod incarnations;
 pub(crate) mod support;
@@ -33,6 +34,11 @@ pub(crate) use clusters::{
     a_cluster_balances_by_what_each_mid_can_take, a_cluster_fails_over_in_its_order,
     a_mid_is_paused_drained_and_given_a_new_key, an_address_chooses_the_cluster_of_its_network,
     clusters_hold_together_with_what_names_them,
+};
+pub(crate) use ends::{
+    a_caller_whose_call_was_handed_back_and_that_nobody_else_can_serve_learns_it,
+    what_waits_for_its_next_attempt_may_be_cancelled_and_ends_as_its_last_one,
+    what_was_handed_back_unsent_may_be_cancelled,
 };
 pub(crate) use grants::{
     grants_issuers_and_replay_methods_are_kept, the_connection_says_what_is_given_out_again_after_a_mid_was_lost,
@@ -88,6 +94,9 @@ macro_rules! for_each_scenario {
             what_is_finished_is_kept_for_its_time_and_then_removed,
             interactive_requests_go_before_older_standard_ones,
             a_request_may_be_cancelled_until_a_mid_has_it,
+            what_waits_for_its_next_attempt_may_be_cancelled_and_ends_as_its_last_one,
+            what_was_handed_back_unsent_may_be_cancelled,
+            a_caller_whose_call_was_handed_back_and_that_nobody_else_can_serve_learns_it,
             without_a_mid_that_applies_the_caller_learns_why,
             enrollment_validation_and_the_signed_word_about_it,
             bad_requests_are_refused_before_they_are_stored,

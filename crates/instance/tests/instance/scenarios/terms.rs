@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::submit;
 use super::support::{Instance, Place, ScriptedMid, document};
 
-async fn with_connection(place: &Place, fields: &Value) -> (Instance, ScriptedMid) {
+pub(super) async fn with_connection(place: &Place, fields: &Value) -> (Instance, ScriptedMid) {
     let instance = Instance::start(place, None).await;
     let mut wanted = document();
     for (name, value) in fields.as_object().expect("fields") {
