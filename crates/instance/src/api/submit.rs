@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::at_rest::{Part, not_kept};
+use crate::audit::ended_entry;
 use crate::auth;
 use crate::client::ApiClient;
 use crate::problem::Problem;
@@ -164,9 +165,11 @@ pub(super) async fn withdraw(
     let outcome = app.at_rest.outcome(&mut *tx, id, column).await?;
     let outcome = outcome.unwrap_or_else(|why| Outcome::Unknown { failure: why.failure() });
     let entry = json!({ "what": "withdrawn", "request": id, "code": code, "client": client });
-    let pending = app.audit.write(&mut tx, now, &[entry.to_string()]).await?;
+    let (ended, how) = ended_entry(id, &outcome)?;
+    let pending = app.audit.write(&mut tx, now, &[entry.to_string(), ended]).await?;
     tx.commit().await?;
     pending.settle();
+    app.counters.ended(how);
     let ended = Ended { outcome: Arc::new(outcome), trace: trace.into() };
     // Others may wait for the same request.
     app.waiters.deliver(id, ended.clone());

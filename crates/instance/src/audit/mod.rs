@@ -24,7 +24,7 @@ use crate::keys::SigningKey;
 use crate::store::{Store, StoreError, audit};
 use chain::{Chain, Committed};
 
-pub(crate) use journal::Journal;
+pub(crate) use journal::{Journal, ended_entry};
 pub use verify::{AuditFault, AuditLine, AuditReport, verify_audit};
 
 /// How often refusals are written.

@@ -37,6 +37,8 @@ pub(crate) use clusters::{
 };
 pub(crate) use ends::{
     a_caller_whose_call_was_handed_back_and_that_nobody_else_can_serve_learns_it,
+    a_report_that_is_repeated_is_none_of_a_stranger,
+    what_expires_between_two_attempts_is_a_dead_letter_and_in_the_audit,
     what_waits_for_its_next_attempt_may_be_cancelled_and_ends_as_its_last_one,
     what_was_handed_back_unsent_may_be_cancelled,
 };
@@ -97,6 +99,8 @@ macro_rules! for_each_scenario {
             what_waits_for_its_next_attempt_may_be_cancelled_and_ends_as_its_last_one,
             what_was_handed_back_unsent_may_be_cancelled,
             a_caller_whose_call_was_handed_back_and_that_nobody_else_can_serve_learns_it,
+            what_expires_between_two_attempts_is_a_dead_letter_and_in_the_audit,
+            a_report_that_is_repeated_is_none_of_a_stranger,
             without_a_mid_that_applies_the_caller_learns_why,
             enrollment_validation_and_the_signed_word_about_it,
             bad_requests_are_refused_before_they_are_stored,
