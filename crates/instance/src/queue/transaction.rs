@@ -41,6 +41,7 @@ impl Writer {
             for (id, epoch) in &job.leases {
                 let is_queued = leases::hand_back(&mut tx, &job.mid_id, id, *epoch).await?;
                 self.backlog |= is_queued;
+                effects.freed |= is_queued;
                 effects.hint |= is_queued;
             }
         }
