@@ -7,6 +7,7 @@ mod clusters;
 mod ends;
 mod grants;
 mod incarnations;
+mod leases;
 pub(crate) mod support;
 mod terms;
 mod traces;
@@ -49,6 +50,9 @@ use http::Method;
 pub(crate) use incarnations::{
     a_heartbeat_that_says_nothing_new_is_stored_with_the_others,
     a_mid_that_was_cloned_is_told_and_only_the_newer_one_works, an_enrollment_whose_answer_got_lost_is_given_again,
+};
+pub(crate) use leases::{
+    a_lease_whose_time_runs_out_ends_though_its_mid_lives, a_restart_gives_leases_one_period_of_grace,
 };
 use midward_core::{Clock as _, SystemClock};
 use midward_wire::{EnrollToken, MidState, paths, state_signing_input};
@@ -108,6 +112,8 @@ macro_rules! for_each_scenario {
             a_nul_in_a_mids_message_fails_nobody_elses,
             an_expired_request_is_never_leased,
             a_restart_keeps_what_was_accepted,
+            a_lease_whose_time_runs_out_ends_though_its_mid_lives,
+            a_restart_gives_leases_one_period_of_grace,
             a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new,
             a_request_that_was_given_out_and_then_expired_is_unknown_not_unsent,
             what_the_connection_header_names_is_not_passed_on,
