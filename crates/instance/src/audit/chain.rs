@@ -60,7 +60,7 @@ impl Chain {
         if !self.unsure {
             return Ok(None);
         }
-        let found = audit::head(&mut **tx, &self.id).await?;
+        let found = audit::head(tx, &self.id).await?;
         let found = found.map(|(seq, hash)| Head { seq, hash }).unwrap_or_default();
         (self.unsure, self.pending) = (false, None);
         if found == self.committed.head() {

@@ -18,8 +18,8 @@ pub(crate) use at_rest::{
 };
 pub(crate) use audit::{
     a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept, entries as audit_entries,
-    lines as audit_lines, the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole,
-    the_figures_tell_what_waits_and_how_it_ended,
+    lines as audit_lines, old_blocks_and_checkpoints_go_and_what_is_left_is_whole,
+    the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole, the_figures_tell_what_waits_and_how_it_ended,
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
@@ -60,7 +60,7 @@ use serde_json::{Value, json};
 use support::{Instance, Place, ScriptedMid, document};
 pub(crate) use terms::{
     a_connection_has_its_concurrency_and_rate, a_delayed_request_is_sent_when_its_time_has_come,
-    what_the_policy_says_is_tried_again_and_then_a_dead_letter,
+    what_the_policy_says_is_tried_again_and_then_a_dead_letter, what_was_noted_of_a_connections_rate_goes_with_it,
 };
 pub(crate) use traces::{
     a_callers_trace_goes_on_once_and_a_bad_one_does_not, a_queued_request_keeps_its_trace_and_its_idempotency_key,
@@ -77,6 +77,7 @@ macro_rules! for_each_scenario {
             the_connection_says_what_is_given_out_again_after_a_mid_was_lost,
             the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole,
             a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept,
+            old_blocks_and_checkpoints_go_and_what_is_left_is_whole,
             the_figures_tell_what_waits_and_how_it_ended,
             each_role_may_do_its_own_and_nothing_else,
             a_rotated_key_overlaps_and_an_expired_one_is_refused,
@@ -127,6 +128,7 @@ macro_rules! for_each_scenario {
             a_mid_is_paused_drained_and_given_a_new_key,
             a_delayed_request_is_sent_when_its_time_has_come,
             a_connection_has_its_concurrency_and_rate,
+            what_was_noted_of_a_connections_rate_goes_with_it,
             what_the_policy_says_is_tried_again_and_then_a_dead_letter,
             keys_rotate_and_what_a_lost_one_wrote_is_told,
             a_connection_keeps_metadata_only,
