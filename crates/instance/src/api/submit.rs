@@ -20,8 +20,9 @@ use crate::store::requests::{self, KeepRequest, NewRequest, Priority};
 use crate::store::{outcomes, to_json};
 use crate::traces::Traced;
 
-/// A lease outlives the API's time-out by this, for the token and the way back.
-pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(15);
+/// A lease outlives the API's time-out by this: for what a MID may need before the call, when it has nothing yet (the
+/// configuration 10 s, the look-up of the secret 30 s, the token request 10 s), and for the way back.
+pub(super) const LEASE_MARGIN: Duration = Duration::from_mins(1);
 /// How often a waiting caller asks the database, in case no word reached it in memory.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 

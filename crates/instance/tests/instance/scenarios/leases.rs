@@ -13,9 +13,13 @@ async fn with_two_leases(place: &Place) -> (Instance, ScriptedMid, String, Strin
     let instance = with_document(place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let (get, post) = (submit(&instance, "GET").await, submit(&instance, "POST").await);
-    let mut held = 0;
-    while held < 2 {
-        held += mid.poll(&instance, 5000, true).await.len();
+    let mut held = Vec::new();
+    while held.len() < 2 {
+        held.extend(mid.poll(&instance, 5000, true).await);
+    }
+    for lease in held {
+        let whole = 85_000..=96_000;
+        assert!(whole.contains(&lease.lease_ms), "the API's time-out and a minute: {lease:?}");
     }
     (instance, mid, get, post)
 }
