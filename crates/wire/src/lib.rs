@@ -29,8 +29,8 @@ pub use enroll::{
 pub use headers::{HeaderKind, header_kind};
 pub use jar::{JarDocument, MAX_JAR_LEN, jar_digest};
 pub use lease::{
-    ApiCall, Heartbeat, HeartbeatReply, LeaseGrant, LeaseReply, LeaseRequest, ReplayRule, ResolverHealth,
-    ResolverStatus,
+    ApiCall, Heartbeat, HeartbeatReply, LeaseGrant, LeaseReply, LeaseRequest, MAX_KIND_LEN, MAX_REASON_LEN,
+    MAX_RESOLVERS, ReplayRule, ResolverHealth, ResolverStatus,
 };
 pub use outcome::{ApiReply, Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest};
 

@@ -6,6 +6,7 @@ mod clients;
 mod clusters;
 mod grants;
 mod incarnations;
+mod messages;
 pub(crate) mod support;
 mod terms;
 mod traces;
@@ -41,6 +42,9 @@ use http::Method;
 pub(crate) use incarnations::{
     a_heartbeat_that_says_nothing_new_is_stored_with_the_others,
     a_mid_that_was_cloned_is_told_and_only_the_newer_one_works, an_enrollment_whose_answer_got_lost_is_given_again,
+};
+pub(crate) use messages::{
+    a_nul_in_a_mids_message_fails_nobody_elses, what_no_database_could_be_asked_for_is_not_there,
 };
 use midward_core::{Clock as _, SystemClock};
 use midward_wire::{EnrollToken, MidState, paths, state_signing_input};
@@ -93,6 +97,7 @@ macro_rules! for_each_scenario {
             bad_requests_are_refused_before_they_are_stored,
             an_idempotency_key_makes_one_request,
             a_nul_in_a_mids_message_fails_nobody_elses,
+            what_no_database_could_be_asked_for_is_not_there,
             an_expired_request_is_never_leased,
             a_restart_keeps_what_was_accepted,
             a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new,
@@ -472,30 +477,6 @@ pub(crate) async fn bad_requests_are_refused_before_they_are_stored(place: Place
     let large = instance.call(Method::POST, "crm/call/x").body(Bytes::from(vec![b'x'; 65 * 1024])).expect("a request");
     assert_eq!(instance.send(large).await.status().as_u16(), 413);
     assert_eq!(instance.get("/api/v1/requests").await.1["items"], json!([]));
-    instance.stop().await;
-}
-
-pub(crate) async fn a_nul_in_a_mids_message_fails_nobody_elses(place: Place) {
-    let instance = with_document(&place).await;
-    let mid = ScriptedMid::working(&instance, "mid-a").await;
-    let outcome = json!({"request_id": "a\0b", "epoch": 1, "trace": [],
-                         "outcome": {"kind": "replied", "reply": {"status": 200, "headers": [], "body": ""}}});
-    let (incarnation, version) = (&mid.incarnation, 1);
-    for (path, message) in [
-        (paths::RELEASE, json!({"version": version, "incarnation": incarnation, "leases": [["a\0b", 1]]})),
-        (paths::OUTCOMES, json!({"version": version, "incarnation": incarnation, "outcomes": [outcome]})),
-        (
-            paths::LEASE,
-            json!({"version": version, "incarnation": "a\0b", "capacity": 1, "wait_ms": 0,
-                              "received_batch": 0}),
-        ),
-    ] {
-        let (answered, id) =
-            tokio::join!(instance.api_as(&mid.token, Method::POST, path, &message), submit(&instance, "POST"));
-        assert_eq!(answered.0, 400, "{path}: {}", answered.1);
-        assert_eq!(instance.get(&format!("/api/v1/requests/{id}")).await.1["state"], "queued", "{path}");
-    }
-    assert_eq!(instance.get("/api/v1/requests/a%00b").await.0, 400);
     instance.stop().await;
 }
 

@@ -1,0 +1,75 @@
+//! Texts that no database takes: refused before they reach what others sent.
+
+use http::Method;
+use midward_wire::paths;
+use serde_json::{Value, json};
+
+use super::support::{Instance, Place, ScriptedMid, document};
+use super::{submit, with_document};
+
+fn outcome(id: &str) -> Value {
+    json!({"request_id": id, "epoch": 1, "trace": [],
+           "outcome": {"kind": "replied", "reply": {"status": 200, "headers": [], "body": ""}}})
+}
+
+pub(crate) async fn a_nul_in_a_mids_message_fails_nobody_elses(place: Place) {
+    let instance = with_document(&place).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let resolver = |name: &str, kind: &str, reason: &str| {
+        json!({"version": 1, "incarnation": "inc-1", "program_version": "0", "capacity": 8, "running": 0,
+               "draining": false, "resolvers": [{"name": "cyberark", "kind": "jar", "health": "ready"},
+                   {"name": name, "kind": kind, "health": "ready", "reason": reason}]})
+    };
+    let incarnation = &mid.incarnation;
+    for (path, message) in [
+        (paths::RELEASE, json!({"version": 1, "incarnation": incarnation, "leases": [["a\0b", 1]]})),
+        (paths::OUTCOMES, json!({"version": 1, "incarnation": incarnation, "outcomes": [outcome("a\0b")]})),
+        (
+            paths::LEASE,
+            json!({"version": 1, "incarnation": "a\0b", "capacity": 1, "wait_ms": 0,
+                              "received_batch": 0}),
+        ),
+        (paths::HEARTBEAT, resolver("a\0b", "jar", "")),
+        (paths::HEARTBEAT, resolver("other", "a\0b", "")),
+        (paths::HEARTBEAT, resolver("other", "jar", "a\0b")),
+        (paths::HEARTBEAT, resolver("other", "jar", &"a".repeat(2000))),
+    ] {
+        let (answered, id) =
+            tokio::join!(instance.api_as(&mid.token, Method::POST, path, &message), submit(&instance, "POST"));
+        assert_eq!(answered.0, 400, "{path}: {}", answered.1);
+        assert_eq!(instance.get(&format!("/api/v1/requests/{id}")).await.1["state"], "queued", "{path}");
+    }
+    assert_eq!(mid.poll(&instance, 5000, true).await.len(), 7, "what it said before stands, and what others sent");
+    for path in [paths::CONFIG, paths::JARS] {
+        let answered = instance.api_as(&mid.token, Method::GET, &format!("{path}/a%00b"), &Value::Null).await;
+        assert_eq!(answered.0, 400, "{path}: {}", answered.1);
+    }
+    assert_eq!(mid.token_request(&instance, "a\0b").await.0, 401, "an assertion's own identifier");
+    "a\0b".clone_into(&mut mid.id);
+    assert_eq!(mid.token_request(&instance, "jti").await.0, 401, "nobody's");
+    instance.stop().await;
+}
+
+pub(crate) async fn what_no_database_could_be_asked_for_is_not_there(place: Place) {
+    let instance = with_document(&place).await;
+    assert_eq!(instance.get("/api/v1/requests/a%00b").await.0, 400);
+    for name in ["a\0b", &"a".repeat(100_000 / 2)] {
+        let request = json!({"connection": name, "method": "GET", "path": "/"});
+        let (status, answer) = instance.post("/api/v1/requests", &request).await;
+        assert_eq!((status, answer["code"].as_str()), (404, Some("unknown_connection")), "{answer}");
+        for pointer in ["/connections/0/credential", "/credentials/0/oauth_entity_profile"] {
+            refused(&instance, pointer, name, "invalid_name").await;
+        }
+        refused(&instance, "/oauth_entity_profiles/0/oauth_entity", name, "invalid_name").await;
+        refused(&instance, "/oauth_entity_profiles/0/audience", name, "invalid_record").await;
+    }
+    instance.stop().await;
+}
+
+async fn refused(instance: &Instance, pointer: &str, text: &str, code: &str) {
+    let mut bad = document();
+    let (record, field) = pointer.rsplit_once('/').expect("a field");
+    bad.pointer_mut(record).expect("a record")[field] = json!(text);
+    let (status, answer) = instance.post("/api/v1/apply", &bad).await;
+    assert_eq!((status, answer["code"].as_str()), (400, Some(code)), "{pointer}: {answer}");
+}
