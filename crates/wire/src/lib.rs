@@ -32,7 +32,7 @@ pub use lease::{
     ApiCall, Heartbeat, HeartbeatReply, LeaseGrant, LeaseReply, LeaseRequest, MAX_KIND_LEN, MAX_REASON_LEN,
     MAX_RESOLVERS, ReplayRule, ResolverHealth, ResolverStatus,
 };
-pub use outcome::{ApiReply, Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest};
+pub use outcome::{ApiReply, MAX_OUTCOMES, Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest};
 
 /// The version of this protocol. A peer that names another one is told so.
 pub const VERSION: u32 = 1;

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Bytes64;
 
+/// Most outcomes in one message, and most leases that are handed back in one.
+pub const MAX_OUTCOMES: usize = 1024;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutcomesRequest {
     pub version: u32,

@@ -1,7 +1,7 @@
 //! The form of what MIDs say, whatever their program is. What one of them says is bound beside what others say, in one
 //! transaction for all; and PostgreSQL takes no text with a NUL.
 
-use midward_wire::{Heartbeat, MAX_KIND_LEN, MAX_REASON_LEN, MAX_RESOLVERS};
+use midward_wire::{Heartbeat, MAX_KIND_LEN, MAX_OUTCOMES, MAX_REASON_LEN, MAX_RESOLVERS};
 
 use super::incarnation;
 use crate::check;
@@ -24,7 +24,11 @@ pub(super) fn heartbeat(heartbeat: &Heartbeat) -> Result<(), Problem> {
 }
 
 /// Identifiers of requests, with their epochs, that are handed back in one message.
-pub(super) fn handed_back<'a>(requests: impl Iterator<Item = &'a str>) -> Result<(), Problem> {
+pub(super) fn handed_back<'a>(requests: impl ExactSizeIterator<Item = &'a str>) -> Result<(), Problem> {
+    if requests.len() > MAX_OUTCOMES {
+        let detail = format!("a message hands back {} requests, more than {MAX_OUTCOMES}", requests.len());
+        return Err(Problem::bad_request("too_many_outcomes", detail, ACTION));
+    }
     for id in requests {
         check::name("request", id)?;
     }
@@ -86,5 +90,12 @@ mod tests {
         let mut many = beat();
         many.resolvers = vec![many.resolvers[0].clone(); MAX_RESOLVERS + 1];
         assert!(heartbeat(&many).is_err());
+    }
+
+    #[test]
+    fn what_is_handed_back_is_named_and_counted() {
+        let ids = |count: usize, id: &'static str| handed_back(vec![id; count].into_iter());
+        assert!(ids(MAX_OUTCOMES, "0a").is_ok() && ids(0, "").is_ok());
+        assert!(ids(MAX_OUTCOMES + 1, "0a").is_err() && ids(1, "a\0").is_err() && ids(1, "").is_err());
     }
 }

@@ -1,7 +1,7 @@
-//! Texts that no database takes: refused before they reach what others sent.
+//! Texts that no database takes, and messages without end: refused before they reach what others sent.
 
 use http::Method;
-use midward_wire::paths;
+use midward_wire::{MAX_OUTCOMES, paths};
 use serde_json::{Value, json};
 
 use super::support::{Instance, Place, ScriptedMid, document};
@@ -72,4 +72,19 @@ async fn refused(instance: &Instance, pointer: &str, text: &str, code: &str) {
     bad.pointer_mut(record).expect("a record")[field] = json!(text);
     let (status, answer) = instance.post("/api/v1/apply", &bad).await;
     assert_eq!((status, answer["code"].as_str()), (400, Some(code)), "{pointer}: {answer}");
+}
+
+pub(crate) async fn a_mid_hands_back_a_bounded_number_at_once(place: Place) {
+    let instance = with_document(&place).await;
+    let mid = ScriptedMid::working(&instance, "mid-a").await;
+    for (count, release, report) in [(MAX_OUTCOMES, 204, 200), (MAX_OUTCOMES + 1, 400, 400)] {
+        let leases = vec![json!(["0a", 1]); count];
+        let message = json!({"version": 1, "incarnation": mid.incarnation, "leases": leases});
+        let (status, answer) = instance.api_as(&mid.token, Method::POST, paths::RELEASE, &message).await;
+        assert_eq!(status, release, "{answer}");
+        let message = json!({"version": 1, "incarnation": mid.incarnation, "outcomes": vec![outcome("0a"); count]});
+        let (status, answer) = instance.api_as(&mid.token, Method::POST, paths::OUTCOMES, &message).await;
+        assert_eq!(status, report, "{answer}");
+    }
+    instance.stop().await;
 }

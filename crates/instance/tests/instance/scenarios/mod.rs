@@ -44,7 +44,8 @@ pub(crate) use incarnations::{
     a_mid_that_was_cloned_is_told_and_only_the_newer_one_works, an_enrollment_whose_answer_got_lost_is_given_again,
 };
 pub(crate) use messages::{
-    a_nul_in_a_mids_message_fails_nobody_elses, what_no_database_could_be_asked_for_is_not_there,
+    a_mid_hands_back_a_bounded_number_at_once, a_nul_in_a_mids_message_fails_nobody_elses,
+    what_no_database_could_be_asked_for_is_not_there,
 };
 use midward_core::{Clock as _, SystemClock};
 use midward_wire::{EnrollToken, MidState, paths, state_signing_input};
@@ -98,6 +99,7 @@ macro_rules! for_each_scenario {
             an_idempotency_key_makes_one_request,
             a_nul_in_a_mids_message_fails_nobody_elses,
             what_no_database_could_be_asked_for_is_not_there,
+            a_mid_hands_back_a_bounded_number_at_once,
             an_expired_request_is_never_leased,
             a_restart_keeps_what_was_accepted,
             a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new,
