@@ -26,7 +26,7 @@ pub use enroll::{
     EnrollReply, EnrollRequest, EnrollToken, InvalidEnrollToken, MidState, SignedState, TokenError, TokenReply,
     state_signing_input,
 };
-pub use headers::{HeaderKind, header_kind};
+pub use headers::{HeaderKind, header_bytes, header_kind, header_text};
 pub use jar::{JarDocument, MAX_JAR_LEN, jar_digest};
 pub use lease::{
     ApiCall, Heartbeat, HeartbeatReply, LeaseGrant, LeaseReply, LeaseRequest, MAX_KIND_LEN, MAX_REASON_LEN,

@@ -37,6 +37,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiReply {
     pub status: u16,
+    /// Values as [`crate::header_text`] writes them.
     pub headers: Vec<(String, String)>,
     pub body: Bytes64,
 }

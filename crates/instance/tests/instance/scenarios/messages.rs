@@ -1,7 +1,9 @@
-//! Texts that no database takes, and messages without end: refused before they reach what others sent.
+//! Texts that no database takes, and messages without end: refused before they reach what others sent. Bytes that are
+//! nobody's text: handed on as they are.
 
+use bytes::Bytes;
 use http::Method;
-use midward_wire::{MAX_OUTCOMES, paths};
+use midward_wire::{MAX_OUTCOMES, header_text, paths};
 use serde_json::{Value, json};
 
 use super::support::{Instance, Place, ScriptedMid, document};
@@ -85,6 +87,32 @@ pub(crate) async fn a_mid_hands_back_a_bounded_number_at_once(place: Place) {
         let message = json!({"version": 1, "incarnation": mid.incarnation, "outcomes": vec![outcome("0a"); count]});
         let (status, answer) = instance.api_as(&mid.token, Method::POST, paths::OUTCOMES, &message).await;
         assert_eq!(status, report, "{answer}");
+    }
+    instance.stop().await;
+}
+
+pub(crate) async fn an_apis_headers_come_as_they_are(place: Place) {
+    let instance = with_document(&place).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let (latin, utf8) = (b"gr\xfcn".as_slice(), "grün €".as_bytes());
+    let reply = json!({"status": 200, "body": "", "headers": [["X-Latin", header_text(latin)],
+        ["X-Utf", header_text(utf8)], ["X-Split", "a\r\nX-B: c"], ["Content-Length", "12345"]]});
+    for method in [Method::GET, Method::HEAD] {
+        let request = instance.call(method.clone(), "crm/call/x").body(Bytes::new()).expect("a request");
+        let (answer, id) = tokio::join!(instance.send(request), async {
+            let leases = mid.poll(&instance, 5000, true).await;
+            let [lease] = leases.as_slice() else { panic!("one lease: {leases:?}") };
+            let said = mid.report_reply(&instance, &lease.request_id, lease.epoch, reply.clone()).await;
+            assert_eq!(said, "accepted");
+            lease.request_id.clone()
+        });
+        let header = |name: &str| answer.headers().get(name).map(http::HeaderValue::as_bytes);
+        assert_eq!((header("x-latin"), header("x-utf")), (Some(latin), Some(utf8)));
+        assert_eq!((header("x-split"), header("x-b")), (None, None));
+        let length = if method == Method::HEAD { b"12345".as_slice() } else { b"0" };
+        assert_eq!(header("content-length"), Some(length), "{method}");
+        let shown = instance.get(&format!("/api/v1/requests/{id}")).await.1;
+        assert_eq!((&shown["headers"][0][1], &shown["headers"][1][1]), (&json!("grün"), &json!("grün €")));
     }
     instance.stop().await;
 }

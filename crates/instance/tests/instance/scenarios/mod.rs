@@ -45,7 +45,7 @@ pub(crate) use incarnations::{
 };
 pub(crate) use messages::{
     a_mid_hands_back_a_bounded_number_at_once, a_nul_in_a_mids_message_fails_nobody_elses,
-    what_no_database_could_be_asked_for_is_not_there,
+    an_apis_headers_come_as_they_are, what_no_database_could_be_asked_for_is_not_there,
 };
 use midward_core::{Clock as _, SystemClock};
 use midward_wire::{EnrollToken, MidState, paths, state_signing_input};
@@ -79,6 +79,7 @@ macro_rules! for_each_scenario {
             lists_come_in_pages_and_by_filters,
             a_callers_key_makes_calls_through_its_connections_and_nothing_else,
             a_synchronous_call_gets_the_apis_own_answer,
+            an_apis_headers_come_as_they_are,
             a_mid_that_was_cloned_is_told_and_only_the_newer_one_works,
             an_enrollment_whose_answer_got_lost_is_given_again,
             a_heartbeat_that_says_nothing_new_is_stored_with_the_others,
