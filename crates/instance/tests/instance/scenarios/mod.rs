@@ -18,7 +18,7 @@ pub(crate) use at_rest::{
 pub(crate) use audit::{
     a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept, entries as audit_entries,
     lines as audit_lines, the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole,
-    the_figures_tell_what_waits_and_how_it_ended,
+    the_figures_tell_what_waits_and_how_it_ended, who_is_refused_at_the_mids_door_leaves_a_trace,
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
@@ -70,6 +70,7 @@ macro_rules! for_each_scenario {
             the_connection_says_what_is_given_out_again_after_a_mid_was_lost,
             the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole,
             a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept,
+            who_is_refused_at_the_mids_door_leaves_a_trace,
             the_figures_tell_what_waits_and_how_it_ended,
             each_role_may_do_its_own_and_nothing_else,
             a_rotated_key_overlaps_and_an_expired_one_is_refused,
