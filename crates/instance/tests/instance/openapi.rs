@@ -46,7 +46,8 @@ async fn every_answer_is_as_the_document_says_on_postgres() {
 /// Without a key, so nothing is changed: a method that a path has is asked for one, or, where it needs none, answered.
 #[tokio::test]
 async fn a_path_has_the_methods_that_the_document_says() {
-    let instance = with_document(&Place::sqlite()).await;
+    let place = Place::sqlite();
+    let instance = with_document(&place).await;
     let document = instance.get("/api/v1/openapi.json").await.1;
     let mut asked = 0;
     for (path, described) in document["paths"].as_object().expect("paths") {
