@@ -211,8 +211,10 @@ pub(crate) fn segment(name: &str) -> String {
     name.bytes().map(encode).collect()
 }
 
-/// All records of a kind, page by page. Of requests there are too many: the newest.
+/// All records of a kind, page by page. Of requests there are too many: the newest. Dead letters come newest first, so
+/// their next page is of those before.
 async fn all(client: &Client, kind: Kind, path: &str) -> Result<Vec<Value>, CliError> {
+    let from = if kind == Kind::DeadLetters { "before" } else { "after" };
     let mut page = client.api(Method::GET, path, None).await?;
     let mut items = Vec::new();
     loop {
@@ -220,7 +222,7 @@ async fn all(client: &Client, kind: Kind, path: &str) -> Result<Vec<Value>, CliE
         let next = page.get("next").and_then(Value::as_str).filter(|_| kind != Kind::Requests);
         let Some(next) = next else { return Ok(items) };
         let next = segment(next);
-        page = client.api(Method::GET, &format!("{path}?limit=500&after={next}"), None).await?;
+        page = client.api(Method::GET, &format!("{path}?limit=500&{from}={next}"), None).await?;
     }
 }
 
