@@ -131,7 +131,7 @@ bench-queue:
 	cargo bench --locked -p midward-instance --features bench --bench queue
 
 bench-%:
-	@$(SETUP) cc java
+	@$(SETUP) cc java postgres
 	@$(MAKE) --no-print-directory jar-host release
 	cargo build --locked --release -p midward-bench
 	target/release/midward-bench $(filter-out all,$*)
