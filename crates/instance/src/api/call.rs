@@ -138,7 +138,7 @@ async fn admitted(
     let mut call = api_call(app, alias, &method, &uri, &headers, content).map_err(early)?;
     // It has its place in the trace already.
     TraceContext::take(&mut call.headers);
-    let wait = wait_time(app, &headers).map_err(early)?;
+    let wait = wait_time(Duration::from_millis(app.limits.call_wait_ms), &headers).map_err(early)?;
     let route = submit::route(app, client, alias).await.map_err(early)?;
     let now = app.clock.boot();
     if !app.fleet.serves(&route, now) {
@@ -223,9 +223,9 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
 }
 
-fn wait_time(app: &App, headers: &HeaderMap) -> Result<Duration, Problem> {
-    let longest = Duration::from_millis(app.limits.call_wait_ms);
-    let Some(value) = headers.get(&WAIT_MS) else { return Ok(longest.min(Duration::from_secs(30))) };
+/// How long the caller waits: as it says, and `longest` at most.
+fn wait_time(longest: Duration, headers: &HeaderMap) -> Result<Duration, Problem> {
+    let Some(value) = headers.get(&WAIT_MS) else { return Ok(longest) };
     let millis = value.to_str().ok().and_then(|text| text.parse::<u64>().ok()).filter(|millis| *millis > 0);
     let millis = millis.ok_or_else(|| {
         Problem::bad_request(
@@ -279,4 +279,24 @@ fn failed(problem: Problem) -> Response {
         response.headers_mut().insert(PROXY_STATUS, value);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_waits_as_long_as_it_says_and_as_it_may() {
+        let longest = Duration::from_mins(2);
+        let wait = |value: Option<&'static str>| {
+            let header = value.map(|value| (WAIT_MS, HeaderValue::from_static(value)));
+            wait_time(longest, &header.into_iter().collect()).map_err(|problem| problem.failure.code)
+        };
+        assert_eq!(wait(None), Ok(longest), "who says nothing waits as long as the instance allows");
+        assert_eq!(wait(Some("1500")), Ok(Duration::from_millis(1500)));
+        assert_eq!(wait(Some("120001")), Ok(longest));
+        for refused in ["0", "-1", "1.5", "1s", ""] {
+            assert_eq!(wait(Some(refused)), Err("header_refused".to_owned()), "{refused:?}");
+        }
+    }
 }

@@ -35,8 +35,8 @@ pub(crate) use clients::{
 };
 pub(crate) use clusters::{
     a_cluster_balances_by_what_each_mid_can_take, a_cluster_fails_over_in_its_order,
-    a_mid_is_paused_drained_and_given_a_new_key, an_address_chooses_the_cluster_of_its_network,
-    clusters_hold_together_with_what_names_them,
+    a_dead_mid_is_shown_as_not_live_within_ten_seconds, a_mid_is_paused_drained_and_given_a_new_key,
+    an_address_chooses_the_cluster_of_its_network, clusters_hold_together_with_what_names_them,
 };
 pub(crate) use ends::{
     a_caller_whose_call_was_handed_back_and_that_nobody_else_can_serve_learns_it,
@@ -131,6 +131,7 @@ macro_rules! for_each_scenario {
             nobody_is_listened_to_for_long_before_showing_a_key,
             an_answer_may_be_larger_than_a_request,
             a_jar_is_kept_for_mids_and_given_out_by_its_digest,
+            a_dead_mid_is_shown_as_not_live_within_ten_seconds,
             a_cluster_balances_by_what_each_mid_can_take,
             a_cluster_fails_over_in_its_order,
             an_address_chooses_the_cluster_of_its_network,
