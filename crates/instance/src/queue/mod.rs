@@ -7,6 +7,8 @@ mod grant;
 mod spans;
 mod submit;
 mod terms;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod waiters;
 mod work;

@@ -59,7 +59,7 @@ pub(super) struct Effects {
     pub(super) ended: Vec<(String, Ended)>,
     /// How long each request whose outcome was recorded was held by its MID, in milliseconds.
     pub(super) executed: Vec<i64>,
-    /// Something with limits was queued or ended, or waits for its next attempt: parked polls are served.
+    /// Something with limits was queued or ended, was handed back, or waits for its next attempt: parked polls are served.
     pub(super) freed: bool,
     /// Whether other replicas have to look.
     pub(super) hint: bool,
