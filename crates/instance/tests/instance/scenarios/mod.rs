@@ -2,6 +2,7 @@
 
 mod at_rest;
 mod audit;
+mod backlog;
 mod clients;
 mod clusters;
 mod grants;
@@ -20,6 +21,7 @@ pub(crate) use audit::{
     the_figures_tell_what_waits_and_how_it_ended,
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+pub(crate) use backlog::what_nobody_can_take_is_in_nobodys_way;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -108,6 +110,7 @@ macro_rules! for_each_scenario {
             a_mid_is_paused_drained_and_given_a_new_key,
             a_delayed_request_is_sent_when_its_time_has_come,
             a_connection_has_its_concurrency_and_rate,
+            what_nobody_can_take_is_in_nobodys_way,
             what_the_policy_says_is_tried_again_and_then_a_dead_letter,
             keys_rotate_and_what_a_lost_one_wrote_is_told,
             a_connection_keeps_metadata_only,
