@@ -90,3 +90,38 @@ pub(crate) async fn what_nobody_can_take_is_in_nobodys_way(place: Place) {
     assert!(mid.poll(&instance, 100, true).await.is_empty(), "not of another's");
     instance.stop().await;
 }
+
+pub(crate) async fn each_of_many_connections_with_limits_has_its_turn(place: Place) {
+    const MANY: usize = 110;
+    let alias = |number: usize| format!("c{number:03}");
+    let others = (0..MANY).map(|number| json!({"alias": alias(number), "max_concurrent": 1}));
+    let instance = with_connections(&place, others).await;
+    for _ in 0..2 {
+        for number in 0..MANY {
+            submit(&instance, &alias(number), json!({})).await;
+        }
+    }
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let mut held: Vec<(String, i64)> = Vec::new();
+    while held.len() < MANY {
+        let leases = mid.poll_for(&instance, 40, 10_000, true).await;
+        assert!(!leases.is_empty(), "only {} have had a turn", held.len());
+        held.extend(leases.into_iter().map(|lease| (lease.request_id, lease.epoch)));
+    }
+    let mut turns = std::collections::HashSet::new();
+    for (id, _) in &held {
+        let (_, shown) = instance.get(&format!("/api/v1/requests/{id}")).await;
+        turns.insert(shown["connection"].as_str().expect("a name").to_owned());
+    }
+    assert_eq!(turns.len(), MANY, "each of them once");
+    assert!(mid.poll_for(&instance, 40, 700, true).await.is_empty(), "all have what they may");
+    // One of them is free again, and only that one.
+    let (id, epoch) = held.pop().expect("the last one");
+    let (_, ended) = instance.get(&format!("/api/v1/requests/{id}")).await;
+    assert_eq!(mid.report(&instance, &id, epoch, "x").await, "accepted");
+    let leases = mid.poll_for(&instance, 40, 10_000, true).await;
+    assert_eq!(leases.len(), 1);
+    let (_, next) = instance.get(&format!("/api/v1/requests/{}", leases[0].request_id)).await;
+    assert_eq!(next["connection"], ended["connection"]);
+    instance.stop().await;
+}
