@@ -125,3 +125,37 @@ pub(crate) async fn each_of_many_connections_with_limits_has_its_turn(place: Pla
     assert_eq!(next["connection"], ended["connection"]);
     instance.stop().await;
 }
+
+pub(crate) async fn interactive_requests_go_first_and_then_the_connections_in_turn(place: Place) {
+    let limited = |alias: &str| json!({"alias": alias, "max_concurrent": 50});
+    let plain = |alias: &str| json!({"alias": alias});
+    let others = [limited("a-limited"), plain("z-plain"), limited("z-limited")];
+    let instance = with_connections(&place, others.into_iter()).await;
+    let mut standard: std::collections::HashMap<&str, Vec<String>> = std::collections::HashMap::new();
+    for connection in ["a-limited", "crm"] {
+        for _ in 0..12 {
+            standard.entry(connection).or_default().push(submit(&instance, connection, json!({})).await);
+        }
+    }
+    let late = submit(&instance, "z-plain", json!({})).await;
+    let mut interactive = Vec::new();
+    for connection in ["z-limited", "z-plain", "a-limited"] {
+        interactive.push(submit(&instance, connection, json!({"priority": "interactive"})).await);
+    }
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let leases = mid.poll_for(&instance, 3, 10_000, true).await;
+    interactive.sort();
+    assert_eq!(ids(&leases), interactive, "whatever the connection");
+    let leases = mid.poll_for(&instance, 9, 10_000, true).await;
+    let got = ids(&leases);
+    assert_eq!(got.len(), 9);
+    assert!(got.contains(&late.as_str()), "it need not wait for what came before of others: {got:?}");
+    for (connection, own) in &standard {
+        let (given, left): (Vec<_>, Vec<_>) = own.iter().partition(|id| got.contains(&id.as_str()));
+        assert!(given.len() >= 3, "{connection} has its share: {got:?}");
+        // An identifier begins with its millisecond, and of one millisecond any may be first.
+        let millis = |ids: Vec<&String>| ids.into_iter().map(|id| id[..12].to_owned()).collect::<Vec<_>>();
+        assert!(millis(given).last() <= millis(left).first(), "the oldest first: {own:?}, {got:?}");
+    }
+    instance.stop().await;
+}

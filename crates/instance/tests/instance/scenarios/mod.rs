@@ -21,7 +21,10 @@ pub(crate) use audit::{
     the_figures_tell_what_waits_and_how_it_ended,
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
-pub(crate) use backlog::{each_of_many_connections_with_limits_has_its_turn, what_nobody_can_take_is_in_nobodys_way};
+pub(crate) use backlog::{
+    each_of_many_connections_with_limits_has_its_turn, interactive_requests_go_first_and_then_the_connections_in_turn,
+    what_nobody_can_take_is_in_nobodys_way,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -112,6 +115,7 @@ macro_rules! for_each_scenario {
             a_connection_has_its_concurrency_and_rate,
             what_nobody_can_take_is_in_nobodys_way,
             each_of_many_connections_with_limits_has_its_turn,
+            interactive_requests_go_first_and_then_the_connections_in_turn,
             what_the_policy_says_is_tried_again_and_then_a_dead_letter,
             keys_rotate_and_what_a_lost_one_wrote_is_told,
             a_connection_keeps_metadata_only,
