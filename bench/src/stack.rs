@@ -34,8 +34,9 @@ impl Bench {
     }
 
     /// The instance serves HTTPS with a CA of its own.
-    pub(crate) async fn start_with_tls(programs: &Programs) -> anyhow::Result<Self> {
-        Self::launch(programs, true, None).await
+    pub(crate) async fn start_with_tls(programs: &Programs, on_postgres: bool) -> anyhow::Result<Self> {
+        let server = if on_postgres { Some(tokio::task::spawn_blocking(Postgres::start).await??) } else { None };
+        Self::launch(programs, true, server).await
     }
 
     async fn launch(programs: &Programs, tls: bool, database: Option<Postgres>) -> anyhow::Result<Self> {

@@ -163,7 +163,8 @@ pub(super) async fn one(
     shown(&app, &client, &row).await.map(Json)
 }
 
-/// Ends a request that no MID was given yet; it is never sent then.
+/// Ends a request that waits and that no MID has or may have sent; it is not sent then. One that waits for its next
+/// attempt ends as its last one did.
 pub(super) async fn cancel(
     State(app): State<Shared>,
     headers: HeaderMap,
@@ -177,14 +178,14 @@ pub(super) async fn cancel(
     let failure = Failure::permanent(
         Hop::Caller,
         "cancelled",
-        "the request was cancelled before a MID Server took it; it was never sent",
+        "the request was cancelled while no MID Server had it, and is not sent",
         "Submit it again if it is wanted after all.",
     );
     if submit::withdraw(&app, Some(&client), &id, failure).await?.is_none() {
         let failure = Failure::permanent(
             Hop::Instance,
             "too_late_to_cancel",
-            "a MID Server was given the request, or it has ended",
+            "a MID Server has the request or may have sent it, or it has ended",
             format!("See how it ended: `midward get requests {id}`."),
         );
         return Err(Problem::new(StatusCode::CONFLICT, failure).with_request(&id));

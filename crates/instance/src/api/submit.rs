@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::at_rest::{Part, not_kept};
+use crate::audit::ended_entry;
 use crate::auth;
 use crate::client::ApiClient;
 use crate::problem::Problem;
@@ -19,8 +20,9 @@ use crate::store::requests::{self, KeepRequest, NewRequest, Priority};
 use crate::store::{outcomes, to_json};
 use crate::traces::Traced;
 
-/// A lease outlives the API's time-out by this, for the token and the way back.
-pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(15);
+/// A lease outlives the API's time-out by this: for what a MID may need before the call, when it has nothing yet (the
+/// configuration 10 s, the look-up of the secret 30 s, the token request 10 s), and for the way back.
+pub(super) const LEASE_MARGIN: Duration = Duration::from_mins(1);
 /// How often a waiting caller asks the database, in case no word reached it in memory.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -111,7 +113,7 @@ pub(super) async fn submit(
     submitted.map_err(|error| Problem::from(error).with_request(&id))
 }
 
-/// How a request ended; `None` when `wait` was over first. With a route, a request that no MID was given is withdrawn
+/// How a request ended; `None` when `wait` was over first. With a route, a request that no MID has is withdrawn
 /// as soon as none is left that could serve it: its caller learns why, and does not wait in vain.
 pub(super) async fn wait(
     app: &App,
@@ -149,29 +151,28 @@ async fn look(app: &App, id: &str, route: Option<&Route>) -> Result<Option<Ended
     withdraw(app, None, id, app.fleet.explain(route, now)).await
 }
 
-/// Ends a request that no MID was given, because a client says so or nobody can serve it. `None`: it is too late.
+/// Ends a request that no MID has or may have sent, because a client says so or nobody can serve it: with `failure`, or
+/// as its last attempt ended. `None`: it is too late.
 pub(super) async fn withdraw(
     app: &App,
     by: Option<&ApiClient>,
     id: &str,
     failure: Failure,
 ) -> Result<Option<Ended>, Problem> {
-    let outcome = Outcome::Failed { failure };
+    let (client, code) = (by.map(|client| &client.id), failure.code.clone());
+    let text = to_json(&Outcome::Failed { failure })?;
     let mut tx = app.store.begin().await?;
     let now = app.store.now(&mut tx, app.now()).await?;
-    let withdrawn = outcomes::withdraw(&mut tx, id, now, &to_json(&outcome)?).await?;
-    if !withdrawn {
-        return Ok(None);
-    }
-    let code = match &outcome {
-        Outcome::Failed { failure } => failure.code.as_str(),
-        _ => "",
-    };
-    let entry = json!({ "what": "withdrawn", "request": id, "code": code, "client": by.map(|client| &client.id) });
-    let pending = app.audit.write(&mut tx, now, &[entry.to_string()]).await?;
+    let Some((column, trace)) = outcomes::withdraw(&mut tx, id, now, &text).await? else { return Ok(None) };
+    let outcome = app.at_rest.outcome(&mut *tx, id, column).await?;
+    let outcome = outcome.unwrap_or_else(|why| Outcome::Unknown { failure: why.failure() });
+    let entry = json!({ "what": "withdrawn", "request": id, "code": code, "client": client });
+    let (ended, how) = ended_entry(id, &outcome)?;
+    let pending = app.audit.write(&mut tx, now, &[entry.to_string(), ended]).await?;
     tx.commit().await?;
     pending.settle();
-    let ended = Ended { outcome: Arc::new(outcome), trace: "[]".into() };
+    app.counters.ended(how);
+    let ended = Ended { outcome: Arc::new(outcome), trace: trace.into() };
     // Others may wait for the same request.
     app.waiters.deliver(id, ended.clone());
     Ok(Some(ended))

@@ -9,6 +9,8 @@ mod grant;
 mod spans;
 mod submit;
 mod terms;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod waiters;
 mod work;

@@ -202,6 +202,7 @@ impl Writer {
             for (id, outcome, trace) in outcomes::expire_retried(tx, now).await? {
                 let outcome = self.parts.at_rest.outcome(&mut **tx, &id, outcome).await?;
                 let outcome = outcome.unwrap_or_else(|why| Outcome::Unknown { failure: why.failure() });
+                self.parts.journal.ended(&id, None, &outcome);
                 effects.ended.push((id, Ended { outcome: Arc::new(outcome), trace: trace.into() }));
                 effects.hint = true;
             }
@@ -296,7 +297,9 @@ impl Writer {
                     continue;
                 }
                 let fate = self.fate(tx, &message.mid_id, report, now, effects).await?;
-                if fate != Fate::TriedAgain {
+                if fate == Fate::TriedAgain {
+                    self.parts.journal.tried_again(id, &message.mid_id, report.finish.epoch, &report.outcome);
+                } else {
                     first.push((message.mid_id.as_str(), &report.finish));
                 }
                 fates.insert(id, fate);

@@ -124,13 +124,16 @@ pub(crate) enum MidCommand {
     Drain { name: String },
 }
 
-/// Ends a request that no MID was given yet.
+/// Ends a request that no MID has or may have sent.
 pub(crate) async fn cancel(client: &Client, id: &str, as_json: bool) -> Result<(), CliError> {
     let answer = client.api(Method::POST, &format!("/api/v1/requests/{}/cancel", segment(id)), None).await?;
     if as_json {
         output::json(&answer);
     } else {
-        output::say(&format!("request {id} is cancelled; it was never sent"));
+        let is_unsent = answer["failure"]["code"] == "cancelled";
+        let then =
+            if is_unsent { "it is not sent" } else { "it ended as its last attempt did, and is not tried again" };
+        output::say(&format!("request {id} is cancelled; {then}"));
     }
     Ok(())
 }

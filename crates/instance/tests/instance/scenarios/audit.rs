@@ -164,3 +164,49 @@ pub(crate) async fn the_figures_tell_what_waits_and_how_it_ended(place: Place) {
     assert_eq!(instance.send(request("mwk_wrong")).await.status(), 401);
     instance.stop().await;
 }
+
+pub(crate) async fn old_blocks_and_checkpoints_go_and_what_is_left_is_whole(mut place: Place) {
+    let instance = with_document(&place).await;
+    let checkpoints = |lines: &[AuditLine]| {
+        let found = lines.iter().filter_map(|line| match line {
+            AuditLine::Checkpoint(checkpoint) => Some(checkpoint.clone()),
+            _ => None,
+        });
+        found.collect::<Vec<_>>()
+    };
+    // Several checkpoints of one chain: something is changed again when the last change was signed.
+    for number in 1..=3 {
+        let key = json!({"name": format!("k{number}"), "role": "caller"});
+        assert_eq!(instance.post("/api/v1/api-keys", &key).await.0, 201);
+        eventually(&instance, |lines, _| {
+            let changes = lines.iter().filter_map(|line| match line {
+                AuditLine::Block { chain, seq, entries, .. } if entries.contains("client_made") => Some((chain, *seq)),
+                _ => None,
+            });
+            let (chain, last) = changes.max_by_key(|(_, seq)| *seq).expect("a change");
+            checkpoints(lines).iter().any(|checkpoint| checkpoint.chain == *chain && checkpoint.seq >= last)
+        })
+        .await;
+    }
+    let kept = checkpoints(&lines(&instance).await);
+    let (key, old) = (instance.key.clone(), kept.clone());
+    instance.stop().await;
+    // Kept for no time: the first round comes at the start.
+    place.audit_days = 0;
+    let instance = Instance::start(&place, Some(key)).await;
+    let is_old = |chain: &str| old.iter().any(|checkpoint| checkpoint.chain == chain);
+    let found = eventually(&instance, |lines, _| {
+        !lines.iter().any(|line| matches!(line, AuditLine::Block { chain, .. } if is_old(chain)))
+    })
+    .await;
+    let mut left: Vec<String> = checkpoints(&found).into_iter().map(|it| it.chain).filter(|it| is_old(it)).collect();
+    let mut chains: Vec<String> = kept.iter().map(|it| it.chain.clone()).collect();
+    left.sort_unstable();
+    chains.sort_unstable();
+    chains.dedup();
+    assert_eq!(left, chains, "the last one of each chain");
+    let report = verify_audit(&found, &kept).expect("whole");
+    assert_eq!(report.mirrored + report.outlived, kept.len());
+    assert!(report.outlived >= 2, "{report:?}");
+    instance.stop().await;
+}

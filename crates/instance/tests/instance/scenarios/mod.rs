@@ -5,8 +5,10 @@ mod audit;
 mod backlog;
 mod clients;
 mod clusters;
+mod ends;
 mod grants;
 mod incarnations;
+mod leases;
 pub(crate) mod support;
 mod terms;
 mod traces;
@@ -17,8 +19,8 @@ pub(crate) use at_rest::{
 };
 pub(crate) use audit::{
     a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept, entries as audit_entries,
-    lines as audit_lines, the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole,
-    the_figures_tell_what_waits_and_how_it_ended,
+    lines as audit_lines, old_blocks_and_checkpoints_go_and_what_is_left_is_whole,
+    the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole, the_figures_tell_what_waits_and_how_it_ended,
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 pub(crate) use backlog::{
@@ -39,6 +41,13 @@ pub(crate) use clusters::{
     a_mid_is_paused_drained_and_given_a_new_key, an_address_chooses_the_cluster_of_its_network,
     clusters_hold_together_with_what_names_them,
 };
+pub(crate) use ends::{
+    a_caller_whose_call_was_handed_back_and_that_nobody_else_can_serve_learns_it,
+    a_report_that_is_repeated_is_none_of_a_stranger,
+    what_expires_between_two_attempts_is_a_dead_letter_and_in_the_audit,
+    what_waits_for_its_next_attempt_may_be_cancelled_and_ends_as_its_last_one,
+    what_was_handed_back_unsent_may_be_cancelled,
+};
 pub(crate) use grants::{
     grants_issuers_and_replay_methods_are_kept, the_connection_says_what_is_given_out_again_after_a_mid_was_lost,
 };
@@ -47,13 +56,16 @@ pub(crate) use incarnations::{
     a_heartbeat_that_says_nothing_new_is_stored_with_the_others,
     a_mid_that_was_cloned_is_told_and_only_the_newer_one_works, an_enrollment_whose_answer_got_lost_is_given_again,
 };
+pub(crate) use leases::{
+    a_lease_whose_time_runs_out_ends_though_its_mid_lives, a_restart_gives_leases_one_period_of_grace,
+};
 use midward_core::{Clock as _, SystemClock};
 use midward_wire::{EnrollToken, MidState, paths, state_signing_input};
 use serde_json::{Value, json};
 use support::{Instance, Place, ScriptedMid, document};
 pub(crate) use terms::{
     a_connection_has_its_concurrency_and_rate, a_delayed_request_is_sent_when_its_time_has_come,
-    what_the_policy_says_is_tried_again_and_then_a_dead_letter,
+    what_the_policy_says_is_tried_again_and_then_a_dead_letter, what_was_noted_of_a_connections_rate_goes_with_it,
 };
 pub(crate) use traces::{
     a_callers_trace_goes_on_once_and_a_bad_one_does_not, a_queued_request_keeps_its_trace_and_its_idempotency_key,
@@ -70,6 +82,7 @@ macro_rules! for_each_scenario {
             the_connection_says_what_is_given_out_again_after_a_mid_was_lost,
             the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole,
             a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept,
+            old_blocks_and_checkpoints_go_and_what_is_left_is_whole,
             the_figures_tell_what_waits_and_how_it_ended,
             each_role_may_do_its_own_and_nothing_else,
             a_rotated_key_overlaps_and_an_expired_one_is_refused,
@@ -93,6 +106,11 @@ macro_rules! for_each_scenario {
             what_is_finished_is_kept_for_its_time_and_then_removed,
             interactive_requests_go_before_older_standard_ones,
             a_request_may_be_cancelled_until_a_mid_has_it,
+            what_waits_for_its_next_attempt_may_be_cancelled_and_ends_as_its_last_one,
+            what_was_handed_back_unsent_may_be_cancelled,
+            a_caller_whose_call_was_handed_back_and_that_nobody_else_can_serve_learns_it,
+            what_expires_between_two_attempts_is_a_dead_letter_and_in_the_audit,
+            a_report_that_is_repeated_is_none_of_a_stranger,
             without_a_mid_that_applies_the_caller_learns_why,
             enrollment_validation_and_the_signed_word_about_it,
             bad_requests_are_refused_before_they_are_stored,
@@ -100,6 +118,8 @@ macro_rules! for_each_scenario {
             a_nul_in_a_mids_message_fails_nobody_elses,
             an_expired_request_is_never_leased,
             a_restart_keeps_what_was_accepted,
+            a_lease_whose_time_runs_out_ends_though_its_mid_lives,
+            a_restart_gives_leases_one_period_of_grace,
             a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new,
             a_request_that_was_given_out_and_then_expired_is_unknown_not_unsent,
             what_the_connection_header_names_is_not_passed_on,
@@ -116,6 +136,7 @@ macro_rules! for_each_scenario {
             what_nobody_can_take_is_in_nobodys_way,
             each_of_many_connections_with_limits_has_its_turn,
             interactive_requests_go_first_and_then_the_connections_in_turn,
+            what_was_noted_of_a_connections_rate_goes_with_it,
             what_the_policy_says_is_tried_again_and_then_a_dead_letter,
             keys_rotate_and_what_a_lost_one_wrote_is_told,
             a_connection_keeps_metadata_only,

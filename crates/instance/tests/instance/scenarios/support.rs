@@ -55,6 +55,7 @@ pub(crate) struct Place {
     pub(crate) public_url: Option<String>,
     pub(crate) finished_hours: u32,
     pub(crate) finished_bytes: Option<u64>,
+    pub(crate) audit_days: u32,
     pub(crate) body_bytes: usize,
     pub(crate) encryption: EncryptionConfig,
 }
@@ -69,6 +70,7 @@ impl Place {
             public_url: None,
             finished_hours: 1,
             finished_bytes: None,
+            audit_days: 400,
             body_bytes: 64 * 1024,
             encryption: EncryptionConfig::default(),
         }
@@ -155,6 +157,7 @@ impl Instance {
         let (sender, notice) = oneshot::channel();
         // So that it is seen within a test.
         config.audit.checkpoint_seconds = 1;
+        config.audit.keep_days = place.audit_days;
         let clock = ShiftedClock::default();
         let (wall, random) = (Arc::new(clock.clone()), Arc::new(SystemRandom));
         let run = midward_instance::run(config, wall, random, Tracer::off(), shutdown.clone(), sender);
