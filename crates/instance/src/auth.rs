@@ -72,12 +72,17 @@ pub(crate) async fn clients_only(State(app): State<Shared>, request: Request, ne
         Ok(client) => (Some(client), next.run(request).await),
         Err(problem) => (None, problem.into_response()),
     };
+    audit_refusal(&app, &response, client.as_ref().map_or("", |client| &client.id), &asked);
+    response
+}
+
+/// Counts an answer in the audit that refuses who asks.
+fn audit_refusal(app: &App, response: &Response, client: &str, asked: &str) {
     let refused =
         matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
     if let Some(ProblemCode(code)) = response.extensions().get().filter(|_| refused) {
-        app.audit.refused(code, client.as_ref().map_or("", |client| &client.id), &asked);
+        app.audit.refused(code, client, asked);
     }
-    response
 }
 
 /// The client of a request, which is counted.
@@ -89,10 +94,13 @@ pub(crate) async fn admit(app: &App, headers: &HeaderMap) -> Result<Arc<ApiClien
 
 /// Lets only MIDs through, before anything of their body is read.
 pub(crate) async fn mids_only(State(app): State<Shared>, request: Request, next: Next) -> Response {
-    match mid(&app, request.headers()).await {
+    let asked = format!("{} {}", request.method(), request.uri().path());
+    let response = match mid(&app, request.headers()).await {
         Ok(_) => next.run(request).await,
         Err(problem) => problem.into_response(),
-    }
+    };
+    audit_refusal(&app, &response, "", &asked);
+    response
 }
 
 /// The client of a request.

@@ -8,6 +8,7 @@ use midward_core::{Failure, Hop, check_name};
 use midward_net::WayConfig;
 use midward_resolvers::{ResolverConfig, ResolverSection, check_routes};
 use midward_telemetry::{LogFormat, TelemetryConfig};
+use midward_wire::MAX_RESOLVERS;
 use serde::Deserialize;
 
 use crate::token_requests::TokenRequestsSection;
@@ -63,9 +64,6 @@ pub struct MidSection {
     #[serde(default = "default_revoke_seconds")]
     pub revoke_seconds: u64,
 }
-
-/// An instance takes no more from one MID.
-const MAX_RESOLVERS: usize = 64;
 
 /// Folder of the JARs that came from the instance, in the state folder.
 const JARS_FOLDER: &str = "jars-from-instance";

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use http::Method;
 use midward_core::{Backoff, BootTime, Clock, Failure, Hop, Random, Trace};
 use midward_wire::{
-    LeaseGrant, LeaseReply, LeaseRequest, MidState, Outcome, OutcomeReport, ReleaseRequest, VERSION, paths,
+    LeaseGrant, LeaseReply, LeaseRequest, MAX_OUTCOMES, MidState, Outcome, OutcomeReport, ReleaseRequest, VERSION,
+    paths,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -185,8 +186,8 @@ impl LeaseLoop {
             Err(misunderstood) => misunderstood.name,
         });
         let unstarted: Vec<_> = unstarted.filter(|(request_id, epoch)| seen.insert(request_id, *epoch)).collect();
-        if !unstarted.is_empty() {
-            self.release(unstarted).await;
+        for some in unstarted.chunks(MAX_OUTCOMES) {
+            self.release(some.to_vec()).await;
         }
     }
 

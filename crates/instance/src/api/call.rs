@@ -13,7 +13,7 @@ use axum::routing::{any, get};
 use bytes::Bytes;
 use midward_core::{Failure, Hop};
 use midward_telemetry::TraceContext;
-use midward_wire::{ApiCall, ApiReply, Bytes64, HeaderKind, Outcome, ReplayRule};
+use midward_wire::{ApiCall, ApiReply, Bytes64, HeaderKind, Outcome, ReplayRule, header_bytes};
 use tracing::Instrument as _;
 
 use super::submit;
@@ -82,7 +82,7 @@ async fn call(State(app): State<Shared>, alias: String, request: Request) -> Res
     }
     let failure = answer.as_ref().err().map(|(problem, _)| problem.failure.clone());
     let (mut response, trace) = match answer {
-        Ok((reply, trace)) => (passed_on(reply), Some(trace)),
+        Ok((reply, trace)) => (passed_on(reply, &method), Some(trace)),
         Err((problem, trace)) => (failed(problem.with_request(&id)), trace),
     };
     traced.end(
@@ -237,16 +237,23 @@ fn wait_time(app: &App, headers: &HeaderMap) -> Result<Duration, Problem> {
     Ok(Duration::from_millis(millis).min(longest))
 }
 
-/// The API's own answer.
-fn passed_on(reply: ApiReply) -> Response {
+/// The API's own answer. To HEAD, its length is what the caller asked for.
+fn passed_on(reply: ApiReply, method: &Method) -> Response {
     let mut response = Response::new(axum::body::Body::from(reply.body.0));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let headers = response.headers_mut();
     for (name, value) in reply.headers {
+        if *method == Method::HEAD
+            && name.eq_ignore_ascii_case("content-length")
+            && let Ok(length) = value.parse::<u64>()
+        {
+            headers.insert(header::CONTENT_LENGTH, length.into());
+        }
         if check::is_dropped_reply_header(&name) {
             continue;
         }
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value)) {
+        let value = HeaderValue::from_bytes(&header_bytes(&value));
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), value) {
             headers.append(name, value);
         }
     }

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use midward_core::{Failure, Hop};
 use midward_telemetry::TraceContext;
-use midward_wire::{ApiCall, Bytes64, Outcome, ReplayRule};
+use midward_wire::{ApiCall, Bytes64, Outcome, ReplayRule, header_bytes};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::Instrument as _;
@@ -305,6 +305,11 @@ pub(super) fn summary(app: &App, row: &RequestRow) -> Value {
     })
 }
 
+/// A header's value as JSON can hold it: its UTF-8, if it is that.
+fn readable(value: &str) -> String {
+    String::from_utf8(header_bytes(value)).unwrap_or_else(|_| value.to_owned())
+}
+
 async fn shown(app: &App, client: &ApiClient, row: &RequestRow) -> Result<Value, Problem> {
     let mut value = summary(app, row);
     if let Some(column) = &row.outcome {
@@ -315,7 +320,8 @@ async fn shown(app: &App, client: &ApiClient, row: &RequestRow) -> Result<Value,
                 if row.reduced {
                     value["body_unavailable"] = json!(not_kept());
                 } else if row.client_id == client.id || client.role.may(Right::SeeAllBodies) {
-                    value["headers"] = json!(reply.headers);
+                    value["headers"] =
+                        reply.headers.iter().map(|(name, value)| json!([name, readable(value)])).collect();
                     value["body_base64"] = STANDARD.encode(&reply.body.0).into();
                 }
             }

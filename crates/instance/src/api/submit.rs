@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use midward_core::{Failure, Hop, WallTime};
+use midward_core::{Failure, Hop, WallTime, check_name};
 use midward_wire::{ApiCall, Outcome};
 use serde_json::json;
 
@@ -30,6 +30,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 pub(super) async fn route(app: &App, client: &ApiClient, alias: &str) -> Result<Arc<Route>, Problem> {
     if !client.may_call(alias) {
         return Err(auth::forbidden("this API key may not call this connection"));
+    }
+    // Nothing has another name, and not every database could be asked for it.
+    if check_name(alias).is_err() {
+        return Err(Problem::not_found("connection", alias));
     }
     let route = app.routes.find(&app.store, &app.fleet, alias).await?;
     route.ok_or_else(|| Problem::not_found("connection", alias))

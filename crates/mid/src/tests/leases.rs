@@ -10,8 +10,8 @@ use http_body_util::Full;
 use midward_core::{Clock, Failure, Random, SystemClock, SystemRandom, Trace};
 use midward_resolvers::BoxFuture;
 use midward_wire::{
-    ApiReply, Bytes64, Heartbeat, LeaseRequest, MidState, Outcome, OutcomeReport, OutcomesRequest, ReleaseRequest,
-    paths,
+    ApiReply, Bytes64, Heartbeat, LeaseRequest, MAX_OUTCOMES, MidState, Outcome, OutcomeReport, OutcomesRequest,
+    ReleaseRequest, paths,
 };
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -264,6 +264,28 @@ async fn a_drain_finishes_what_runs_and_hands_back_what_it_never_received() {
     let heartbeats = instance.seen(paths::HEARTBEAT);
     let last: Heartbeat = serde_json::from_slice(&heartbeats.last().expect("one").body).expect("a heartbeat");
     assert!(last.draining);
+}
+
+#[tokio::test]
+async fn a_drain_hands_back_no_more_at_once_than_an_instance_takes() {
+    let instance = Scripted::start(|seen| match poll(seen) {
+        Some(poll) if poll.capacity == 0 => {
+            let lost: Vec<_> = (0..=MAX_OUTCOMES).map(|number| grant(&number.to_string(), 1)).collect();
+            leases(1, &lost)
+        }
+        Some(poll) => nothing(poll.received_batch),
+        None => other(seen),
+    })
+    .await;
+    let mid = Running::start(&instance, Counter::new(0), 4096);
+    eventually("a poll", || !instance.seen(paths::LEASE).is_empty()).await;
+    mid.end().await;
+    let parts: Vec<usize> = instance
+        .seen(paths::RELEASE)
+        .iter()
+        .map(|seen| serde_json::from_slice::<ReleaseRequest>(&seen.body).expect("a release").leases.len())
+        .collect();
+    assert_eq!(parts, [MAX_OUTCOMES, 1]);
 }
 
 #[tokio::test]

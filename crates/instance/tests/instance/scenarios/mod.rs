@@ -9,6 +9,7 @@ mod ends;
 mod grants;
 mod incarnations;
 mod leases;
+mod messages;
 pub(crate) mod support;
 mod terms;
 mod traces;
@@ -21,6 +22,7 @@ pub(crate) use audit::{
     a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept, entries as audit_entries,
     lines as audit_lines, old_blocks_and_checkpoints_go_and_what_is_left_is_whole,
     the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole, the_figures_tell_what_waits_and_how_it_ended,
+    who_is_refused_at_the_mids_door_leaves_a_trace,
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 pub(crate) use backlog::{
@@ -59,6 +61,10 @@ pub(crate) use incarnations::{
 pub(crate) use leases::{
     a_lease_whose_time_runs_out_ends_though_its_mid_lives, a_restart_gives_leases_one_period_of_grace,
 };
+pub(crate) use messages::{
+    a_mid_hands_back_a_bounded_number_at_once, a_nul_in_a_mids_message_fails_nobody_elses,
+    an_apis_headers_come_as_they_are, what_no_database_could_be_asked_for_is_not_there,
+};
 use midward_core::{Clock as _, SystemClock};
 use midward_wire::{EnrollToken, MidState, paths, state_signing_input};
 use serde_json::{Value, json};
@@ -83,6 +89,7 @@ macro_rules! for_each_scenario {
             the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole,
             a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept,
             old_blocks_and_checkpoints_go_and_what_is_left_is_whole,
+            who_is_refused_at_the_mids_door_leaves_a_trace,
             the_figures_tell_what_waits_and_how_it_ended,
             each_role_may_do_its_own_and_nothing_else,
             a_rotated_key_overlaps_and_an_expired_one_is_refused,
@@ -92,6 +99,7 @@ macro_rules! for_each_scenario {
             lists_come_in_pages_and_by_filters,
             a_callers_key_makes_calls_through_its_connections_and_nothing_else,
             a_synchronous_call_gets_the_apis_own_answer,
+            an_apis_headers_come_as_they_are,
             a_mid_that_was_cloned_is_told_and_only_the_newer_one_works,
             an_enrollment_whose_answer_got_lost_is_given_again,
             a_heartbeat_that_says_nothing_new_is_stored_with_the_others,
@@ -116,6 +124,8 @@ macro_rules! for_each_scenario {
             bad_requests_are_refused_before_they_are_stored,
             an_idempotency_key_makes_one_request,
             a_nul_in_a_mids_message_fails_nobody_elses,
+            what_no_database_could_be_asked_for_is_not_there,
+            a_mid_hands_back_a_bounded_number_at_once,
             an_expired_request_is_never_leased,
             a_restart_keeps_what_was_accepted,
             a_lease_whose_time_runs_out_ends_though_its_mid_lives,
@@ -501,30 +511,6 @@ pub(crate) async fn bad_requests_are_refused_before_they_are_stored(place: Place
     let large = instance.call(Method::POST, "crm/call/x").body(Bytes::from(vec![b'x'; 65 * 1024])).expect("a request");
     assert_eq!(instance.send(large).await.status().as_u16(), 413);
     assert_eq!(instance.get("/api/v1/requests").await.1["items"], json!([]));
-    instance.stop().await;
-}
-
-pub(crate) async fn a_nul_in_a_mids_message_fails_nobody_elses(place: Place) {
-    let instance = with_document(&place).await;
-    let mid = ScriptedMid::working(&instance, "mid-a").await;
-    let outcome = json!({"request_id": "a\0b", "epoch": 1, "trace": [],
-                         "outcome": {"kind": "replied", "reply": {"status": 200, "headers": [], "body": ""}}});
-    let (incarnation, version) = (&mid.incarnation, 1);
-    for (path, message) in [
-        (paths::RELEASE, json!({"version": version, "incarnation": incarnation, "leases": [["a\0b", 1]]})),
-        (paths::OUTCOMES, json!({"version": version, "incarnation": incarnation, "outcomes": [outcome]})),
-        (
-            paths::LEASE,
-            json!({"version": version, "incarnation": "a\0b", "capacity": 1, "wait_ms": 0,
-                              "received_batch": 0}),
-        ),
-    ] {
-        let (answered, id) =
-            tokio::join!(instance.api_as(&mid.token, Method::POST, path, &message), submit(&instance, "POST"));
-        assert_eq!(answered.0, 400, "{path}: {}", answered.1);
-        assert_eq!(instance.get(&format!("/api/v1/requests/{id}")).await.1["state"], "queued", "{path}");
-    }
-    assert_eq!(instance.get("/api/v1/requests/a%00b").await.0, 400);
     instance.stop().await;
 }
 

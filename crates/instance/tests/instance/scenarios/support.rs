@@ -363,10 +363,14 @@ impl ScriptedMid {
         (status, body): (u16, &str),
     ) -> String {
         let body = base64::engine::general_purpose::STANDARD.encode(body);
+        let reply = json!({"status": status, "headers": [["X-Api", "yes"], ["Set-Cookie", "a=b"],
+            ["Connection", "close"], ["Content-Type", "text/plain"]], "body": body});
+        self.report_reply(instance, id, epoch, reply).await
+    }
+
+    pub(crate) async fn report_reply(&self, instance: &Instance, id: &str, epoch: i64, reply: Value) -> String {
         let report = json!({"version": 1, "incarnation": self.incarnation, "outcomes": [{
-            "request_id": id, "epoch": epoch,
-            "outcome": {"kind": "replied", "reply": {"status": status, "headers": [["X-Api", "yes"],
-                ["Set-Cookie", "a=b"], ["Connection", "close"], ["Content-Type", "text/plain"]], "body": body}},
+            "request_id": id, "epoch": epoch, "outcome": {"kind": "replied", "reply": reply},
             "trace": [{"hop": "api", "what": "POST answered 201", "micros": 7}]}]});
         let (status, answer) = instance.api_as(&self.token, Method::POST, midward_wire::paths::OUTCOMES, &report).await;
         assert_eq!(status, 200, "{answer}");
