@@ -213,35 +213,6 @@ async fn one_key_at_two_replicas_at_once_makes_one_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_share_a_connections_limit_and_what_ends_at_one_goes_on_at_any() {
-    let pair = pair().await;
-    let (a, b) = (&pair.a, &pair.b);
-    let mut wanted = document();
-    wanted["connections"][0]["max_concurrent"] = json!(3);
-    assert_eq!(a.post("/api/v1/apply", &wanted).await.0, 200);
-    for number in 0..12 {
-        submit(if number % 2 == 0 { a } else { b }, "POST").await;
-    }
-    let mut at_a = ScriptedMid::working(a, "mid-a").await;
-    let mut at_b = ScriptedMid::working(b, "mid-b").await;
-    let mut held = Vec::new();
-    let mut given = 0;
-    while given < 12 {
-        // Both ask at once, each at its own replica.
-        let (of_a, of_b) = tokio::join!(at_a.poll(a, 200, true), at_b.poll(b, 200, true));
-        held.extend(of_a.into_iter().map(|lease| (true, lease)));
-        held.extend(of_b.into_iter().map(|lease| (false, lease)));
-        assert!(held.len() <= 3, "no more than three at a time: {held:?}");
-        if let Some((is_at_a, lease)) = held.pop() {
-            given += 1;
-            let (mid, instance) = if is_at_a { (&at_a, a) } else { (&at_b, b) };
-            assert_eq!(mid.report(instance, &lease.request_id, lease.epoch, "x").await, "accepted");
-        }
-    }
-    pair.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn submissions_outlive_a_restart_of_the_database() {
     let pair = pair().await;
     let (a, b) = (&pair.a, &pair.b);
