@@ -316,6 +316,7 @@ fn request(id: String, route: &Route, at_rest: &AtRest, now: i64) -> Result<NewR
         ordered: false,
         limited: false,
         not_before: 0,
+        delayed_until: None,
         retry: None,
         lease: None,
     })

@@ -4,6 +4,7 @@
 //! It lies here and not in `bench/`, because SQL is reachable from this crate only.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 
+mod backlog;
 mod history;
 mod load;
 mod plain;
@@ -26,6 +27,8 @@ const MIDS: usize = 4;
 const ROUNDS: usize = 5;
 /// Finished requests in the database that is compared with an empty one; `QUEUE_HISTORY` says otherwise.
 const HISTORY: u64 = 100_000;
+/// Requests that no MID can take, and as many that are delayed, in the database that is compared with an empty one.
+const BACKLOG: u64 = 100_000;
 /// Indexes that only lists of requests use.
 const LIST_INDEXES: &str = "DROP INDEX requests_by_connection; DROP INDEX requests_by_client";
 
@@ -52,8 +55,11 @@ async fn run() -> anyhow::Result<String> {
     let mut places = Places { server: Postgres::start()?, folder: folder.path().to_owned(), made: 0 };
     let mut figures = rates(&mut places).await?;
     if finished > 0 {
-        figures.extend(history(&mut places, finished).await?);
+        let what = format!("{finished} finished over none");
+        figures.extend(beside_empty(&mut places, &what, async |config| history::fill(config, finished).await).await?);
     }
+    let what = format!("{BACKLOG} that nobody can take and {BACKLOG} delayed over none");
+    figures.extend(beside_empty(&mut places, &what, async |config| backlog::fill(config, BACKLOG).await).await?);
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     report::publish(&repository, "queue", &figures)
 }
@@ -122,8 +128,12 @@ async fn rates(places: &mut Places) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-/// Each database with many finished requests, beside an empty one.
-async fn history(places: &mut Places, finished: u64) -> anyhow::Result<Vec<Figure>> {
+/// Each database filled with something, beside an empty one.
+async fn beside_empty(
+    places: &mut Places,
+    what: &str,
+    fill: impl AsyncFn(&StoreConfig) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for on in ["SQLite", "PostgreSQL"] {
         let (empty, full) = if on == "SQLite" {
@@ -132,7 +142,7 @@ async fn history(places: &mut Places, finished: u64) -> anyhow::Result<Vec<Figur
             (places.postgres()?, places.postgres()?)
         };
         QueueAlone::open(&full, 0, true).await?.close().await?;
-        history::fill(&full, finished).await?;
+        fill(&full).await?;
         let mut subjects = Vec::new();
         for config in [&full, &empty] {
             subjects.push(Subject::Queue(QueueAlone::open(config, MIDS, true).await?));
@@ -143,8 +153,7 @@ async fn history(places: &mut Places, finished: u64) -> anyhow::Result<Vec<Figur
         }
         // Room for the next one.
         std::fs::remove_dir_all(&full.path)?;
-        let name = format!("{on}, {finished} finished over none");
-        figures.push(Figure::higher(&name, "x", rates.ratio(0, 1), 0.85));
+        figures.push(Figure::higher(&format!("{on}, {what}"), "x", rates.ratio(0, 1), 0.85));
     }
     Ok(figures)
 }

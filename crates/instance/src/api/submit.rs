@@ -106,6 +106,7 @@ pub(super) async fn submit(
         ordered: route.ordered,
         limited: route.limited,
         not_before: terms.not_before,
+        delayed_until: None,
         retry: route.retry.clone().filter(|_| terms.retries),
         lease: None,
         arrived,

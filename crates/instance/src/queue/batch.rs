@@ -9,6 +9,7 @@ use midward_core::{Backoff, BootTime, Clock, Random};
 use midward_wire::OutcomeVerdict;
 use tokio::sync::mpsc;
 
+use super::due::Due;
 use super::grant::granted;
 use super::spans::LeaseSpans;
 use super::work::{Effects, Work};
@@ -70,8 +71,8 @@ pub(super) struct Writer {
     /// Who gives out what becomes free, when this one only records outcomes.
     pub(super) giver: Option<mpsc::Sender<Job>>,
     pub(super) sessions: HashMap<String, Session>,
-    /// Whether the database may hold queued requests.
-    pub(super) backlog: bool,
+    /// What waits in the database.
+    pub(super) due: Due,
     /// When polls were answered with leases.
     answered: Option<BootTime>,
     /// The database's time less this host's, in milliseconds.
@@ -91,7 +92,8 @@ pub(super) struct Session {
 
 impl Writer {
     pub(super) fn new(parts: Parts, giver: Option<mpsc::Sender<Job>>) -> Self {
-        Self { backlog: giver.is_none(), parts, giver, sessions: HashMap::new(), answered: None, ahead: 0, read: None }
+        let sessions = HashMap::new();
+        Self { due: Due::unknown(), parts, giver, sessions, answered: None, ahead: 0, read: None }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
@@ -152,7 +154,7 @@ impl Writer {
             // What it was given did not become true: it is served anew.
             work.polls.extend(effects.answers.into_values().map(|answer| answer.poll));
             work.again = true;
-            self.backlog = self.giver.is_none();
+            self.due.spoil();
             self.parts.broken.see(&error);
             if !error.is_passing() || self.parts.clock.boot().saturating_since(since) >= KEEP_TRYING {
                 tracing::error!(%error, "a batch was not committed; nothing of it is acknowledged");
@@ -210,6 +212,8 @@ impl Writer {
             let _ = poll.reply.send(Ok(Batch { number: poll.received_batch, leases: Vec::new() }));
             return;
         }
+        let now = self.parts.clock.wall().unix_millis().saturating_add(self.ahead);
+        let may_have = self.due.is_stale() || self.has_for(&poll.mid_id, now);
         let known = self.sessions.get_mut(&poll.mid_id).filter(|session| session.incarnation == poll.incarnation);
         let Some(session) = known else {
             work.fresh.push((poll.mid_id.clone(), poll.incarnation.clone()));
@@ -226,7 +230,7 @@ impl Writer {
         if let Some(older) = session.parked.take() {
             let _ = older.reply.send(Ok(Batch { number: session.batch, leases: Vec::new() }));
         }
-        if is_new_here || is_behind || self.backlog || poll.capacity == 0 {
+        if is_new_here || is_behind || may_have || poll.capacity == 0 {
             work.polls.push(poll);
         } else {
             session.parked = Some(poll);
@@ -236,9 +240,9 @@ impl Writer {
     /// After the commit: everybody learns what happened.
     fn tell(&mut self, work: Work, effects: Effects) {
         let parts = &self.parts;
-        if let Some(giver) = self.giver.as_ref().filter(|_| effects.freed) {
+        if let Some(giver) = self.giver.as_ref().filter(|_| !effects.freed.is_empty()) {
             // When there is no room for this, the next sweep is not far.
-            let _ = giver.try_send(Job::Look);
+            let _ = giver.try_send(Job::Freed(effects.freed.into_iter().collect()));
         }
         let (now, boot) = (parts.clock.wall().unix_millis().saturating_add(self.ahead), parts.clock.boot());
         for (submission, submitted) in work.submissions.into_iter().zip(effects.submitted) {

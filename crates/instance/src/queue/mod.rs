@@ -3,6 +3,8 @@
 
 mod batch;
 mod broken;
+mod claim;
+mod due;
 mod grant;
 mod spans;
 mod submit;
@@ -49,6 +51,8 @@ pub(crate) enum Job {
     Sweep,
     /// Another replica may have queued something.
     Look,
+    /// Of these connections, which have limits, something ended.
+    Freed(Vec<String>),
 }
 
 /// What a MID reported in one message.

@@ -12,6 +12,7 @@ use super::work::{Answer, Effects};
 use super::{Submission, Submitted};
 use crate::routes::Route;
 use crate::store::StoreError;
+use crate::store::lanes::Lane;
 use crate::store::leases::{Call, Leased, MOST_BYTES, WaitsSince};
 use crate::store::requests::{self, NewLease, NewRequest};
 
@@ -63,10 +64,13 @@ impl Writer {
             if is_due && !request.limited && request.expires_at > now {
                 self.assign(tx, route, &mut request, (boot, now), &mut checked, effects).await?;
             }
+            request.delayed_until = (!is_due).then_some(request.not_before);
             let waits = is_due && request.lease.is_none();
-            self.backlog |= waits;
+            if waits {
+                self.due.add(Lane::of(&request));
+            }
             effects.hint |= waits;
-            effects.freed |= waits && request.limited;
+            effects.queued_limited |= waits && request.limited;
             effects.submitted.push(Submitted::New(request.id.clone()));
             rows.push(request);
         }

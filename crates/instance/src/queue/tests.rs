@@ -155,6 +155,7 @@ impl Alone {
             ordered: false,
             limited: false,
             not_before: 0,
+            delayed_until: None,
             retry: None,
             lease: None,
             arrived: self.clock.boot(),

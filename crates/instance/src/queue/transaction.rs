@@ -9,11 +9,13 @@ use midward_wire::{Outcome, OutcomeVerdict};
 use sqlx::{Any, Transaction};
 
 use super::batch::Writer;
+use super::due::{MOST_HINTED, MOST_LANES};
 use super::terms::Fate;
 use super::work::{Answer, Effects, Work};
 use super::{Batch, Ended, Outcomes, Poll};
 use crate::at_rest::Part;
 use crate::fleet::LIVE_FOR;
+use crate::store::lanes;
 use crate::store::leases;
 use crate::store::outcomes::Finish;
 use crate::store::{StoreError, mids, outcomes, pieces, replicas, to_json};
@@ -23,6 +25,9 @@ pub(super) const MOST_LEASES: u32 = 256;
 /// No lease that was alive when nobody could report ends sooner than this afterwards.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// Delayed requests that become due at once.
+const MOST_DUE: i64 = 5000;
+
 /// How often the database's clock is read.
 const READ_AGAIN: Duration = Duration::from_millis(250);
 
@@ -31,7 +36,7 @@ type Tx = Transaction<'static, Any>;
 impl Writer {
     pub(super) async fn transact(&mut self, work: &mut Work, effects: &mut Effects) -> Result<(), StoreError> {
         let begun = self.parts.clock.boot();
-        let mut tx = self.parts.store.begin_queue(!self.backlog && work.is_hot()).await?;
+        let mut tx = self.parts.store.begin_queue(work.is_hot() && !self.is_to_look(work)).await?;
         let now = self.now(&mut tx).await?;
         self.record(&mut tx, &work.outcomes, work.again, now, effects).await?;
         let ended = std::mem::take(&mut effects.ended).into_iter();
@@ -40,8 +45,9 @@ impl Writer {
         for job in &work.hand_backs {
             for (id, epoch) in &job.leases {
                 let is_queued = leases::hand_back(&mut tx, &job.mid_id, id, *epoch).await?;
-                self.backlog |= is_queued;
-                effects.freed |= is_queued;
+                if is_queued {
+                    self.due.spoil();
+                }
                 effects.hint |= is_queued;
             }
         }
@@ -52,21 +58,22 @@ impl Writer {
         if work.sweep {
             self.sweep(&mut tx, now, effects).await?;
         }
-        self.backlog |= work.look;
-        let mut served = false;
+        let looks = self.is_to_look(work);
+        if looks {
+            let most = if work.look && !work.sweep { MOST_HINTED } else { MOST_LANES };
+            self.look(&mut tx, most).await?;
+        }
+        if work.sweep {
+            self.due.release_all();
+        }
+        let is_freed = !(effects.freed.is_empty() && work.freed.is_empty());
+        self.due.release(effects.freed.iter().chain(&work.freed));
         while let Some(poll) = work.polls.pop() {
             self.serve(&mut tx, poll, now, effects).await?;
-            served = true;
         }
         self.submit(&mut tx, &work.submissions, work.again, now, effects).await?;
-        // What limits hold back goes on when something ended, and at once as far as they allow.
-        self.backlog |= effects.freed && self.giver.is_none();
-        if self.backlog && (work.sweep || work.look || effects.freed) {
+        if looks || is_freed || effects.queued_limited {
             self.serve_parked(&mut tx, now, effects).await?;
-            served = true;
-        }
-        if self.backlog && served {
-            self.backlog = leases::any_queued(&mut tx, now).await?;
         }
         if effects.hint && self.parts.store.is_shared() {
             replicas::hint(&mut tx).await?;
@@ -80,6 +87,11 @@ impl Writer {
         tx.commit().await?;
         self.parts.journal.committed(self.parts.clock.boot().saturating_since(begun));
         Ok(())
+    }
+
+    /// Whether it is to be read what waits; who only records outcomes gives nothing out.
+    fn is_to_look(&self, work: &Work) -> bool {
+        self.giver.is_none() && (work.sweep || work.look || self.due.is_stale())
     }
 
     /// The time by which leases are given. The database's clock is read again when that was a while ago, and between two
@@ -111,7 +123,7 @@ impl Writer {
             effects.answers.insert(poll.mid_id.clone(), Answer { poll, batch, leases: lost });
             return Ok(());
         }
-        let leases = if self.backlog && poll.capacity > 0 {
+        let leases = if poll.capacity > 0 && self.has_for(&poll.mid_id, now) {
             if self.polls_here(tx, &[&poll.mid_id]).await?.is_empty() {
                 self.send_away(poll);
                 return Ok(());
@@ -136,10 +148,26 @@ impl Writer {
         Ok(())
     }
 
+    /// Serves the parked polls for which something may wait.
     async fn serve_parked(&mut self, tx: &mut Tx, now: i64, effects: &mut Effects) -> Result<(), StoreError> {
-        let parked: Vec<Poll> = self.sessions.values_mut().filter_map(|session| session.parked.take()).collect();
-        for poll in parked.into_iter().filter(|poll| !poll.reply.is_closed()) {
-            self.serve(tx, poll, now, effects).await?;
+        if self.due.is_empty() {
+            return Ok(());
+        }
+        let named = self.due.named(now);
+        let is_named = |mid_id: &String| named.as_ref().is_none_or(|named| named.contains(mid_id));
+        let parked = self.sessions.iter().filter(|(mid_id, session)| session.parked.is_some() && is_named(mid_id));
+        let parked: Vec<String> = parked.map(|(mid_id, _)| mid_id.clone()).collect();
+        for mid_id in parked {
+            if self.due.is_empty() {
+                break;
+            }
+            if !self.has_for(&mid_id, now) {
+                continue;
+            }
+            let poll = self.sessions.get_mut(&mid_id).and_then(|session| session.parked.take());
+            if let Some(poll) = poll.filter(|poll| !poll.reply.is_closed()) {
+                self.serve(tx, poll, now, effects).await?;
+            }
         }
         Ok(())
     }
@@ -163,7 +191,6 @@ impl Writer {
 
     /// Looks after times and dead MIDs, unless another replica has just done it.
     async fn sweep(&mut self, tx: &mut Tx, now: i64, effects: &mut Effects) -> Result<(), StoreError> {
-        // Looked up rather than assumed: an idle instance has nothing to claim for its parked polls.
         let turn = replicas::take_turn(tx, now).await?;
         if let Some(turn) = turn {
             if turn.after_pause {
@@ -198,8 +225,8 @@ impl Writer {
                 self.end_leases(tx, leases::Ended::Dead, now, effects).await?;
             }
             mids::forget_expired(tx, now).await?;
+            effects.hint |= lanes::make_due(tx, now, MOST_DUE).await? > 0;
         }
-        self.backlog = leases::any_queued(tx, now).await?;
         Ok(())
     }
 
@@ -213,12 +240,16 @@ impl Writer {
         let outcome = Outcome::Unknown { failure: lost() };
         let text = to_json(&outcome)?;
         let outcome = Arc::new(outcome);
-        for id in leases::end_leases(tx, which, now, &text).await? {
+        let (unknown, is_any_queued) = leases::end_leases(tx, which, now, &text).await?;
+        if is_any_queued {
+            self.due.spoil();
+            effects.hint = true;
+        }
+        for id in unknown {
             self.parts.journal.ended(&id, None, &outcome);
             effects.ended.push((id, Ended { outcome: Arc::clone(&outcome), trace: "[]".into() }));
             effects.hint = true;
         }
-        self.backlog = true;
         Ok(())
     }
 
@@ -284,7 +315,7 @@ impl Writer {
         for finished in outcomes::finish(tx, &self.parts.replica, now, &first).await? {
             // Its caller may wait at another replica.
             effects.hint |= finished.origin != self.parts.replica;
-            effects.freed |= finished.limited;
+            effects.freed.extend(finished.limited);
             if finished.leased_at > 0 {
                 effects.executed.push(now.saturating_sub(finished.leased_at));
             }

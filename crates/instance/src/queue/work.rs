@@ -1,7 +1,7 @@
 //! The jobs of one batch by kind, and what is told to others after its commit. Jobs stay whole until then, so that a
 //! transaction may be run again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use midward_wire::OutcomeVerdict;
@@ -27,6 +27,8 @@ pub(super) struct Work {
     pub(super) sweep: bool,
     /// Other replicas may have queued something.
     pub(super) look: bool,
+    /// Connections with limits of which more may be given out.
+    pub(super) freed: Vec<String>,
     /// It was tried before.
     pub(super) again: bool,
     /// A commit was asked for.
@@ -59,8 +61,10 @@ pub(super) struct Effects {
     pub(super) ended: Vec<(String, Ended)>,
     /// How long each request whose outcome was recorded was held by its MID, in milliseconds.
     pub(super) executed: Vec<i64>,
-    /// Something with limits was queued or ended, was handed back, or waits for its next attempt: parked polls are served.
-    pub(super) freed: bool,
+    /// Connections with limits of which a request ended, or waits for its next attempt: more may be given out.
+    pub(super) freed: HashSet<String>,
+    /// Something with limits was queued: it is given out as any that waits, with a look at them.
+    pub(super) queued_limited: bool,
     /// Whether other replicas have to look.
     pub(super) hint: bool,
 }
@@ -75,6 +79,7 @@ impl Work {
             Job::EndIncarnations { mid_id, current } => self.ended_incarnations.push((mid_id, current)),
             Job::Sweep => self.sweep = true,
             Job::Look => self.look = true,
+            Job::Freed(connections) => self.freed.extend(connections),
         }
     }
 
@@ -91,6 +96,7 @@ impl Work {
             && self.ended_incarnations.is_empty()
             && !self.sweep
             && !self.look
+            && self.freed.is_empty()
     }
 
     pub(super) fn is_idle(&self) -> bool {

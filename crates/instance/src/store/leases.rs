@@ -1,5 +1,6 @@
 //! Leases: requests held by one MID until a time. Every change of state is one statement that proves what it relies on.
 
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use midward_core::BootTime;
@@ -7,6 +8,7 @@ use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Row as _, Transaction};
 
 use super::dialect::Dialect;
+use super::lanes::{DUE, LANE, Lane};
 use super::outcomes::REMOVE_CALL;
 use super::{StoreError, pieces};
 
@@ -55,79 +57,84 @@ pub(crate) struct Claim<'a> {
     pub(crate) mid_id: &'a str,
     pub(crate) incarnation: &'a str,
     pub(crate) batch: i64,
-    /// Names of resolvers that the MID can use.
-    pub(crate) resolvers: &'a [String],
-    pub(crate) limit: u32,
     /// Calls are claimed until they are as large as this together, in bytes.
     pub(crate) bytes: i64,
     pub(crate) now: i64,
-    /// The one connection whose requests are claimed; None: those of all that have no limits.
-    pub(crate) connection: Option<&'a str>,
-    /// Resolver and MID: where the order of MIDs counts and that MID stands before, it can serve them itself.
-    pub(crate) ahead: &'a [(String, String)],
 }
 
-/// Leases queued requests that the MID can serve: interactive ones first, then the oldest.
-pub(crate) async fn claim(tx: &mut Tx, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError> {
-    use std::fmt::Write as _;
-    if claim.resolvers.is_empty() {
-        return Ok(Vec::new());
+/// What one connection gives at most.
+#[derive(Clone, Debug)]
+pub(crate) struct Portion {
+    pub(crate) lane: Arc<Lane>,
+    pub(crate) connection: String,
+    pub(crate) most: u32,
+}
+
+/// Most portions that are claimed at once.
+pub(crate) const MOST_PORTIONS: usize = 16;
+
+/// Leases the oldest requests of each portion, of which no two are of one connection. With how many it were of each.
+pub(crate) async fn claim(
+    tx: &mut Tx,
+    claim: &Claim<'_>,
+    portions: &[Portion],
+) -> Result<(Vec<Leased>, HashMap<String, u32>), StoreError> {
+    let mut counts = HashMap::new();
+    if portions.is_empty() {
+        return Ok((Vec::new(), counts));
     }
-    let mut names = String::new();
-    let mut number = 7;
-    for _ in claim.resolvers {
-        number += 1;
-        let _ = write!(names, "{}${number}", if names.is_empty() { "" } else { ", " });
-    }
-    let mut terms = String::new();
-    for _ in claim.ahead {
-        let _ = write!(terms, " AND NOT (ordered = 1 AND resolver = ${} AND mids LIKE ${})", number + 1, number + 2);
-        number += 2;
-    }
-    match claim.connection {
-        Some(_) => {
-            let _ = write!(terms, " AND limited = 1 AND connection = ${}", number + 1);
-        }
-        None => terms.push_str(" AND limited = 0"),
-    }
-    let skip_locked = Dialect::of(tx).skip_locked();
-    let sql = format!(
-        "UPDATE requests SET state = 1, epoch = epoch + 1, lease_mid = $1, lease_incarnation = $2, \
-         lease_batch = $3, lease_expires_at = $4 + lease_ms WHERE id IN (SELECT id FROM (SELECT id, \
-         SUM(size) OVER (ORDER BY priority, created_at, id) - size AS earlier FROM (SELECT id, size, priority, \
-         created_at FROM requests WHERE state = 0 AND expires_at > $4 AND not_before <= $4 \
-         AND (mids = '' OR mids LIKE $5) AND resolver IN ({names}){terms} ORDER BY priority, created_at, id \
-         LIMIT $6{skip_locked}) AS first_ones) AS added_up WHERE earlier < $7) RETURNING id, epoch, lease_expires_at, \
-         expires_at, config_digest, call_json, lease_batch, size, created_at, not_before"
-    );
+    let sql = claim_sql(Dialect::of(tx), portions);
     let mut query = sqlx::query(AssertSqlSafe(sql))
         .bind(claim.mid_id)
         .bind(claim.incarnation)
         .bind(claim.batch)
         .bind(claim.now)
-        .bind(format!("%,{},%", claim.mid_id))
-        .bind(i64::from(claim.limit))
         .bind(claim.bytes);
-    for name in claim.resolvers {
-        query = query.bind(name);
+    for portion in portions {
+        query = query.bind(&portion.lane.text).bind(&portion.connection).bind(i64::from(portion.most));
+        if portion.lane.is_long {
+            query = query.bind(format!("%,{},%", claim.mid_id));
+        }
     }
-    for (resolver, mid_id) in claim.ahead {
-        query = query.bind(resolver).bind(format!("%,{mid_id},%{}%", claim.mid_id));
-    }
-    if let Some(connection) = claim.connection {
-        query = query.bind(connection);
+    let rows = query.fetch_all(&mut **tx).await?;
+    let mut leased = Vec::with_capacity(rows.len());
+    for row in &rows {
+        leased.push(claimed(row)?);
+        *counts.entry(row.try_get(10)?).or_insert(0) += 1;
     }
     // RETURNING promises no order.
-    let mut leased = query.fetch_all(&mut **tx).await?.iter().map(claimed).collect::<Result<Vec<_>, _>>()?;
     leased.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(leased)
+    Ok((leased, counts))
 }
 
-/// Where the order of MIDs counts among the queued requests that a MID may serve: resolver and MIDs, as `,id,id,`.
-pub(crate) async fn orders(tx: &mut Tx, mid_id: &str) -> Result<Vec<(String, String)>, StoreError> {
-    let sql = "SELECT DISTINCT resolver, mids FROM requests WHERE state = 0 AND ordered = 1 AND mids LIKE $1";
-    let rows = sqlx::query(sql).bind(format!("%,{mid_id},%")).fetch_all(&mut **tx).await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+/// The statement for so many portions: each is a step in an index to where its first request is, and as many on.
+pub(super) fn claim_sql(dialect: Dialect, portions: &[Portion]) -> String {
+    use std::fmt::Write as _;
+    let skip_locked = dialect.skip_locked();
+    let mut oldest = String::new();
+    let mut number = 5;
+    for (index, portion) in portions.iter().enumerate() {
+        let (lane, connection, most) = (number + 1, number + 2, number + 3);
+        number = most;
+        let mut listed = String::new();
+        if portion.lane.is_long {
+            number += 1;
+            let _ = write!(listed, " AND mids LIKE ${number}");
+        }
+        let _ = write!(
+            oldest,
+            "{}SELECT * FROM (SELECT id, size, created_at FROM requests WHERE {DUE} AND {LANE} = ${lane} \
+             AND connection = ${connection} AND expires_at > $4 AND not_before <= $4{listed} ORDER BY created_at, id \
+             LIMIT ${most}{skip_locked}) AS portion{index}",
+            if index == 0 { "" } else { " UNION ALL " }
+        );
+    }
+    format!(
+        "UPDATE requests SET state = 1, epoch = epoch + 1, lease_mid = $1, lease_incarnation = $2, lease_batch = $3, \
+         lease_expires_at = $4 + lease_ms WHERE id IN (SELECT id FROM (SELECT id, SUM(size) OVER (ORDER BY created_at, \
+         id) - size AS earlier FROM ({oldest}) AS first_ones) AS added_up WHERE earlier < $5) RETURNING id, epoch, \
+         lease_expires_at, expires_at, config_digest, call_json, lease_batch, size, created_at, not_before, connection"
+    )
 }
 
 /// Leases of batches after `received`: delivered again to the incarnation that they were made for, batch by batch and
@@ -188,20 +195,21 @@ const OTHER_INCARNATIONS: &str = "lease_mid = $1 AND lease_incarnation <> $2 AND
                                   AND EXISTS (SELECT 1 FROM mids WHERE id = $1 AND incarnation = $2)";
 
 /// Ends leases: of all incarnations of a MID but one, of MIDs that are dead, or of everybody whose time is over. What
-/// may be repeated is queued again, the rest becomes `unknown` with `outcome`. Returns the requests that became unknown.
+/// may be repeated is queued again, the rest becomes `unknown` with `outcome`. Returns the requests that became unknown, and
+/// whether any is queued.
 pub(crate) async fn end_leases(
     tx: &mut Tx,
     which: Ended<'_>,
     now: i64,
     outcome: &str,
-) -> Result<Vec<String>, StoreError> {
+) -> Result<(Vec<String>, bool), StoreError> {
     let (filter, mid_id, incarnation) = match which {
         Ended::OtherIncarnations { mid_id, current } => (OTHER_INCARNATIONS, mid_id, current),
         Ended::Dead => (DEAD.as_str(), "", ""),
         Ended::Overdue => ("$1 = $2 AND lease_expires_at <= $3", "", ""),
     };
     let again = format!("UPDATE requests SET state = 0, unsure = 1 WHERE state = 1 AND repeatable = 1 AND {filter}");
-    sqlx::query(AssertSqlSafe(again)).bind(mid_id).bind(incarnation).bind(now).execute(&mut **tx).await?;
+    let queued = sqlx::query(AssertSqlSafe(again)).bind(mid_id).bind(incarnation).bind(now).execute(&mut **tx).await?;
     let unknown = format!(
         "UPDATE requests SET state = 4, outcome = $4, trace = '[]', finished_at = $3, {REMOVE_CALL} WHERE state = 1 \
          AND {filter} RETURNING id"
@@ -215,7 +223,7 @@ pub(crate) async fn end_leases(
         .await?;
     let ids = ids(&rows)?;
     pieces::forget_reduced(tx, &ids).await?;
-    Ok(ids)
+    Ok((ids, queued.rows_affected() > 0))
 }
 
 /// Whose leases end.
@@ -237,12 +245,6 @@ pub(crate) async fn grant_grace(tx: &mut Tx, until: i64) -> Result<(), StoreErro
         .execute(&mut **tx)
         .await?;
     Ok(())
-}
-
-/// Whether something waits for a MID now.
-pub(crate) async fn any_queued(tx: &mut Tx, now: i64) -> Result<bool, StoreError> {
-    let sql = "SELECT id FROM requests WHERE state = 0 AND not_before <= $1 LIMIT 1";
-    Ok(sqlx::query(sql).bind(now).fetch_optional(&mut **tx).await?.is_some())
 }
 
 pub(super) fn ids(rows: &[AnyRow]) -> Result<Vec<String>, StoreError> {

@@ -14,6 +14,7 @@ pub(crate) mod incarnations;
 pub(crate) mod instance_keys;
 pub(crate) mod jars;
 pub(crate) mod kept;
+pub(crate) mod lanes;
 pub(crate) mod leases;
 pub(crate) mod level;
 pub(crate) mod limits;
@@ -143,6 +144,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (42, "schema level", include_str!("../../migrations/0042_schema_level.sql")),
     (43, "incarnations", include_str!("../../migrations/0043_incarnations.sql")),
     (44, "enrolled again", include_str!("../../migrations/0044_enrolled_again.sql")),
+    (50, "lanes", include_str!("../../migrations/0050_lanes.sql")),
     (53, "last epoch", include_str!("../../migrations/0053_last_epoch.sql")),
 ];
 

@@ -35,7 +35,8 @@ pub(crate) struct Finished {
     pub(crate) mid_id: String,
     /// The replica that took it.
     pub(crate) origin: String,
-    pub(crate) limited: bool,
+    /// Its connection, when that has limits.
+    pub(crate) limited: Option<String>,
     /// The outcome's body and headers were not stored, and the call's are gone.
     pub(crate) reduced: bool,
     /// When its last lease began, in unix milliseconds of the database; 0: it has none any more.
@@ -58,7 +59,8 @@ static FINISH_SQLITE: LazyLock<Sized> = LazyLock::new(|| {
          AND requests.origin = reported.replica) THEN COALESCE(reported.reduced, reported.outcome) \
          ELSE reported.outcome END, finished_at = ? FROM reported WHERE requests.id = reported.id \
          AND requests.epoch = reported.epoch AND requests.lease_mid = reported.mid AND requests.state IN (0, 1, 4) \
-         RETURNING requests.id, requests.lease_mid, requests.origin, requests.limited, requests.keep, \
+         RETURNING requests.id, requests.lease_mid, requests.origin, \
+         CASE WHEN requests.limited = 1 THEN requests.connection END, requests.keep, \
          COALESCE(requests.lease_expires_at - requests.lease_ms, 0)",
     )
 });
@@ -79,7 +81,8 @@ static FINISH_POSTGRES: LazyLock<Arc<str>> = LazyLock::new(|| {
          outcome = CASE WHEN keep IN (1, 3) OR (keep = 2 AND origin = $3) THEN COALESCE({reduced}, {outcome}) \
          ELSE {outcome} END, finished_at = $1 WHERE id = ANY(ARRAY(SELECT jsonb_object_keys(rows) FROM reported)) \
          AND epoch = CAST({epoch} AS BIGINT) AND lease_mid = {mid} AND state IN (0, 1, 4) \
-         RETURNING id, lease_mid, origin, limited, keep, COALESCE(lease_expires_at - lease_ms, 0)"
+         RETURNING id, lease_mid, origin, CASE WHEN limited = 1 THEN connection END, keep, \
+         COALESCE(lease_expires_at - lease_ms, 0)"
     )
     .into()
 });
@@ -143,7 +146,7 @@ fn finished(row: &AnyRow) -> Result<Finished, StoreError> {
         id: row.try_get(0)?,
         mid_id: row.try_get(1)?,
         origin: row.try_get(2)?,
-        limited: row.try_get::<i64, _>(3)? == 1,
+        limited: row.try_get(3)?,
         reduced: row.try_get::<i64, _>(4)? == REDUCED,
         leased_at: row.try_get(5)?,
     })
@@ -194,17 +197,19 @@ pub(crate) async fn trial(tx: &mut Tx, mid_id: &str, outcome: &Finish) -> Result
     Ok(Some(Trial { policy: row.try_get(0)?, attempts: row.try_get(1)?, expires_at: row.try_get(2)? }))
 }
 
-/// Queues a request again for its next attempt, and keeps how this one ended. False: the MID does not hold it.
+/// Queues a request again for its next attempt, and keeps how this one ended. Returns its connection, when that has
+/// limits; `None`: the MID does not hold it.
 pub(crate) async fn try_again(
     tx: &mut Tx,
     mid_id: &str,
     outcome: &Finish,
     not_before: i64,
-) -> Result<bool, StoreError> {
+) -> Result<Option<Option<String>>, StoreError> {
     let row = sqlx::query(
-        "UPDATE requests SET state = 0, not_before = $1, attempts = attempts + 1, unsure = 0, lease_mid = NULL, \
-         lease_expires_at = NULL, last_state = $2, last_outcome = CASE WHEN keep = 0 THEN $3 ELSE $4 END, \
-         last_trace = $5, last_epoch = epoch WHERE id = $6 AND epoch = $7 AND lease_mid = $8 AND state IN (0, 1) RETURNING keep",
+        "UPDATE requests SET state = 0, not_before = $1, delayed_until = $1, attempts = attempts + 1, unsure = 0, \
+         lease_mid = NULL, lease_expires_at = NULL, last_state = $2, last_outcome = CASE WHEN keep = 0 THEN $3 ELSE $4 END, \
+         last_trace = $5, last_epoch = epoch WHERE id = $6 AND epoch = $7 AND lease_mid = $8 AND state IN (0, 1) RETURNING keep, \
+         CASE WHEN limited = 1 THEN connection END",
     )
     .bind(not_before)
     .bind(outcome.state)
@@ -216,12 +221,12 @@ pub(crate) async fn try_again(
     .bind(mid_id)
     .fetch_optional(&mut **tx)
     .await?;
-    let Some(row) = row else { return Ok(false) };
+    let Some(row) = row else { return Ok(None) };
     pieces::forget_attempts(tx, &outcome.id, &outcome.kept.set).await?;
     if row.try_get::<i64, _>(0)? == 0 {
         pieces::insert(tx, &outcome.id, &outcome.kept).await?;
     }
-    Ok(true)
+    Ok(Some(row.try_get(1)?))
 }
 
 /// What is stored as the outcome after which a request was tried again last, whatever became of it since; and whether it
@@ -267,8 +272,8 @@ pub(crate) struct Redrive<'a> {
 /// Queues a dead letter again with all its attempts. False: it is none.
 pub(crate) async fn redrive(tx: &mut Tx, id: &str, terms: &Redrive<'_>) -> Result<bool, StoreError> {
     let done = sqlx::query(
-        "UPDATE requests SET state = 0, dead = 0, attempts = 0, unsure = 0, not_before = 0, lease_mid = NULL, \
-         lease_expires_at = NULL, outcome = NULL, trace = NULL, finished_at = NULL, last_state = NULL, \
+        "UPDATE requests SET state = 0, dead = 0, attempts = 0, unsure = 0, not_before = 0, delayed_until = NULL, \
+         lease_mid = NULL, lease_expires_at = NULL, outcome = NULL, trace = NULL, finished_at = NULL, last_state = NULL, \
          last_outcome = NULL, last_trace = NULL, last_epoch = NULL, config_digest = $1, resolver = $2, mids = $3, ordered = $4, \
          limited = $5, retry = $6, lease_ms = $7, expires_at = $8 WHERE id = $9 AND dead = 1 AND call_json <> ''",
     )

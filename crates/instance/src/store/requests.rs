@@ -54,6 +54,8 @@ pub(crate) struct NewRequest {
     pub(crate) limited: bool,
     /// Unix milliseconds.
     pub(crate) not_before: i64,
+    /// The same when it has not come yet; the queue says so.
+    pub(crate) delayed_until: Option<i64>,
     /// JSON of the policy by which it is tried again.
     pub(crate) retry: Option<String>,
     pub(crate) lease: Option<NewLease>,
@@ -142,9 +144,9 @@ pub(crate) struct RequestRow {
 const INSERT: &str = "INSERT INTO requests (id, connection, config_digest, resolver, mids, state, repeatable, epoch, \
                       lease_mid, lease_incarnation, lease_batch, lease_expires_at, lease_ms, expires_at, created_at, \
                       client_id, idempotency_key, fingerprint, method, path, call_json, priority, origin, ordered, \
-                      limited, not_before, retry, keep, size) ";
+                      limited, not_before, retry, keep, size, delayed_until) ";
 
-static INSERT_SQLITE: LazyLock<Sized> = LazyLock::new(|| Sized::new(&format!("{INSERT}VALUES "), 29, ""));
+static INSERT_SQLITE: LazyLock<Sized> = LazyLock::new(|| Sized::new(&format!("{INSERT}VALUES "), 30, ""));
 
 static INSERT_POSTGRES: LazyLock<Arc<str>> = LazyLock::new(|| {
     format!(
@@ -153,7 +155,7 @@ static INSERT_POSTGRES: LazyLock<Arc<str>> = LazyLock::new(|| {
          lease_incarnation TEXT, lease_batch BIGINT, lease_expires_at BIGINT, lease_ms BIGINT, expires_at BIGINT, \
          created_at BIGINT, client_id TEXT, idempotency_key TEXT, fingerprint TEXT, method TEXT, path TEXT, \
          call_json TEXT, priority INTEGER, origin TEXT, ordered INTEGER, limited INTEGER, not_before BIGINT, \
-         retry TEXT, keep INTEGER, size BIGINT)"
+         retry TEXT, keep INTEGER, size BIGINT, delayed_until BIGINT)"
     )
     .into()
 });
@@ -190,6 +192,8 @@ struct Stored<'a> {
     retry: Option<&'a str>,
     keep: i64,
     size: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delayed_until: Option<i64>,
 }
 
 #[derive(Clone, Copy, serde::Serialize)]
@@ -236,6 +240,7 @@ impl<'a> Stored<'a> {
             retry: request.retry.as_deref(),
             keep: request.keep.number(),
             size: request.call_kept.size(),
+            delayed_until: request.delayed_until,
         }
     }
 }
@@ -290,7 +295,8 @@ async fn insert_rows(tx: &mut Tx, requests: &[NewRequest]) -> Result<(), StoreEr
                 .bind(row.not_before)
                 .bind(row.retry)
                 .bind(row.keep)
-                .bind(row.size);
+                .bind(row.size)
+                .bind(row.delayed_until);
         }
         query.execute(&mut **tx).await?;
     }

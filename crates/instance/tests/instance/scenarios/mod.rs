@@ -2,6 +2,7 @@
 
 mod at_rest;
 mod audit;
+mod backlog;
 mod clients;
 mod clusters;
 mod ends;
@@ -24,6 +25,10 @@ pub(crate) use audit::{
     who_is_refused_at_the_mids_door_leaves_a_trace,
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+pub(crate) use backlog::{
+    each_of_many_connections_with_limits_has_its_turn, interactive_requests_go_first_and_then_the_connections_in_turn,
+    what_nobody_can_take_is_in_nobodys_way,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -139,6 +144,9 @@ macro_rules! for_each_scenario {
             a_mid_is_paused_drained_and_given_a_new_key,
             a_delayed_request_is_sent_when_its_time_has_come,
             a_connection_has_its_concurrency_and_rate,
+            what_nobody_can_take_is_in_nobodys_way,
+            each_of_many_connections_with_limits_has_its_turn,
+            interactive_requests_go_first_and_then_the_connections_in_turn,
             what_was_noted_of_a_connections_rate_goes_with_it,
             what_the_policy_says_is_tried_again_and_then_a_dead_letter,
             keys_rotate_and_what_a_lost_one_wrote_is_told,
