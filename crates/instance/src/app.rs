@@ -17,6 +17,7 @@ use crate::mid::pulses::Pulses;
 use crate::queue::{Broken, Queue, Waiters};
 use crate::rates::Rates;
 use crate::routes::Routes;
+use crate::stop::Stop;
 use crate::store::{Store, StoreError, mids};
 
 /// Shared state of the handlers.
@@ -45,8 +46,7 @@ pub(crate) struct App {
     pub(crate) limits: LimitsConfig,
     pub(crate) retention: RetentionConfig,
     pub(crate) first_admin_file: PathBuf,
-    /// Long polls end when it is cancelled.
-    pub(crate) stopping: tokio_util::sync::CancellationToken,
+    pub(crate) stop: Stop,
 }
 
 pub(crate) type Shared = Arc<App>;

@@ -58,6 +58,9 @@ pub struct ServerConfig {
     /// How MIDs reach `listen`, `https://host:port`. Default: the address itself.
     pub public_url: Option<String>,
     pub tls: TlsConfig,
+    /// How long `/readyz` says no before the instance takes nothing new, once it is to stop, in seconds: so that a
+    /// balancer has turned away by then.
+    pub leave_seconds: u32,
 }
 
 impl Default for ServerConfig {
@@ -67,6 +70,7 @@ impl Default for ServerConfig {
             call_listen: SocketAddr::from(([127, 0, 0, 1], 8441)),
             public_url: None,
             tls: TlsConfig::Mode(TlsMode::SelfSigned),
+            leave_seconds: 0,
         }
     }
 }

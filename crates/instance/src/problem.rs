@@ -9,6 +9,9 @@ use serde_json::json;
 
 use crate::store::StoreError;
 
+/// After this, one who was sent away by an instance that stops may find another one.
+const STOPPED_FOR: Duration = Duration::from_secs(2);
+
 /// A failure and the HTTP status that carries it.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
@@ -66,17 +69,33 @@ impl Problem {
         )
     }
 
+    /// The instance takes nothing new.
+    pub(crate) fn stopping() -> Self {
+        Self::of_call(stopping())
+    }
+
     /// The status for a failure that ended a call.
     pub(crate) fn of_call(failure: Failure) -> Self {
         let status = match (failure.hop, failure.code.as_str()) {
             (_, "expired" | "deadline" | "timeout") => StatusCode::GATEWAY_TIMEOUT,
             (Hop::Policy, _) => StatusCode::FORBIDDEN,
-            (_, "no_mid") => StatusCode::SERVICE_UNAVAILABLE,
+            (_, "no_mid" | "stopping") => StatusCode::SERVICE_UNAVAILABLE,
             (Hop::Caller, _) => StatusCode::BAD_REQUEST,
             _ => StatusCode::BAD_GATEWAY,
         };
-        Self::new(status, failure)
+        let is_stopping = failure.code == "stopping";
+        Self { retry_after: is_stopping.then_some(STOPPED_FOR), ..Self::new(status, failure) }
     }
+}
+
+/// The instance stops, and the request was not sent.
+pub(crate) fn stopping() -> Failure {
+    Failure::transient(
+        Hop::Instance,
+        "stopping",
+        "the instance is being stopped, and the request was not sent",
+        "Send it again, to another instance or when this one runs again.",
+    )
 }
 
 impl From<StoreError> for Problem {

@@ -5,16 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use midward_core::{Clock, Random, new_id};
 use midward_telemetry::Tracer;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,17 +20,17 @@ use crate::client::{ApiClient, ClientKind, Role};
 use crate::config::{InstanceConfig, TlsConfig, TlsMode};
 use crate::fleet::Fleet;
 use crate::keys::{self, KeyError, SigningKey};
+use crate::listener::Listener;
 use crate::mid::pulses::{self, Pulses};
 use crate::queue::{Broken, Job, LeaseSpans, Parts, Queue, Waiters};
 use crate::rates::Rates;
 use crate::retention;
 use crate::routes::Routes;
+use crate::stop::{DRAIN, Stop};
 use crate::store::{Store, StoreError, api_clients, instance_keys, mids, replicas, settings};
 use crate::tls::{self, Tls, TlsError};
 use crate::tls_reload::CurrentTls;
 
-/// How long running requests may take to end after a stop was asked for.
-const DRAIN: Duration = Duration::from_secs(10);
 /// How often the times of leases and requests are looked at.
 const SWEEP: Duration = Duration::from_millis(500);
 
@@ -96,7 +90,7 @@ impl From<sqlx::Error> for InstanceError {
     }
 }
 
-/// Runs an instance until `shutdown` is cancelled; then ends long polls, lets running requests end, and closes the
+/// Runs an instance until `shutdown` is cancelled; then takes nothing new, lets running calls end, and closes the
 /// database. `started` learns the addresses once both listeners are up. Who owns `tracer` has its spans sent.
 ///
 /// # Errors
@@ -109,7 +103,7 @@ pub async fn run(
     shutdown: CancellationToken,
     started: oneshot::Sender<Started>,
 ) -> Result<(), InstanceError> {
-    let shutdown = shutdown.child_token();
+    let stop = Stop::asked_by(&shutdown);
     let folder = config.store.path.clone();
     make_folder(&folder)?;
     make_folder(config.store.keys())?;
@@ -180,7 +174,7 @@ pub async fn run(
         limits: config.limits.clone(),
         retention: config.retention.clone(),
         first_admin_file: first_admin_file.clone(),
-        stopping: shutdown.clone(),
+        stop: stop.clone(),
     });
 
     let notice = Started {
@@ -196,35 +190,24 @@ pub async fn run(
     let acceptor = tls.as_ref().map(CurrentTls::new);
     let tracker = TaskTracker::new();
     if let Some((current, files)) = acceptor.clone().zip(tls.and_then(|tls| tls.files)) {
-        tracker.spawn(current.follow(files, shutdown.clone()));
+        tracker.spawn(current.follow(files, stop.closing.clone()));
     }
-    let connections = config.limits.connections;
-    tracker.spawn(accept(
-        api,
-        acceptor.clone(),
-        crate::api::router(Arc::clone(&app)),
-        connections,
-        tracker.clone(),
-        shutdown.clone(),
-    ));
-    tracker.spawn(accept(
-        call,
-        acceptor,
-        crate::api::call::router(Arc::clone(&app)),
-        connections,
-        tracker.clone(),
-        shutdown.clone(),
-    ));
-    tracker.spawn(sweep(queue.clone(), shutdown.clone()));
-    tracker.spawn(pulses::run(Arc::clone(&app), shutdown.clone()));
+    let both = [(api, crate::api::router(Arc::clone(&app))), (call, crate::api::call::router(Arc::clone(&app)))];
+    for (socket, router) in both {
+        let most = config.limits.connections;
+        let listener = Listener { tls: acceptor.clone(), router, most, tracker: tracker.clone(), stop: stop.clone() };
+        tracker.spawn(listener.run(socket));
+    }
+    tracker.spawn(sweep(queue.clone(), stop.closing.clone()));
+    tracker.spawn(pulses::run(Arc::clone(&app), stop.closing.clone()));
     let (failed, mut failure) = oneshot::channel();
-    tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), shutdown.clone(), failed));
-    tracker.spawn(retention::run(Arc::clone(&app), shutdown.clone()));
+    tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), failed));
+    tracker.spawn(retention::run(Arc::clone(&app), stop.stopping.clone()));
     tracker.spawn(crate::audit::run(
         Arc::clone(&app),
         Duration::from_secs(config.audit.checkpoint_seconds.max(1).into()),
         Duration::from_hours(24 * u64::from(config.audit.keep_days)),
-        shutdown.clone(),
+        stop.closing.clone(),
     ));
     let key = app.at_rest.current().unwrap_or("none");
     tracing::info!(key, "calls and answers are encrypted in the database with this key");
@@ -233,12 +216,11 @@ pub async fn run(
     let _ = started.send(notice);
 
     tokio::select! {
-        () = shutdown.cancelled() => {}
+        () = stop.leaving.cancelled() => {}
         // Whose call runs still gets its answer.
         () = broken.said() => drop(tokio::time::timeout(DRAIN, waiters.none()).await),
     }
-    tracing::info!("stopping: running requests may end");
-    shutdown.cancel();
+    stop.step_by_step(Duration::from_secs(config.server.leave_seconds.into()), &waiters).await;
     tracker.close();
     if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
         tracing::warn!("some connections did not end in time");
@@ -371,84 +353,6 @@ async fn sweep(queue: Queue, shutdown: CancellationToken) {
         tokio::select! {
             _ = ticks.tick() => if queue.send(Job::Sweep).await.is_err() { return },
             () = shutdown.cancelled() => return,
-        }
-    }
-}
-
-async fn accept(
-    listener: TcpListener,
-    tls: Option<CurrentTls>,
-    router: Router,
-    most: usize,
-    tracker: TaskTracker,
-    shutdown: CancellationToken,
-) {
-    let room = Arc::new(Semaphore::new(most));
-    loop {
-        let permit = tokio::select! {
-            permit = Arc::clone(&room).acquire_owned() => permit,
-            () = shutdown.cancelled() => return,
-        };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => return,
-        };
-        let (stream, permit) = match (accepted, permit) {
-            (Ok((stream, _)), Ok(permit)) => (stream, permit),
-            (accepted, _) => {
-                // Out of file descriptors, as a rule: it passes when connections end.
-                tracing::warn!(error = ?accepted.err(), "a connection was not accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (tls, router, shutdown) = (tls.clone(), router.clone(), shutdown.clone());
-        tracker.spawn(async move {
-            connection(stream, tls, router, shutdown).await;
-            drop(permit);
-        });
-    }
-}
-
-async fn connection(stream: TcpStream, tls: Option<CurrentTls>, router: Router, shutdown: CancellationToken) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "the connection is gone");
-        return;
-    }
-    match tls {
-        None => serve(stream, router, shutdown).await,
-        Some(tls) => {
-            match tokio::time::timeout(Duration::from_secs(10), TlsAcceptor::from(tls.config()).accept(stream)).await {
-                Ok(Ok(stream)) => serve(stream, router, shutdown).await,
-                Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
-                Err(_) => tracing::debug!("TLS handshake took too long"),
-            }
-        }
-    }
-}
-
-async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    stream: S,
-    router: Router,
-    shutdown: CancellationToken,
-) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30)).max_buf_size(64 * 1024);
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    tokio::pin!(connection);
-    let mut stopping = false;
-    loop {
-        tokio::select! {
-            ended = &mut connection => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection ended badly");
-                }
-                return;
-            }
-            () = shutdown.cancelled(), if !stopping => {
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
         }
     }
 }

@@ -163,7 +163,11 @@ async fn admitted(
         let failure = Failure::transient(
             Hop::Instance,
             "wait_over",
-            format!("no answer came within {} ms; a call that was sent already may still end", wait.as_millis()),
+            if app.stop.closing.is_cancelled() {
+                "the instance stopped before the answer came; a call that was sent already may still end".to_owned()
+            } else {
+                format!("no answer came within {} ms; a call that was sent already may still end", wait.as_millis())
+            },
             format!("See how it ended: `midward get requests {id}`; wait longer with Midward-Wait-Ms."),
         );
         Err(early(Problem::new(StatusCode::GATEWAY_TIMEOUT, failure)))

@@ -33,6 +33,9 @@ pub(super) async fn redrive(
     Segments(id): Segments<String>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let client = auth::client(&app, &headers).await?;
+    if app.stop.stopping.is_cancelled() {
+        return Err(Problem::stopping());
+    }
     let row = visible(&app, &client, &id).await?;
     if row.reduced {
         return Err(Problem::new(StatusCode::CONFLICT, not_kept()).with_request(&id));

@@ -101,7 +101,7 @@ async fn ready(State(app): State<Shared>) -> Response {
     // A table's row: a constant would be found without the database's files.
     let asked = sqlx::query("SELECT COUNT(*) FROM settings").fetch_one(app.store.readers());
     let alive = tokio::time::timeout(READY_WITHIN, asked).await.is_ok_and(|answer| answer.is_ok());
-    if alive && app.queue.is_running() && app.broken.error().is_none() && !app.stopping.is_cancelled() {
+    if alive && app.queue.is_running() && app.broken.error().is_none() && !app.stop.leaving.is_cancelled() {
         (StatusCode::OK, "ready\n").into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()

@@ -56,6 +56,7 @@ pub(crate) struct Place {
     pub(crate) finished_hours: u32,
     pub(crate) finished_bytes: Option<u64>,
     pub(crate) body_bytes: usize,
+    pub(crate) leave_seconds: u32,
     pub(crate) encryption: EncryptionConfig,
 }
 
@@ -70,6 +71,7 @@ impl Place {
             finished_hours: 1,
             finished_bytes: None,
             body_bytes: 64 * 1024,
+            leave_seconds: 0,
             encryption: EncryptionConfig::default(),
         }
     }
@@ -147,6 +149,7 @@ impl Instance {
         config.store.postgres.clone_from(&place.postgres);
         config.store.keys.clone_from(&place.keys);
         config.server.public_url.clone_from(&place.public_url);
+        config.server.leave_seconds = place.leave_seconds;
         config.limits.body_bytes = place.body_bytes;
         config.retention.finished_hours = place.finished_hours;
         config.retention.finished_bytes = place.finished_bytes;
@@ -169,9 +172,13 @@ impl Instance {
         Ok(Self { started, key, clock, http, shutdown, task })
     }
 
-    pub(crate) async fn stop(self) {
-        drop(self.http);
+    pub(crate) fn ask_to_stop(&self) {
         self.shutdown.cancel();
+    }
+
+    pub(crate) async fn stop(self) {
+        self.ask_to_stop();
+        drop(self.http);
         self.task.await.expect("no panic").expect("a clean end");
     }
 
