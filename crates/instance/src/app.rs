@@ -14,6 +14,7 @@ use crate::fleet::{Fleet, MidView};
 use crate::keys::SigningKey;
 use crate::metrics::Counters;
 use crate::mid::pulses::Pulses;
+use crate::queue::room::Room;
 use crate::queue::{Broken, Queue, Waiters};
 use crate::rates::Rates;
 use crate::routes::Routes;
@@ -28,6 +29,7 @@ pub(crate) struct App {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) routes: Routes,
     pub(crate) queue: Queue,
+    pub(crate) room: Arc<Room>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) at_rest: Arc<AtRest>,
     pub(crate) broken: Arc<Broken>,

@@ -163,6 +163,10 @@ pub struct LimitsConfig {
     pub body_bytes: usize,
     /// Most connections open at once, per listener.
     pub connections: usize,
+    /// Most requests in the queue, of all instances on the database.
+    pub queued_requests: u64,
+    /// Most bytes of their calls, as they are stored.
+    pub queued_bytes: u64,
     /// Default expiry of queued requests, in milliseconds.
     pub expires_in_ms: u64,
     /// Longest wait of a synchronous caller, in milliseconds.
@@ -176,6 +180,8 @@ impl Default for LimitsConfig {
         Self {
             body_bytes: 4 * 1024 * 1024,
             connections: 10_000,
+            queued_requests: 1_000_000,
+            queued_bytes: 4 * 1024 * 1024 * 1024,
             expires_in_ms: 15 * 60 * 1000,
             call_wait_ms: 30_000,
             requests_per_second: 0,

@@ -11,6 +11,8 @@ use crate::store::StoreError;
 
 /// After this, one who was sent away by an instance that stops may find another one.
 const STOPPED_FOR: Duration = Duration::from_secs(2);
+/// After this, a full queue may have moved.
+const QUEUE_MOVES: Duration = Duration::from_secs(5);
 
 /// A failure and the HTTP status that carries it.
 #[derive(Clone, Debug)]
@@ -67,6 +69,18 @@ impl Problem {
                 "Send less at once, or raise `limits.body_bytes` of the instance and the MID Server.",
             ),
         )
+    }
+
+    /// No MID takes it now, and it cannot wait in the queue either.
+    pub(crate) fn queue_full() -> Self {
+        let failure = Failure::transient(
+            Hop::Instance,
+            "queue_full",
+            "no MID Server takes the request now, and as many requests are queued as may be; it was not accepted",
+            "Send it again after Retry-After. Look at the MIDs with `midward get mids`, or raise `limits.queued_requests` \
+             or `limits.queued_bytes`.",
+        );
+        Self { retry_after: Some(QUEUE_MOVES), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, failure) }
     }
 
     /// The instance takes nothing new.

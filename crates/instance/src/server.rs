@@ -22,6 +22,7 @@ use crate::fleet::Fleet;
 use crate::keys::{self, KeyError, SigningKey};
 use crate::listener::Listener;
 use crate::mid::pulses::{self, Pulses};
+use crate::queue::room::{self, Room};
 use crate::queue::{Broken, Job, LeaseSpans, Parts, Queue, Waiters};
 use crate::rates::Rates;
 use crate::retention;
@@ -137,6 +138,8 @@ pub async fn run(
     let broken = Arc::new(Broken::default());
     let (audit, journal, outcomes) = Audit::begin(&store, &signing_key, &*clock, &*random).await?;
     let counters = journal.counters();
+    let room = Arc::new(Room::new(&config.limits));
+    room.count(&store).await?;
     let (queue, writer) = Queue::start(Parts {
         store: store.clone(),
         fleet: Arc::clone(&fleet),
@@ -149,6 +152,7 @@ pub async fn run(
         broken: Arc::clone(&broken),
         replica: new_id(clock.wall(), &*random),
         spans: Arc::new(LeaseSpans::new(tracer.clone())),
+        room: Arc::clone(&room),
     });
     let app = Arc::new(App {
         clock,
@@ -157,6 +161,7 @@ pub async fn run(
         fleet,
         routes: Routes::default(),
         queue: queue.clone(),
+        room,
         waiters: Arc::clone(&waiters),
         at_rest,
         broken: Arc::clone(&broken),
@@ -199,6 +204,8 @@ pub async fn run(
         tracker.spawn(listener.run(socket));
     }
     tracker.spawn(sweep(queue.clone(), stop.closing.clone()));
+    let (counting, closing) = (Arc::clone(&app), stop.closing.clone());
+    tracker.spawn(async move { room::follow(&counting, &closing).await });
     tracker.spawn(pulses::run(Arc::clone(&app), stop.closing.clone()));
     let (failed, mut failure) = oneshot::channel();
     tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), failed));

@@ -149,8 +149,10 @@ async fn admitted(
     let priority = Priority::Interactive;
     let terms = submit::Terms { priority, idempotency_key: None, not_before: 0, retries: false, traced };
     let submitted = submit::submit(app, client, &route, id.to_owned(), call, wait, terms).await.map_err(early)?;
-    if !matches!(submitted, Submitted::New(_)) {
-        return Err(early(submit::key_reused()));
+    match submitted {
+        Submitted::New(_) => {}
+        Submitted::Full => return Err(early(Problem::queue_full())),
+        Submitted::Known(_) | Submitted::KeyReused(_) => return Err(early(submit::key_reused())),
     }
     if let Some(ended) = submit::wait(app, id, waiting, wait, Some(&route)).await {
         let trace = Some(Arc::clone(&ended.trace));

@@ -134,6 +134,7 @@ async fn queue(
         Submitted::New(id) => Ok((StatusCode::ACCEPTED, id)),
         Submitted::Known(id) => Ok((StatusCode::OK, id)),
         Submitted::KeyReused(id) => Err(submit::key_reused().with_request(&id)),
+        Submitted::Full => Err(Problem::queue_full()),
     }
 }
 

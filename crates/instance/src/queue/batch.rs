@@ -10,6 +10,7 @@ use midward_wire::OutcomeVerdict;
 use tokio::sync::mpsc;
 
 use super::grant::granted;
+use super::room::Room;
 use super::spans::LeaseSpans;
 use super::work::{Effects, Work};
 use super::{Batch, Broken, Job, Poll, Waiters};
@@ -44,6 +45,7 @@ pub(crate) struct Parts {
     /// Names this process among those on the same database.
     pub(crate) replica: String,
     pub(crate) spans: Arc<LeaseSpans>,
+    pub(crate) room: Arc<Room>,
 }
 
 impl Parts {
@@ -61,6 +63,7 @@ impl Parts {
             broken: Arc::clone(&self.broken),
             replica: self.replica.clone(),
             spans: Arc::clone(&self.spans),
+            room: Arc::clone(&self.room),
         }
     }
 }
@@ -236,6 +239,7 @@ impl Writer {
     /// After the commit: everybody learns what happened.
     fn tell(&mut self, work: Work, effects: Effects) {
         let parts = &self.parts;
+        parts.room.changed(effects.queued);
         if let Some(giver) = self.giver.as_ref().filter(|_| effects.freed) {
             // When there is no room for this, the next sweep is not far.
             let _ = giver.try_send(Job::Look);

@@ -4,6 +4,7 @@
 mod batch;
 mod broken;
 mod grant;
+pub(crate) mod room;
 mod spans;
 mod submit;
 mod terms;
@@ -79,6 +80,8 @@ pub(crate) enum Submitted {
     Known(String),
     /// Another request was submitted under this idempotency key before.
     KeyReused(String),
+    /// No MID takes it now, and the queue has no room for it.
+    Full,
 }
 
 /// A MID that waits for work.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use midward_wire::OutcomeVerdict;
 
+use super::room::Amount;
 use super::{Ended, HandBack, Job, Outcomes, Poll, Submission, Submitted};
 use crate::store::StoreError;
 use crate::store::leases::Leased;
@@ -59,6 +60,8 @@ pub(super) struct Effects {
     pub(super) ended: Vec<(String, Ended)>,
     /// How long each request whose outcome was recorded was held by its MID, in milliseconds.
     pub(super) executed: Vec<i64>,
+    /// By how much submissions and polls change what is queued.
+    pub(super) queued: Amount,
     /// Something with limits was queued or ended, or waits for its next attempt: parked polls are served.
     pub(super) freed: bool,
     /// Whether other replicas have to look.

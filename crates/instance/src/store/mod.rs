@@ -141,6 +141,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (42, "schema level", include_str!("../../migrations/0042_schema_level.sql")),
     (43, "incarnations", include_str!("../../migrations/0043_incarnations.sql")),
     (44, "enrolled again", include_str!("../../migrations/0044_enrolled_again.sql")),
+    (59, "queued size", include_str!("../../migrations/0059_queued_size.sql")),
 ];
 
 impl Store {

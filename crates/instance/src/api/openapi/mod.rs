@@ -96,7 +96,7 @@ fn problems(operation: &Operation) -> &'static [(&'static str, &'static str)] {
         ("413", "The body is too large."),
         ("422", "The idempotency key was used for another request."),
         ("429", "The client made too many requests."),
-        ("503", "The database did not take or give the data."),
+        ("503", "The database did not take or give the data, the queue is full, or the instance is busy or stops."),
     ]
 }
 
