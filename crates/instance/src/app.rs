@@ -11,6 +11,7 @@ use crate::audit::Audit;
 use crate::auth::{Clients, MidTokens};
 use crate::config::{LimitsConfig, RetentionConfig};
 use crate::fleet::{Fleet, MidView};
+use crate::intake::Intakes;
 use crate::keys::SigningKey;
 use crate::metrics::Counters;
 use crate::mid::pulses::Pulses;
@@ -38,6 +39,7 @@ pub(crate) struct App {
     pub(crate) counters: Arc<Counters>,
     pub(crate) tracer: Tracer,
     pub(crate) rates: Rates,
+    pub(crate) intakes: Intakes,
     pub(crate) pulses: Pulses,
     pub(crate) mid_tokens: MidTokens,
     pub(crate) signing_key: SigningKey,

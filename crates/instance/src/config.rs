@@ -9,6 +9,9 @@ use serde::Deserialize;
 /// Most that `limits.body_bytes` can be: in base64, with others in the same answer, a MID still takes it.
 const LARGEST_BODY: usize = 32 * 1024 * 1024;
 
+/// The largest message of all, with room: a body of the largest size in base64, among others.
+const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
+
 /// ```
 /// let config: midward_instance::InstanceConfig = toml::from_str(
 ///     r#"
@@ -161,6 +164,8 @@ impl Default for StoreConfig {
 pub struct LimitsConfig {
     /// Largest body of a call, in bytes.
     pub body_bytes: usize,
+    /// Most bytes of bodies that are read or looked at, of callers and of MIDs each.
+    pub bodies_in_memory_bytes: usize,
     /// Most connections open at once, per listener.
     pub connections: usize,
     /// Most requests in the queue, of all instances on the database.
@@ -179,6 +184,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             body_bytes: 4 * 1024 * 1024,
+            bodies_in_memory_bytes: 256 * 1024 * 1024,
             connections: 10_000,
             queued_requests: 1_000_000,
             queued_bytes: 4 * 1024 * 1024 * 1024,
@@ -274,6 +280,11 @@ impl InstanceConfig {
         }
         if config.limits.body_bytes > LARGEST_BODY {
             let reason = format!("limits.body_bytes is larger than {LARGEST_BODY}, which is the most that a MID takes");
+            return Err(ConfigError::Invalid { path: path.to_owned(), reason });
+        }
+        if config.limits.bodies_in_memory_bytes < LARGEST_MESSAGE {
+            let reason =
+                format!("limits.bodies_in_memory_bytes is less than {LARGEST_MESSAGE}: one message may need it");
             return Err(ConfigError::Invalid { path: path.to_owned(), reason });
         }
         if let TlsConfig::Files(files) = &mut config.server.tls {

@@ -15,6 +15,7 @@ mod client;
 mod config;
 mod extract;
 mod fleet;
+mod intake;
 mod keys;
 mod listener;
 mod metrics;

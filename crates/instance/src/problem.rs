@@ -13,6 +13,8 @@ use crate::store::StoreError;
 const STOPPED_FOR: Duration = Duration::from_secs(2);
 /// After this, a full queue may have moved.
 const QUEUE_MOVES: Duration = Duration::from_secs(5);
+/// After this, others may have ended.
+const BUSY_FOR: Duration = Duration::from_secs(1);
 
 /// A failure and the HTTP status that carries it.
 #[derive(Clone, Debug)]
@@ -83,6 +85,13 @@ impl Problem {
         Self { retry_after: Some(QUEUE_MOVES), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, failure) }
     }
 
+    /// Something that all share is used up for the moment.
+    pub(crate) fn busy(detail: &str) -> Self {
+        let action = "Send it again after Retry-After, and fewer at once; or raise the instance's `limits`.";
+        let failure = Failure::transient(Hop::Instance, "busy", detail, action);
+        Self { retry_after: Some(BUSY_FOR), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, failure) }
+    }
+
     /// The instance takes nothing new.
     pub(crate) fn stopping() -> Self {
         Self::of_call(stopping())
@@ -118,7 +127,8 @@ impl From<StoreError> for Problem {
         let (code, detail, action) = if matches!(error, StoreError::Uncertain(_)) {
             (
                 "acceptance_unknown",
-                "the instance's database was lost in the commit; the request may have been accepted, and run",
+                "the instance's database was lost in the commit, or did not answer in time; the request may have been accepted, \
+                 and run",
                 "Ask for it by its request_id, or submit it again with the same idempotency key.",
             )
         } else {

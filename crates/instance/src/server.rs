@@ -19,6 +19,7 @@ use crate::auth::{Clients, MidTokens};
 use crate::client::{ApiClient, ClientKind, Role};
 use crate::config::{InstanceConfig, TlsConfig, TlsMode};
 use crate::fleet::Fleet;
+use crate::intake::Intakes;
 use crate::keys::{self, KeyError, SigningKey};
 use crate::listener::Listener;
 use crate::mid::pulses::{self, Pulses};
@@ -170,6 +171,7 @@ pub async fn run(
         counters,
         tracer,
         rates: Rates::new(config.limits.requests_per_second),
+        intakes: Intakes::new(config.limits.bodies_in_memory_bytes),
         pulses: Pulses::default(),
         mid_tokens: MidTokens::default(),
         signing_key,
@@ -197,10 +199,11 @@ pub async fn run(
     if let Some((current, files)) = acceptor.clone().zip(tls.and_then(|tls| tls.files)) {
         tracker.spawn(current.follow(files, stop.closing.clone()));
     }
-    let both = [(api, crate::api::router(Arc::clone(&app))), (call, crate::api::call::router(Arc::clone(&app)))];
-    for (socket, router) in both {
-        let most = config.limits.connections;
-        let listener = Listener { tls: acceptor.clone(), router, most, tracker: tracker.clone(), stop: stop.clone() };
+    let both =
+        [(api, crate::api::router(Arc::clone(&app)), true), (call, crate::api::call::router(Arc::clone(&app)), false)];
+    for (socket, router, mids_come) in both {
+        let (most, tls) = (config.limits.connections, acceptor.clone());
+        let listener = Listener::new(router, most, mids_come, tls, tracker.clone(), stop.clone());
         tracker.spawn(listener.run(socket));
     }
     tracker.spawn(sweep(queue.clone(), stop.closing.clone()));

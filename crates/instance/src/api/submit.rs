@@ -16,7 +16,7 @@ use crate::problem::{Problem, stopping as stopping_failure};
 use crate::queue::{Ended, Submitted, Waiting};
 use crate::routes::Route;
 use crate::store::requests::{self, KeepRequest, NewRequest, Priority};
-use crate::store::{outcomes, to_json};
+use crate::store::{StoreError, outcomes, to_json};
 use crate::traces::Traced;
 
 /// A lease outlives the API's time-out by this, for the token and the way back.
@@ -40,6 +40,8 @@ pub(super) struct Terms<'a> {
     pub(super) idempotency_key: Option<String>,
     /// It is not sent before this time, in unix milliseconds.
     pub(super) not_before: i64,
+    /// How long its caller waits for it to be accepted.
+    pub(super) patience: Duration,
     /// It is tried again as its connection says; nobody waits for it.
     pub(super) retries: bool,
     pub(super) traced: &'a Traced,
@@ -109,7 +111,9 @@ pub(super) async fn submit(
         arrived,
     };
     // Named, so that its caller can see whether it was taken after all.
-    let submitted = app.queue.submit(Arc::clone(route), request).await;
+    let submitted = tokio::time::timeout(terms.patience, app.queue.submit(Arc::clone(route), request)).await;
+    // The writer still has it, and may store it.
+    let submitted = submitted.unwrap_or_else(|_| Err(StoreError::Uncertain(Arc::new(StoreError::Slow))));
     terms.traced.submitted(app, arrived);
     submitted.map_err(|error| Problem::from(error).with_request(&id))
 }
