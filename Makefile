@@ -8,8 +8,7 @@
 #   make fuzz            twenty seconds of random token replies (FUZZ_SECONDS=600 for longer); part of make test
 #   make soak            ten minutes of them, after as long of interleavings with a new seed (SOAK_SEED=N: that one), and
 #                        a thousand kills of instances, MID Server and PostgreSQL (SOAK_KILLS=N), after each of which
-#                        the rate has to be back within five seconds (one in ten is measured, and one in
-#                        twenty of those may take longer; SOAK_RECOVERY_MS=N)
+#                        the rate has to be back within five seconds (one in ten is measured; SOAK_RECOVERY_MS=N)
 #   make lint            formatting, clippy, licences and sources
 #   make docs            the manual, as HTML below build/docs
 #   make clean           removes what was built
@@ -132,7 +131,7 @@ bench-queue:
 	cargo bench --locked -p midward-instance --features bench --bench queue
 
 bench-%:
-	@$(SETUP) cc java
+	@$(SETUP) cc java postgres
 	@$(MAKE) --no-print-directory jar-host release
 	cargo build --locked --release -p midward-bench
 	target/release/midward-bench $(filter-out all,$*)

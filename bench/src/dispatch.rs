@@ -14,40 +14,75 @@ const ROUNDS: usize = 3;
 /// Requests a second at which the added latency is looked at, with the goals of its p50 and p99 in milliseconds.
 const SLOW_RATES: [(u32, f64, f64); 2] = [(100, 2.0, 10.0), (500, 1.5, 8.0)];
 
+/// On both databases, in turns.
 pub(crate) async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> {
-    let bench = Bench::start(programs).await?;
-    let (through, direct) = (bench.through()?, bench.direct()?);
-    closed_loop(&through, CALLERS, Duration::from_secs(2)).await?;
-
-    let pids: Vec<u32> = [&bench.stack.instance, &bench.stack.mid]
-        .into_iter()
-        .flatten()
-        .filter_map(midward_demo::process::Daemon::pid)
-        .collect();
-    let (mut rates, mut direct_rates, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
-    let mut added = vec![(Vec::new(), Vec::new()); SLOW_RATES.len()];
+    let mut subjects = vec![
+        Subject::new("SQLite", Bench::start(programs).await?)?,
+        Subject::new("PostgreSQL", Bench::start_on_postgres(programs).await?)?,
+    ];
+    for subject in &subjects {
+        closed_loop(&subject.through, CALLERS, Duration::from_secs(2)).await?;
+    }
     for _ in 0..ROUNDS {
-        let before = total(&pids)?;
-        let measured = closed_loop(&through, CALLERS, Duration::from_secs(5)).await?;
-        cpu.push(per_100_000(total(&pids)?.saturating_sub(before), &measured));
-        rates.push(measured.per_second());
-        direct_rates.push(closed_loop(&direct, CALLERS, Duration::from_secs(2)).await?.per_second());
-        for ((p50, p99), (rate, ..)) in added.iter_mut().zip(SLOW_RATES) {
-            let (added50, added99) = latency_added(&through, &direct, rate).await?;
+        for subject in &mut subjects {
+            subject.round().await?;
+        }
+    }
+    Ok(subjects.into_iter().flat_map(Subject::figures).collect())
+}
+
+/// One stack and what was seen of it, a value for each round.
+struct Subject {
+    database: &'static str,
+    through: Target,
+    direct: Target,
+    /// Of instance and MID Server.
+    pids: Vec<u32>,
+    rates: Vec<f64>,
+    direct_rates: Vec<f64>,
+    cpu: Vec<f64>,
+    /// p50 and p99, for each of [`SLOW_RATES`].
+    added: [(Vec<f64>, Vec<f64>); SLOW_RATES.len()],
+    _bench: Bench,
+}
+
+impl Subject {
+    fn new(database: &'static str, bench: Bench) -> anyhow::Result<Self> {
+        let programs = [&bench.stack.instance, &bench.stack.mid];
+        let pids = programs.into_iter().flatten().filter_map(midward_demo::process::Daemon::pid).collect();
+        let (through, direct) = (bench.through()?, bench.direct()?);
+        let (rates, direct_rates, cpu) = (Vec::new(), Vec::new(), Vec::new());
+        let added = Default::default();
+        Ok(Self { database, through, direct, pids, rates, direct_rates, cpu, added, _bench: bench })
+    }
+
+    async fn round(&mut self) -> anyhow::Result<()> {
+        let before = total(&self.pids)?;
+        let measured = closed_loop(&self.through, CALLERS, Duration::from_secs(5)).await?;
+        self.cpu.push(per_100_000(total(&self.pids)?.saturating_sub(before), &measured));
+        self.rates.push(measured.per_second());
+        self.direct_rates.push(closed_loop(&self.direct, CALLERS, Duration::from_secs(2)).await?.per_second());
+        for ((p50, p99), (rate, ..)) in self.added.iter_mut().zip(SLOW_RATES) {
+            let (added50, added99) = latency_added(&self.through, &self.direct, rate).await?;
             p50.push(added50);
             p99.push(added99);
         }
+        Ok(())
     }
-    let mut figures = vec![
-        Figure::higher("end-to-end requests, 64 callers", "1/s", median(rates), 5000.0)
-            .beside("direct", median(direct_rates)),
-        Figure::lower("CPU of instance and MID per 100,000", "s", median(cpu), 66.7),
-    ];
-    for ((p50, p99), (rate, goal50, goal99)) in added.into_iter().zip(SLOW_RATES) {
-        figures.push(Figure::lower(&format!("added latency at {rate}/s, p50"), "ms", median(p50), goal50));
-        figures.push(Figure::lower(&format!("added latency at {rate}/s, p99"), "ms", median(p99), goal99));
+
+    fn figures(self) -> Vec<Figure> {
+        let on = self.database;
+        let mut figures = vec![
+            Figure::higher(&format!("{on}: end-to-end requests, 64 callers"), "1/s", median(self.rates), 5000.0)
+                .beside("direct", median(self.direct_rates)),
+            Figure::lower(&format!("{on}: CPU of instance and MID per 100,000"), "s", median(self.cpu), 66.7),
+        ];
+        for ((p50, p99), (rate, goal50, goal99)) in self.added.into_iter().zip(SLOW_RATES) {
+            figures.push(Figure::lower(&format!("{on}: added latency at {rate}/s, p50"), "ms", median(p50), goal50));
+            figures.push(Figure::lower(&format!("{on}: added latency at {rate}/s, p99"), "ms", median(p99), goal99));
+        }
+        figures
     }
-    Ok(figures)
 }
 
 /// What the path adds to a direct call at `rate` requests a second, in milliseconds: at the median and at p99.

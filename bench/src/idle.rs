@@ -38,8 +38,14 @@ const TOKEN: Duration = Duration::from_secs(240);
 const CHECKPOINTS: Duration = Duration::from_mins(1);
 const POLL_MS: u64 = 25_000;
 
+/// On one database after the other. What PostgreSQL itself takes is not counted.
 pub(crate) async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> {
-    let bench = Bench::start_with_tls(programs).await?;
+    let mut figures = measure_on("SQLite", Bench::start_with_tls(programs, false).await?).await?;
+    figures.extend(measure_on("PostgreSQL", Bench::start_with_tls(programs, true).await?).await?);
+    Ok(figures)
+}
+
+async fn measure_on(database: &str, bench: Bench) -> anyhow::Result<Vec<Figure>> {
     let instance = Arc::new(Instance {
         url: format!("https://{}", bench.stack.api_addr),
         authorization: bench.stack.authorization()?,
@@ -89,9 +95,9 @@ pub(crate) async fn measure(programs: &Programs) -> anyhow::Result<Vec<Figure>> 
         sent.load(Ordering::Relaxed) as f64 / (SETTLE + SPAN * u32::try_from(ROUNDS)?).as_secs_f64(),
     );
     Ok(vec![
-        Figure::lower("1,000 idle MIDs: CPU of the instance", "% of a core", cpu, 5.0)
+        Figure::lower(&format!("{database}, 1,000 idle MIDs: CPU of the instance"), "% of a core", cpu, 5.0)
             .beside("messages a second", per_second),
-        Figure::lower("1,000 idle MIDs: its resident memory", "MiB", mib, 200.0),
+        Figure::lower(&format!("{database}, 1,000 idle MIDs: its resident memory"), "MiB", mib, 200.0),
     ])
 }
 

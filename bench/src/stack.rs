@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use midward_demo::stack::{Issuer, Programs, Setup, Stack};
 use midward_fakes::authorization_server::{AuthorizationServer, AuthorizationServerConfig, OAuthClient};
+use midward_fakes::postgres::Postgres;
 use midward_fakes::target_api::{TargetApi, TargetApiConfig};
 
 use crate::load::Target;
@@ -18,19 +19,27 @@ pub(crate) struct Bench {
     pub(crate) stack: Stack,
     pub(crate) server: AuthorizationServer,
     _folder: tempfile::TempDir,
+    _database: Option<Postgres>,
 }
 
 impl Bench {
     pub(crate) async fn start(programs: &Programs) -> anyhow::Result<Self> {
-        Self::launch(programs, false).await
+        Self::launch(programs, false, None).await
+    }
+
+    /// The instance on PostgreSQL, with that database's own durability.
+    pub(crate) async fn start_on_postgres(programs: &Programs) -> anyhow::Result<Self> {
+        let server = tokio::task::spawn_blocking(Postgres::start).await??;
+        Self::launch(programs, false, Some(server)).await
     }
 
     /// The instance serves HTTPS with a CA of its own.
-    pub(crate) async fn start_with_tls(programs: &Programs) -> anyhow::Result<Self> {
-        Self::launch(programs, true).await
+    pub(crate) async fn start_with_tls(programs: &Programs, on_postgres: bool) -> anyhow::Result<Self> {
+        let server = if on_postgres { Some(tokio::task::spawn_blocking(Postgres::start).await??) } else { None };
+        Self::launch(programs, true, server).await
     }
 
-    async fn launch(programs: &Programs, tls: bool) -> anyhow::Result<Self> {
+    async fn launch(programs: &Programs, tls: bool, database: Option<Postgres>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let server = AuthorizationServer::start(AuthorizationServerConfig {
             clients: vec![OAuthClient::new(CLIENT_ID, SECRET)],
@@ -39,9 +48,10 @@ impl Bench {
         })?;
         let issuer = Issuer { issuer: server.url(), token_url: server.token_url(), jwks_url: server.jwks_url() };
         let api = TargetApi::start(TargetApiConfig::new(&issuer.issuer, &issuer.jwks_url, RESOURCE))?;
-        let setup = Setup { tls, ..Setup::new(issuer, RESOURCE, CLIENT_ID, SECRET) };
+        let postgres = database.as_ref().map(Postgres::new_database).transpose()?;
+        let setup = Setup { tls, postgres, ..Setup::new(issuer, RESOURCE, CLIENT_ID, SECRET) };
         let stack = Stack::start(programs.clone(), setup, api, folder.path()).await?;
-        Ok(Self { stack, server, _folder: folder })
+        Ok(Self { stack, server, _folder: folder, _database: database })
     }
 
     /// A call through instance and MID Server.

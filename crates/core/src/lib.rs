@@ -6,6 +6,7 @@
 mod backoff;
 mod circuit;
 mod clock;
+mod config_error;
 mod failure;
 mod id;
 mod material;
@@ -17,6 +18,7 @@ mod token;
 pub use backoff::Backoff;
 pub use circuit::{Admission, Circuit, CircuitRules};
 pub use clock::{BootTime, Clock, ManualClock, SystemClock, WallTime};
+pub use config_error::config_error;
 pub use failure::{Failure, Hop, HopTiming, Persistence, Trace};
 pub use id::{InvalidName, check_name, new_id};
 pub use material::{ClientMaterial, Fingerprint, FingerprintKey, MaterialField};

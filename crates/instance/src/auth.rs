@@ -20,10 +20,9 @@ use crate::problem::{Problem, ProblemCode};
 use crate::replica;
 use crate::store::{StoreError, api_clients, mids};
 
-/// How long a check is believed without asking the database again, when others may change it.
-const BELIEVED: Duration = Duration::from_secs(10);
-/// The same when every change comes through this process, which then forgets its checks.
-const BELIEVED_ALONE: Duration = Duration::from_mins(1);
+/// How long a check is believed without asking the database again. It is forgotten as soon as something changes, here or
+/// at another replica, and when the others cannot be followed.
+const BELIEVED: Duration = Duration::from_mins(1);
 /// Most checks kept.
 const KEPT: usize = 10_000;
 
@@ -73,12 +72,17 @@ pub(crate) async fn clients_only(State(app): State<Shared>, request: Request, ne
         Ok(client) => (Some(client), next.run(request).await),
         Err(problem) => (None, problem.into_response()),
     };
+    audit_refusal(&app, &response, client.as_ref().map_or("", |client| &client.id), &asked);
+    response
+}
+
+/// Counts an answer in the audit that refuses who asks.
+fn audit_refusal(app: &App, response: &Response, client: &str, asked: &str) {
     let refused =
         matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
     if let Some(ProblemCode(code)) = response.extensions().get().filter(|_| refused) {
-        app.audit.refused(code, client.as_ref().map_or("", |client| &client.id), &asked);
+        app.audit.refused(code, client, asked);
     }
-    response
 }
 
 /// The client of a request, which is counted.
@@ -90,10 +94,13 @@ pub(crate) async fn admit(app: &App, headers: &HeaderMap) -> Result<Arc<ApiClien
 
 /// Lets only MIDs through, before anything of their body is read.
 pub(crate) async fn mids_only(State(app): State<Shared>, request: Request, next: Next) -> Response {
-    match mid(&app, request.headers()).await {
+    let asked = format!("{} {}", request.method(), request.uri().path());
+    let response = match mid(&app, request.headers()).await {
         Ok(_) => next.run(request).await,
         Err(problem) => problem.into_response(),
-    }
+    };
+    audit_refusal(&app, &response, "", &asked);
+    response
 }
 
 /// The client of a request.
@@ -102,7 +109,7 @@ pub(crate) async fn client(app: &App, headers: &HeaderMap) -> Result<Arc<ApiClie
         bearer(headers).ok_or_else(|| unauthorized("the request has no `Authorization: Bearer` key or token"))?;
     let hash = hash(token);
     let now = app.clock.boot();
-    let admission = match app.clients.0.recall(&hash, now, believed(app)) {
+    let admission = match app.clients.0.recall(&hash, now) {
         Ok(known) => known,
         Err(generation) => {
             let found = if access_token::is_one(token) {
@@ -161,7 +168,7 @@ pub(crate) async fn mid(app: &App, headers: &HeaderMap) -> Result<(Arc<(String, 
     let token = bearer(headers).ok_or_else(refused)?;
     let hash = hash(token);
     let now = app.clock.boot();
-    let holder = match app.mid_tokens.0.recall(&hash, now, believed(app)) {
+    let holder = match app.mid_tokens.0.recall(&hash, now) {
         Ok(holder) => holder,
         Err(generation) => {
             let text = hash_text(&hash);
@@ -213,16 +220,12 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && token.len() <= 1024).then(|| token.trim())
 }
 
-fn believed(app: &App) -> Duration {
-    if app.store.is_shared() { BELIEVED } else { BELIEVED_ALONE }
-}
-
 impl<T> Checked<T> {
     /// What is known, or the generation to remember under.
-    fn recall(&self, hash: &[u8; 32], now: BootTime, believed: Duration) -> Result<Arc<T>, u64> {
+    fn recall(&self, hash: &[u8; 32], now: BootTime) -> Result<Arc<T>, u64> {
         let checked = self.0.read().unwrap_or_else(PoisonError::into_inner);
         match checked.known.get(hash) {
-            Some((value, since)) if now.saturating_since(*since) <= believed => Ok(Arc::clone(value)),
+            Some((value, since)) if now.saturating_since(*since) <= BELIEVED => Ok(Arc::clone(value)),
             _ => Err(checked.generation),
         }
     }
@@ -259,11 +262,11 @@ mod tests {
     #[test]
     fn what_was_read_before_a_change_is_not_kept_after_it() {
         let (checked, now) = (Checked::default(), BootTime::from_duration(Duration::from_secs(1)));
-        let generation = checked.recall(&[1; 32], now, BELIEVED).expect_err("unknown");
+        let generation = checked.recall(&[1; 32], now).expect_err("unknown");
         checked.forget();
         checked.remember(generation, [1; 32], &Arc::new("deleted meanwhile"), now);
-        let generation = checked.recall(&[1; 32], now, BELIEVED).expect_err("not kept");
+        let generation = checked.recall(&[1; 32], now).expect_err("not kept");
         checked.remember(generation, [1; 32], &Arc::new("found"), now);
-        assert_eq!(checked.recall(&[1; 32], now, BELIEVED).as_deref(), Ok(&"found"));
+        assert_eq!(checked.recall(&[1; 32], now).as_deref(), Ok(&"found"));
     }
 }

@@ -7,11 +7,12 @@ use crate::config::StoreConfig;
 use crate::keys::{KeyError, read_private, write_private};
 use crate::store;
 
-/// Names the instance; where several share one, it may be in a folder of its own.
-const KEY: &str = "instance.key";
-/// Files besides the database that make an instance the one that it is. Not all of them are always there.
-const PRIVATE: [&str; 2] = ["ca.key", "first-admin-key"];
-const PUBLIC: [&str; 1] = ["ca.pem"];
+/// Files besides the database that make an instance the one that it is, and its CA the one that MIDs trust; where
+/// several instances share them, they may be in a folder of their own (`store.keys`). The CA is not always there.
+const KEYS: [&str; 2] = ["instance.key", "ca.key"];
+const CA: &str = "ca.pem";
+/// In the data folder until it is used.
+const FIRST_ADMIN: &str = "first-admin-key";
 
 /// Why there is no backup, or no way back.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +49,8 @@ pub async fn back_up(config: &StoreConfig, to: &Path) -> Result<(), BackupError>
     // It is made with this mode before anything is in it.
     write_private(&copy, b"")?;
     store::copy_sqlite(&database, &copy).await.map_err(|error| BackupError::Database(error.to_string()))?;
-    copy_private(&config.keys().join(KEY), &to.join(KEY))?;
-    copy_files(&config.path, to)
+    copy_private(&config.path, to, FIRST_ADMIN)?;
+    copy_keys(config.keys(), to)
 }
 
 /// Puts a backup where an instance will look for its data. Nothing may be there yet.
@@ -63,32 +64,31 @@ pub fn restore(from: &Path, config: &StoreConfig) -> Result<(), BackupError> {
     let copy = from.join(store::SQLITE_FILE);
     let content = read_private(&copy)?.ok_or_else(|| BackupError::Nothing(from.to_owned()))?;
     make_new(&config.path)?;
-    copy_files(from, &config.path)?;
-    let key = config.keys().join(KEY);
-    // Another instance of the same data may have brought it.
-    if !key.exists() {
-        copy_private(&from.join(KEY), &key)?;
-    }
+    copy_private(from, &config.path, FIRST_ADMIN)?;
+    make_folder(config.keys())?;
+    copy_keys(from, config.keys())?;
     // Last: without it there is no instance.
     Ok(write_private(&config.path.join(store::SQLITE_FILE), content.expose())?)
 }
 
-fn copy_files(from: &Path, to: &Path) -> Result<(), BackupError> {
-    for name in PRIVATE {
-        copy_private(&from.join(name), &to.join(name))?;
+/// What is there already stays: another instance of the same data may have brought it.
+fn copy_keys(from: &Path, to: &Path) -> Result<(), BackupError> {
+    for name in KEYS {
+        copy_private(from, to, name)?;
     }
-    for name in PUBLIC {
-        let path = from.join(name);
-        if path.exists() {
-            std::fs::copy(&path, to.join(name)).map_err(|source| BackupError::Io { path, source })?;
-        }
+    let (path, copy) = (from.join(CA), to.join(CA));
+    if path.exists() && !copy.exists() {
+        std::fs::copy(&path, copy).map_err(|source| BackupError::Io { path, source })?;
     }
     Ok(())
 }
 
-fn copy_private(from: &Path, to: &Path) -> Result<(), BackupError> {
-    if let Some(content) = read_private(from)? {
-        write_private(to, content.expose())?;
+fn copy_private(from: &Path, to: &Path, name: &str) -> Result<(), BackupError> {
+    let copy = to.join(name);
+    if let Some(content) = read_private(&from.join(name))?
+        && !copy.exists()
+    {
+        write_private(&copy, content.expose())?;
     }
     Ok(())
 }
@@ -96,9 +96,14 @@ fn copy_private(from: &Path, to: &Path) -> Result<(), BackupError> {
 /// A folder of its owner's only, which was not there or is empty.
 fn make_new(folder: &Path) -> Result<(), BackupError> {
     let io = |source| BackupError::Io { path: folder.to_owned(), source };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
+    make_folder(folder)?;
     if std::fs::read_dir(folder).map_err(io)?.next().is_some() {
         return Err(BackupError::Exists(folder.to_owned()));
     }
     Ok(())
+}
+
+fn make_folder(folder: &Path) -> Result<(), BackupError> {
+    let io = |source| BackupError::Io { path: folder.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use midward_core::config_error;
 use midward_telemetry::{LogFormat, TelemetryConfig};
 use serde::Deserialize;
 
@@ -266,8 +267,11 @@ impl InstanceConfig {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        let mut config: Self = toml::from_str(&text)
-            .map_err(|error| ConfigError::Invalid { path: path.to_owned(), reason: error.to_string() })?;
+        let mut config: Self = toml::from_str(&text).map_err(|error| {
+            // Its own text repeats the line, in which there may be a secret.
+            let reason = config_error(error.message(), &text, error.span().map(|span| span.start));
+            ConfigError::Invalid { path: path.to_owned(), reason }
+        })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.store.path = folder.join(&config.store.path);
         config.telemetry.make_absolute(folder);
@@ -315,5 +319,21 @@ mod tests {
         assert!(matches!(tls("[server.tls]\ncert = \"a\"\nkey = \"b\""), Ok(TlsConfig::Files(_))));
         assert!(tls("[server]\ntls = \"none\"").is_err());
         assert!(tls("[server]\npasword = \"x\"").is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line_and_without_what_stands_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("instance.toml");
+        for (line, told) in [
+            ("password = \"hunter2\"", "line 2: unknown field `password`, expected one of `url`"),
+            ("connections = \"hunter2\"", "line 2: invalid type: string, expected u32"),
+            ("url = hunter2", "line 2: "),
+        ] {
+            std::fs::write(&file, format!("[store.postgres]\n{line}\n")).expect("written");
+            let error = InstanceConfig::read(&file).expect_err(line).to_string();
+            assert!(error.contains(&format!("is not a valid configuration: {told}")), "{error}");
+            assert!(!error.contains("hunter2") && !error.contains('\n'), "{error}");
+        }
     }
 }

@@ -19,6 +19,8 @@ use crate::store::{self, StoreError, mids, outcomes, replicas};
 const EVERY: Duration = Duration::from_millis(500);
 /// Hints that come closer together count as one.
 const GATHER: Duration = Duration::from_millis(2);
+/// How long what was checked is believed while the others cannot be followed.
+const BLIND: Duration = Duration::from_secs(10);
 /// How long a lost listener waits before it listens again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Callers that are looked up in one statement.
@@ -38,6 +40,7 @@ pub(crate) async fn follow(app: Arc<App>, postgres: Option<PostgresConfig>, fail
 
 async fn look(app: &App, hints: &Notify, closing: &CancellationToken) -> Result<(), StoreError> {
     let mut changes = 0;
+    let mut followed = app.clock.boot();
     loop {
         let hinted = tokio::select! {
             () = tokio::time::sleep(EVERY) => false,
@@ -50,13 +53,21 @@ async fn look(app: &App, hints: &Notify, closing: &CancellationToken) -> Result<
             }
             tokio::time::sleep(GATHER).await;
         }
-        if let Err(error) = catch_up(app, &mut changes).await {
-            if matches!(error, StoreError::SchemaAhead { .. }) {
+        let followed_now = tokio::time::timeout(BLIND, catch_up(app, &mut changes)).await;
+        match followed_now.unwrap_or(Err(StoreError::Slow)) {
+            Ok(()) => followed = app.clock.boot(),
+            Err(error @ StoreError::SchemaAhead { .. }) => {
                 tracing::error!(%error, "stopping");
                 app.stop.now();
                 return Err(error);
             }
-            tracing::warn!(%error, "the other replicas are not followed for now");
+            Err(error) => {
+                tracing::warn!(%error, "the other replicas are not followed for now");
+                if app.clock.boot().saturating_since(followed) > BLIND {
+                    app.clients.forget();
+                    app.mid_tokens.forget();
+                }
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use midward_core::{AccessToken, BootTime, Clock, Failure, Hop, Random, WallTime};
 use midward_net::{AddressGuard, NotAfter, ProxyFault, SendError, SendErrorKind, SendOptions, WayOut};
 use midward_oauth::{ClientCertificate, DPOP, DpopKey, DpopNonces, Proven, WeakCertificate, clock_off};
-use midward_wire::{ApiReply, Bytes64};
+use midward_wire::{ApiReply, Bytes64, header_text};
 use zeroize::Zeroizing;
 
 pub use self::challenge::Challenge;
@@ -249,7 +249,7 @@ fn reply(response: Response<Bytes>, scrubber: &Scrubber) -> ApiReply {
         .map(|(name, value)| {
             let mut value = value.as_bytes().to_vec();
             scrubber.scrub(&mut value);
-            (name.as_str().to_owned(), String::from_utf8_lossy(&value).into_owned())
+            (name.as_str().to_owned(), header_text(&value))
         })
         .collect();
     ApiReply { status: parts.status.as_u16(), headers, body: Bytes64(body) }

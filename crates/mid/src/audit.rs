@@ -52,6 +52,16 @@ pub enum AuditEntry {
         /// `replied 200`, `failed api_unreachable`, `unknown ...`.
         outcome: String,
     },
+    /// A request that the instance gave a second time, or under an older epoch than before. It did not run.
+    LeaseRefused {
+        at: WallTime,
+        request_id: String,
+        epoch: i64,
+        /// The latest epoch that this program was given of the request.
+        latest: i64,
+        /// `lease_repeated` or `lease_outdated`.
+        code: String,
+    },
     /// What the instance's own audit was at a time.
     InstanceCheckpoint {
         at: WallTime,
@@ -210,6 +220,13 @@ fn write_all(
 
 fn open_file(folder: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(folder.join(FILE))
+}
+
+/// What is on file, once the audit was dropped.
+#[cfg(test)]
+pub(crate) fn entries(folder: &tempfile::TempDir) -> Vec<AuditEntry> {
+    let text = std::fs::read_to_string(folder.path().join(FILE)).expect("an audit");
+    text.lines().map(|line| serde_json::from_str(line).expect("an entry")).collect()
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use midward_core::{Failure, Hop, check_name};
+use midward_core::{Failure, Hop, check_name, config_error};
 use midward_net::WayConfig;
 use midward_resolvers::{ResolverConfig, ResolverSection, check_routes};
 use midward_telemetry::{LogFormat, TelemetryConfig};
+use midward_wire::MAX_RESOLVERS;
 use serde::Deserialize;
 
 use crate::token_requests::TokenRequestsSection;
@@ -63,9 +64,6 @@ pub struct MidSection {
     #[serde(default = "default_revoke_seconds")]
     pub revoke_seconds: u64,
 }
-
-/// An instance takes no more from one MID.
-const MAX_RESOLVERS: usize = 64;
 
 /// Folder of the JARs that came from the instance, in the state folder.
 const JARS_FOLDER: &str = "jars-from-instance";
@@ -289,14 +287,12 @@ fn below<'a>(base_dir: &Path, files: impl IntoIterator<Item = &'a mut PathBuf>) 
 
 /// The parser's message with the line, without the line's text: it could hold a secret.
 fn explain(error: &toml::de::Error, text: &str) -> Failure {
-    let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
-    let place = line.map_or_else(String::new, |line| format!("line {line}: "));
     let message = error.message();
     let action = nearest(message).map_or_else(
         || "Correct the file; `midward-mid doctor` checks it.".to_owned(),
         |near| format!("Did you mean `{near}`?"),
     );
-    invalid("config_invalid", format!("{place}{}", message.replace('\n', " ")), action)
+    invalid("config_invalid", config_error(message, text, error.span().map(|span| span.start)), action)
 }
 
 /// The known key that is nearest to an unknown one, from serde's "unknown field `x`, expected one of `a`, `b`".
@@ -422,9 +418,18 @@ mod tests {
     }
 
     #[test]
-    fn a_syntax_error_does_not_repeat_the_line() {
-        let failure = parse(&format!("{SMALL}password = hunter2\n")).expect_err("not TOML");
-        assert!(!failure.to_string().contains("hunter2"), "{failure}");
+    fn a_broken_line_is_not_repeated_nor_is_a_value_of_the_wrong_type() {
+        let wrong = [
+            "password = hunter2",
+            "[metrics]\nmax_profiles = \"hunter2\"",
+            "[log]\nformat = \"hunter2\"",
+            "[resolvers.v]\nkind = \"jar\"\njar = \"a.jar\"\nlimits = { burst = \"hunter2\" }",
+        ];
+        for text in wrong {
+            let failure = parse(&format!("{SMALL}{text}\n")).expect_err(text);
+            assert_eq!(failure.code, "config_invalid");
+            assert!(failure.detail.starts_with("line ") && !failure.to_string().contains("hunter2"), "{failure}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use midward_core::{Backoff, Clock, Random};
 use midward_resolvers::{Resolver, ResolverReport};
-use midward_wire::{HeartbeatReply, MidState, ResolverHealth, ResolverStatus, VERSION, paths};
+use midward_wire::{HeartbeatReply, MAX_REASON_LEN, MidState, ResolverHealth, ResolverStatus, VERSION, paths};
 use tokio_util::sync::CancellationToken;
 
 use crate::capacity::Capacity;
@@ -145,5 +145,28 @@ fn status(name: &str, resolver: &dyn Resolver) -> ResolverStatus {
         ResolverReport::Degraded(why) => (ResolverHealth::Degraded, Some(why)),
         ResolverReport::Unusable(why) => (ResolverHealth::Unusable, Some(why)),
     };
-    ResolverStatus { name: name.to_owned(), kind: resolver.kind().to_owned(), health, reason }
+    ResolverStatus { name: name.to_owned(), kind: resolver.kind().to_owned(), health, reason: reason.map(short) }
+}
+
+/// In the form that an instance takes: the whole heartbeat would be refused for one reason, and the MID be dead to it.
+fn short(reason: String) -> String {
+    if reason.len() <= MAX_REASON_LEN && !reason.contains(char::is_control) {
+        return reason;
+    }
+    let mut plain = reason.replace(char::is_control, " ");
+    plain.truncate(plain.floor_char_boundary(MAX_REASON_LEN));
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_cut_to_what_an_instance_takes() {
+        assert_eq!(short("no JAR".to_owned()), "no JAR");
+        assert_eq!(short("no\0JAR\n".to_owned()), "no JAR ");
+        let long = short("\u{1}".to_owned() + &"ü".repeat(MAX_REASON_LEN));
+        assert_eq!((long.len(), long.trim_matches('ü')), (MAX_REASON_LEN - 1, " "));
+    }
 }

@@ -1,8 +1,5 @@
-//! The standing long poll: leases in, outcomes out, never the same lease twice.
+//! The standing long poll: leases in, outcomes out, never the same lease twice, nor an older one.
 
-use std::collections::hash_map::RandomState;
-use std::collections::{HashSet, VecDeque};
-use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +7,8 @@ use bytes::Bytes;
 use http::Method;
 use midward_core::{Backoff, BootTime, Clock, Failure, Hop, Random, Trace};
 use midward_wire::{
-    LeaseGrant, LeaseReply, LeaseRequest, MidState, Outcome, OutcomeReport, ReleaseRequest, VERSION, paths,
+    LeaseGrant, LeaseReply, LeaseRequest, MAX_OUTCOMES, MidState, Outcome, OutcomeReport, ReleaseRequest, VERSION,
+    paths,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -18,11 +16,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::{Audit, AuditEntry};
 use crate::capacity::Capacity;
 use crate::execute::{Execute, Leased};
 use crate::heartbeat::Heart;
 use crate::link::{Link, LinkError, check_version, parse};
 use crate::outcomes::OutcomeSender;
+use crate::seen::{Known, Seen};
 
 /// How long the instance may hold a poll.
 const WAIT: Duration = Duration::from_secs(25);
@@ -32,8 +32,6 @@ const GRACE: Duration = Duration::from_secs(10);
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// An empty answer that came sooner than this was not a long poll: ask no faster.
 const SHORTEST_EMPTY_POLL: Duration = Duration::from_millis(200);
-/// Leases remembered, so that a batch that is delivered twice is executed once.
-const REMEMBERED: usize = 65_536;
 
 /// Everything that the loop works with.
 pub(crate) struct LeaseLoop {
@@ -41,6 +39,7 @@ pub(crate) struct LeaseLoop {
     pub heart: Arc<Heart>,
     pub executor: Arc<dyn Execute>,
     pub outcomes: OutcomeSender,
+    pub audit: Arc<Audit>,
     pub capacity: Capacity,
     pub incarnation: String,
     /// Running requests; the runtime waits for them when it drains.
@@ -52,7 +51,7 @@ pub(crate) struct LeaseLoop {
 impl LeaseLoop {
     /// Polls until `stop`, then hands back what it was given but did not start.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut seen = Seen::new(REMEMBERED);
+        let mut seen = Seen::new();
         let mut received_batch = 0;
         let mut disturbed = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         let mut unwanted = Backoff::new(Duration::from_secs(2), Duration::from_mins(1));
@@ -133,13 +132,13 @@ impl LeaseLoop {
         Ok(reply)
     }
 
-    /// Starts one lease. One that is not understood is refused alone; one that was seen before is already running.
+    /// Starts one lease. One that is not understood is refused alone.
     async fn start(&self, raw: &RawValue, asked_at: BootTime, seen: &mut Seen) {
         let grant = match parse_grant(raw) {
             Ok(grant) => grant,
             Err(Misunderstood { name: Some((request_id, epoch)) }) => {
                 tracing::warn!(request = request_id, "a request is in a form that this version does not know");
-                if seen.insert(&request_id, epoch) {
+                if self.is_new(&request_id, epoch, seen) {
                     self.outcomes.send(refused(request_id, epoch)).await;
                 }
                 return;
@@ -149,8 +148,7 @@ impl LeaseLoop {
                 return;
             }
         };
-        if !seen.insert(&grant.request_id, grant.epoch) {
-            tracing::debug!(request = grant.request_id, "delivered again, runs already");
+        if !self.is_new(&grant.request_id, grant.epoch, seen) {
             return;
         }
         let Some(place) = self.capacity.take() else {
@@ -159,6 +157,25 @@ impl LeaseLoop {
             return;
         };
         self.spawn(Leased { grant, asked_at }, place);
+    }
+
+    /// Whether a lease may run. A repetition and an older epoch are refused without an answer: the outcome of the lease
+    /// that came first is the request's.
+    fn is_new(&self, request_id: &str, epoch: i64, seen: &mut Seen) -> bool {
+        let (code, latest) = match seen.insert(request_id, epoch) {
+            Ok(()) => return true,
+            Err(Known::Repeated) => ("lease_repeated", epoch),
+            Err(Known::Outdated { latest }) => ("lease_outdated", latest),
+        };
+        tracing::warn!(request = request_id, epoch, latest, code, "the instance gave a lease again: it is refused");
+        self.audit.record(AuditEntry::LeaseRefused {
+            at: self.clock.wall(),
+            request_id: request_id.to_owned(),
+            epoch,
+            latest,
+            code: code.to_owned(),
+        });
+        false
     }
 
     fn spawn(&self, leased: Leased, place: OwnedSemaphorePermit) {
@@ -184,9 +201,9 @@ impl LeaseLoop {
             Ok(grant) => Some((grant.request_id, grant.epoch)),
             Err(misunderstood) => misunderstood.name,
         });
-        let unstarted: Vec<_> = unstarted.filter(|(request_id, epoch)| seen.insert(request_id, *epoch)).collect();
-        if !unstarted.is_empty() {
-            self.release(unstarted).await;
+        let unstarted: Vec<_> = unstarted.filter(|(request_id, epoch)| self.is_new(request_id, *epoch, seen)).collect();
+        for some in unstarted.chunks(MAX_OUTCOMES) {
+            self.release(some.to_vec()).await;
         }
     }
 
@@ -240,49 +257,9 @@ fn crashed(error: &tokio::task::JoinError) -> Outcome {
     }
 }
 
-/// The leases of this incarnation, by a keyed hash: what matters is the bound, and a collision in 2^64 is none.
-struct Seen {
-    hasher: RandomState,
-    known: HashSet<u64>,
-    order: VecDeque<u64>,
-    most: usize,
-}
-
-impl Seen {
-    fn new(most: usize) -> Self {
-        Self { hasher: RandomState::new(), known: HashSet::new(), order: VecDeque::new(), most }
-    }
-
-    /// Whether it is new.
-    fn insert(&mut self, request_id: &str, epoch: i64) -> bool {
-        let hash = self.hasher.hash_one((request_id, epoch));
-        if !self.known.insert(hash) {
-            return false;
-        }
-        self.order.push_back(hash);
-        if self.order.len() > self.most
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_lease_is_new_once_and_its_next_epoch_again() {
-        let mut seen = Seen::new(3);
-        assert!(seen.insert("a", 1));
-        assert!(!seen.insert("a", 1));
-        assert!(seen.insert("a", 2));
-        assert!(seen.insert("b", 1));
-        assert!(seen.insert("c", 1), "the memory is bounded");
-        assert_eq!(seen.order.len(), 3);
-    }
 
     #[test]
     fn what_can_be_read_of_a_strange_request_is_its_name() {

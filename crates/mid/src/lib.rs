@@ -27,6 +27,7 @@ pub mod policy;
 mod reload;
 mod revoke;
 mod runtime;
+mod seen;
 mod service;
 mod source;
 mod spans;

@@ -197,7 +197,7 @@ fn without_reply(report: OutcomeReport) -> Option<OutcomeReport> {
         Hop::Mid,
         "reply_not_taken",
         format!("the API answered {}, but the instance does not take its {} bytes", reply.status, reply.body.0.len()),
-        "Ask the API for less at a time, or raise limits.body_bytes of the instance.",
+        "Ask the API for less at a time.",
     );
     Some(OutcomeReport { outcome: Outcome::Unknown { failure }, ..report })
 }

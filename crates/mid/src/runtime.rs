@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{AdminSocket, Operate};
+use crate::audit::Audit;
 use crate::capacity::Capacity;
 use crate::execute::Execute;
 use crate::heartbeat::{Heart, Resolvers};
@@ -51,6 +52,7 @@ pub(crate) struct Parts {
     pub(crate) heart: Arc<Heart>,
     pub(crate) jars: JarFetch,
     pub(crate) executor: Arc<dyn Execute>,
+    pub(crate) audit: Arc<Audit>,
     pub(crate) resolvers: Resolvers,
     pub(crate) capacity: Capacity,
     pub(crate) incarnation: String,
@@ -78,6 +80,7 @@ impl Mid {
             heart,
             jars,
             executor,
+            audit,
             resolvers,
             capacity,
             incarnation,
@@ -103,6 +106,7 @@ impl Mid {
             heart: Arc::clone(&heart),
             executor: Arc::clone(&executor),
             outcomes: sender,
+            audit,
             capacity,
             incarnation,
             tasks: calls.clone(),

@@ -115,12 +115,13 @@ pub async fn build_mid(
         None => None,
     };
     let executor: Arc<dyn Execute> = engine;
-    let mirror = Mirror::new(Arc::clone(&link), audit, Arc::clone(&clock), mirror::EVERY);
+    let mirror = Mirror::new(Arc::clone(&link), Arc::clone(&audit), Arc::clone(&clock), mirror::EVERY);
     let mid = Mid::join(Parts {
         link,
         heart,
         jars,
         executor,
+        audit,
         resolvers,
         capacity,
         incarnation,

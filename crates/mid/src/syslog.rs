@@ -30,7 +30,7 @@ impl Syslog {
     /// Sends one entry whose JSON is `line`.
     pub(crate) fn send(&mut self, entry: &AuditEntry, line: &[u8]) {
         let severity = match entry {
-            AuditEntry::Refusal { .. } => WARNING,
+            AuditEntry::Refusal { .. } | AuditEntry::LeaseRefused { .. } => WARNING,
             AuditEntry::InstanceCheckpoint { changed, pinned, .. } if *changed || !*pinned => WARNING,
             AuditEntry::InstanceCheckpoint { .. } => INFO,
             AuditEntry::Call { .. } => NOTICE,

@@ -1,5 +1,5 @@
-//! Request headers that are not a caller's to set. One list, because the instance and the MID must agree: what the
-//! instance takes in and the MID refuses would fail late.
+//! Request headers that are not a caller's to set, and how an answer's headers are written. Instance and MID must agree:
+//! what the instance takes in and the MID refuses would fail late.
 
 /// They belong to the MID, to a connection, or to a proxy on the way (RFC 9110 7.6.1, RFC 7239 and what came before it).
 /// A `Range` could cut an echoed token in two, past whoever looks for it; a server may ignore it (RFC 9110 14.2), so
@@ -72,9 +72,30 @@ pub fn header_kind(name: &str) -> HeaderKind {
     }
 }
 
+/// A header's value as a message holds it: each byte is a character (ISO-8859-1), since HTTP does not say what bytes beyond
+/// ASCII mean (RFC 9110 5.5).
+pub fn header_text(value: &[u8]) -> String {
+    value.iter().copied().map(char::from).collect()
+}
+
+/// The bytes of a value that [`header_text`] made. Of another text they are its UTF-8.
+pub fn header_bytes(text: &str) -> Vec<u8> {
+    let bytes: Result<Vec<u8>, _> = text.chars().map(u8::try_from).collect();
+    bytes.unwrap_or_else(|_| text.as_bytes().to_vec())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_bytes_of_a_value_come_back() {
+        let all: Vec<u8> = (0..=255).collect();
+        assert_eq!(header_bytes(&header_text(&all)), all);
+        assert_eq!(header_bytes(&header_text("grün €".as_bytes())), "grün €".as_bytes());
+        assert_eq!(header_text(b"plain; q=1"), "plain; q=1");
+        assert_eq!(header_bytes("€"), "€".as_bytes());
+    }
 
     #[test]
     fn case_and_underscores_hide_nothing() {

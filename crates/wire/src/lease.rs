@@ -5,6 +5,13 @@ use serde_json::value::RawValue;
 
 use crate::{Bytes64, ConfigDigest, MidState};
 
+/// Most resolvers of one MID.
+pub const MAX_RESOLVERS: usize = 64;
+/// Longest kind of a resolver, and longest version of a program, in bytes.
+pub const MAX_KIND_LEN: usize = 80;
+/// Longest [`ResolverStatus::reason`], in bytes.
+pub const MAX_REASON_LEN: usize = 1024;
+
 /// A MID asks for work. It names the last batch it received, so that an answer that got lost is delivered again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRequest {
@@ -87,11 +94,12 @@ impl ApiCall {
 pub struct Heartbeat {
     pub version: u32,
     pub incarnation: String,
-    /// Version of the MID Server's program.
+    /// Version of the MID Server's program: at most [`MAX_KIND_LEN`] bytes.
     pub program_version: String,
     pub capacity: u32,
     pub running: u32,
     pub draining: bool,
+    /// At most [`MAX_RESOLVERS`].
     pub resolvers: Vec<ResolverStatus>,
 }
 
@@ -101,7 +109,7 @@ pub struct ResolverStatus {
     /// `jar`, `cyberark_sdk`, ...
     pub kind: String,
     pub health: ResolverHealth,
-    /// Why it is not healthy, in one sentence; never a secret.
+    /// Why it is not healthy, in one sentence without control characters; never a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

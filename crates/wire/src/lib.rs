@@ -26,13 +26,13 @@ pub use enroll::{
     EnrollReply, EnrollRequest, EnrollToken, InvalidEnrollToken, MidState, SignedState, TokenError, TokenReply,
     state_signing_input,
 };
-pub use headers::{HeaderKind, header_kind};
+pub use headers::{HeaderKind, header_bytes, header_kind, header_text};
 pub use jar::{JarDocument, MAX_JAR_LEN, jar_digest};
 pub use lease::{
-    ApiCall, Heartbeat, HeartbeatReply, LeaseGrant, LeaseReply, LeaseRequest, ReplayRule, ResolverHealth,
-    ResolverStatus,
+    ApiCall, Heartbeat, HeartbeatReply, LeaseGrant, LeaseReply, LeaseRequest, MAX_KIND_LEN, MAX_REASON_LEN,
+    MAX_RESOLVERS, ReplayRule, ResolverHealth, ResolverStatus,
 };
-pub use outcome::{ApiReply, Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest};
+pub use outcome::{ApiReply, MAX_OUTCOMES, Outcome, OutcomeReport, OutcomeVerdict, OutcomesReply, OutcomesRequest};
 
 /// The version of this protocol. A peer that names another one is told so.
 pub const VERSION: u32 = 1;

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Bytes64;
 
+/// Most outcomes in one message, and most leases that are handed back in one.
+pub const MAX_OUTCOMES: usize = 1024;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutcomesRequest {
     pub version: u32,
@@ -34,6 +37,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiReply {
     pub status: u16,
+    /// Values as [`crate::header_text`] writes them.
     pub headers: Vec<(String, String)>,
     pub body: Bytes64,
 }

@@ -13,7 +13,7 @@ use axum::routing::{any, get};
 use bytes::Bytes;
 use midward_core::{Failure, Hop};
 use midward_telemetry::TraceContext;
-use midward_wire::{ApiCall, ApiReply, Bytes64, HeaderKind, Outcome, ReplayRule};
+use midward_wire::{ApiCall, ApiReply, Bytes64, HeaderKind, Outcome, ReplayRule, header_bytes};
 use tracing::Instrument as _;
 
 use super::submit;
@@ -83,7 +83,7 @@ async fn call(State(app): State<Shared>, alias: String, request: Request) -> Res
     }
     let failure = answer.as_ref().err().map(|(problem, _)| problem.failure.clone());
     let (mut response, trace) = match answer {
-        Ok((reply, trace)) => (passed_on(reply), Some(trace)),
+        Ok((reply, trace)) => (passed_on(reply, &method), Some(trace)),
         Err((problem, trace)) => (failed(problem.with_request(&id)), trace),
     };
     traced.end(
@@ -119,7 +119,8 @@ async fn execute(
 ) -> Result<(ApiReply, Trace), (Problem, Option<Trace>)> {
     let began = app.clock.boot();
     // Nothing of a stranger's body is read.
-    let patience = wait_time(app, request.headers()).unwrap_or(Duration::from_millis(app.limits.call_wait_ms));
+    let longest = Duration::from_millis(app.limits.call_wait_ms);
+    let patience = wait_time(longest, request.headers()).unwrap_or(longest);
     let client = within(patience, auth::admit(app, request.headers())).await.map_err(|problem| (problem, None))?;
     *traced = Traced::enter(app, began, request.headers(), None);
     admitted(app, id, alias, request, &client, traced).instrument(traced.log(id)).await
@@ -142,7 +143,7 @@ async fn admitted(
     let mut call = api_call(app, alias, &method, &uri, &headers, content).map_err(early)?;
     // It has its place in the trace already.
     TraceContext::take(&mut call.headers);
-    let wait = wait_time(app, &headers).map_err(early)?;
+    let wait = wait_time(Duration::from_millis(app.limits.call_wait_ms), &headers).map_err(early)?;
     let asked = app.clock.boot();
     let left = || wait.saturating_sub(app.clock.boot().saturating_since(asked));
     let route = within(left(), submit::route(app, client, alias)).await.map_err(early)?;
@@ -243,9 +244,9 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
 }
 
-fn wait_time(app: &App, headers: &HeaderMap) -> Result<Duration, Problem> {
-    let longest = Duration::from_millis(app.limits.call_wait_ms);
-    let Some(value) = headers.get(&WAIT_MS) else { return Ok(longest.min(Duration::from_secs(30))) };
+/// How long the caller waits: as it says, and `longest` at most.
+fn wait_time(longest: Duration, headers: &HeaderMap) -> Result<Duration, Problem> {
+    let Some(value) = headers.get(&WAIT_MS) else { return Ok(longest) };
     let millis = value.to_str().ok().and_then(|text| text.parse::<u64>().ok()).filter(|millis| *millis > 0);
     let millis = millis.ok_or_else(|| {
         Problem::bad_request(
@@ -257,16 +258,23 @@ fn wait_time(app: &App, headers: &HeaderMap) -> Result<Duration, Problem> {
     Ok(Duration::from_millis(millis).min(longest))
 }
 
-/// The API's own answer.
-fn passed_on(reply: ApiReply) -> Response {
+/// The API's own answer. To HEAD, its length is what the caller asked for.
+fn passed_on(reply: ApiReply, method: &Method) -> Response {
     let mut response = Response::new(axum::body::Body::from(reply.body.0));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let headers = response.headers_mut();
     for (name, value) in reply.headers {
+        if *method == Method::HEAD
+            && name.eq_ignore_ascii_case("content-length")
+            && let Ok(length) = value.parse::<u64>()
+        {
+            headers.insert(header::CONTENT_LENGTH, length.into());
+        }
         if check::is_dropped_reply_header(&name) {
             continue;
         }
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value)) {
+        let value = HeaderValue::from_bytes(&header_bytes(&value));
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), value) {
             headers.append(name, value);
         }
     }
@@ -292,4 +300,24 @@ fn failed(problem: Problem) -> Response {
         response.headers_mut().insert(PROXY_STATUS, value);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_waits_as_long_as_it_says_and_as_it_may() {
+        let longest = Duration::from_mins(2);
+        let wait = |value: Option<&'static str>| {
+            let header = value.map(|value| (WAIT_MS, HeaderValue::from_static(value)));
+            wait_time(longest, &header.into_iter().collect()).map_err(|problem| problem.failure.code)
+        };
+        assert_eq!(wait(None), Ok(longest), "who says nothing waits as long as the instance allows");
+        assert_eq!(wait(Some("1500")), Ok(Duration::from_millis(1500)));
+        assert_eq!(wait(Some("120001")), Ok(longest));
+        for refused in ["0", "-1", "1.5", "1s", ""] {
+            assert_eq!(wait(Some(refused)), Err("header_refused".to_owned()), "{refused:?}");
+        }
+    }
 }

@@ -27,12 +27,15 @@ const LONGEST_LIFE: u64 = 10 * 366 * 86_400;
 /// Longest time that two secrets are good side by side, in seconds.
 const LONGEST_OVERLAP: u64 = 30 * 86_400;
 
+/// Behind the path of one kind of client: all of them, one, its rotation.
+pub(super) const BELOW: [&str; 3] = ["", "/{name}", "/{name}/rotate"];
+
 /// The paths of one kind of client, below `path`.
 pub(super) fn routes(path: &str, kind: ClientKind) -> Router<Shared> {
-    let item = format!("{path}/{{name}}");
+    let [all, item, rotation] = BELOW.map(|below| format!("{path}{below}"));
     Router::new()
         .route(
-            path,
+            &all,
             get(move |app, headers, query| list(kind, app, headers, query))
                 .post(move |app, headers, content| create(kind, app, headers, content)),
         )
@@ -41,10 +44,7 @@ pub(super) fn routes(path: &str, kind: ClientKind) -> Router<Shared> {
             get(move |app, headers, name| one(kind, app, headers, name))
                 .delete(move |app, headers, name| delete(kind, app, headers, name)),
         )
-        .route(
-            &format!("{item}/rotate"),
-            post(move |app, headers, name, content| rotate(kind, app, headers, name, content)),
-        )
+        .route(&rotation, post(move |app, headers, name, content| rotate(kind, app, headers, name, content)))
 }
 
 async fn list(

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use midward_core::{Failure, Hop};
 use midward_telemetry::TraceContext;
-use midward_wire::{ApiCall, Bytes64, Outcome, ReplayRule};
+use midward_wire::{ApiCall, Bytes64, Outcome, ReplayRule, header_bytes};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::Instrument as _;
@@ -167,7 +167,8 @@ pub(super) async fn one(
     shown(&app, &client, &row).await.map(Json)
 }
 
-/// Ends a request that no MID was given yet; it is never sent then.
+/// Ends a request that waits and that no MID has or may have sent; it is not sent then. One that waits for its next
+/// attempt ends as its last one did.
 pub(super) async fn cancel(
     State(app): State<Shared>,
     headers: HeaderMap,
@@ -181,14 +182,14 @@ pub(super) async fn cancel(
     let failure = Failure::permanent(
         Hop::Caller,
         "cancelled",
-        "the request was cancelled before a MID Server took it; it was never sent",
+        "the request was cancelled while no MID Server had it, and is not sent",
         "Submit it again if it is wanted after all.",
     );
     if submit::withdraw(&app, Some(&client), &id, failure).await?.is_none() {
         let failure = Failure::permanent(
             Hop::Instance,
             "too_late_to_cancel",
-            "a MID Server was given the request, or it has ended",
+            "a MID Server has the request or may have sent it, or it has ended",
             format!("See how it ended: `midward get requests {id}`."),
         );
         return Err(Problem::new(StatusCode::CONFLICT, failure).with_request(&id));
@@ -308,6 +309,11 @@ pub(super) fn summary(app: &App, row: &RequestRow) -> Value {
     })
 }
 
+/// A header's value as JSON can hold it: its UTF-8, if it is that.
+fn readable(value: &str) -> String {
+    String::from_utf8(header_bytes(value)).unwrap_or_else(|_| value.to_owned())
+}
+
 async fn shown(app: &App, client: &ApiClient, row: &RequestRow) -> Result<Value, Problem> {
     let mut value = summary(app, row);
     if let Some(column) = &row.outcome {
@@ -318,7 +324,8 @@ async fn shown(app: &App, client: &ApiClient, row: &RequestRow) -> Result<Value,
                 if row.reduced {
                     value["body_unavailable"] = json!(not_kept());
                 } else if row.client_id == client.id || client.role.may(Right::SeeAllBodies) {
-                    value["headers"] = json!(reply.headers);
+                    value["headers"] =
+                        reply.headers.iter().map(|(name, value)| json!([name, readable(value)])).collect();
                     value["body_base64"] = STANDARD.encode(&reply.body.0).into();
                 }
             }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use midward_core::{Failure, Hop, WallTime};
+use midward_core::{Failure, Hop, WallTime, check_name};
 use midward_wire::{ApiCall, Outcome};
 use serde_json::json;
 
 use crate::app::App;
 use crate::at_rest::{Part, not_kept};
+use crate::audit::ended_entry;
 use crate::auth;
 use crate::client::ApiClient;
 use crate::problem::{Problem, stopping as stopping_failure};
@@ -19,8 +20,9 @@ use crate::store::requests::{self, KeepRequest, NewRequest, Priority};
 use crate::store::{StoreError, outcomes, to_json};
 use crate::traces::Traced;
 
-/// A lease outlives the API's time-out by this, for the token and the way back.
-pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(15);
+/// A lease outlives the API's time-out by this: for what a MID may need before the call, when it has nothing yet (the
+/// configuration 10 s, the look-up of the secret 30 s, the token request 10 s), and for the way back.
+pub(super) const LEASE_MARGIN: Duration = Duration::from_mins(1);
 /// How often a waiting caller asks the database, in case no word reached it in memory.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -28,6 +30,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 pub(super) async fn route(app: &App, client: &ApiClient, alias: &str) -> Result<Arc<Route>, Problem> {
     if !client.may_call(alias) {
         return Err(auth::forbidden("this API key may not call this connection"));
+    }
+    // Nothing has another name, and not every database could be asked for it.
+    if check_name(alias).is_err() {
+        return Err(Problem::not_found("connection", alias));
     }
     let route = app.routes.find(&app.store, &app.fleet, alias).await?;
     route.ok_or_else(|| Problem::not_found("connection", alias))
@@ -118,8 +124,8 @@ pub(super) async fn submit(
     submitted.map_err(|error| Problem::from(error).with_request(&id))
 }
 
-/// How a request ended; `None` when `wait` was over first, or the instance stops. With a route, a request that no MID was
-/// given is withdrawn as soon as nobody is left that could serve it or give it out: its caller learns why, and does not
+/// How a request ended; `None` when `wait` was over first, or the instance stops. With a route, a request that no MID
+/// has is withdrawn as soon as nobody is left that could serve it or give it out: its caller learns why, and does not
 /// wait in vain; and the instance listens until the answer is there, or for so long as it does.
 pub(super) async fn wait(
     app: &App,
@@ -173,29 +179,28 @@ async fn look(app: &App, id: &str, route: Option<&Route>) -> Result<Option<Ended
     withdraw(app, None, id, app.fleet.explain(route, now)).await
 }
 
-/// Ends a request that no MID was given, because a client says so or nobody can serve it. `None`: it is too late.
+/// Ends a request that no MID has or may have sent, because a client says so or nobody can serve it: with `failure`, or
+/// as its last attempt ended. `None`: it is too late.
 pub(super) async fn withdraw(
     app: &App,
     by: Option<&ApiClient>,
     id: &str,
     failure: Failure,
 ) -> Result<Option<Ended>, Problem> {
-    let outcome = Outcome::Failed { failure };
+    let (client, code) = (by.map(|client| &client.id), failure.code.clone());
+    let text = to_json(&Outcome::Failed { failure })?;
     let mut tx = app.store.begin().await?;
     let now = app.store.now(&mut tx, app.now()).await?;
-    let withdrawn = outcomes::withdraw(&mut tx, id, now, &to_json(&outcome)?).await?;
-    if !withdrawn {
-        return Ok(None);
-    }
-    let code = match &outcome {
-        Outcome::Failed { failure } => failure.code.as_str(),
-        _ => "",
-    };
-    let entry = json!({ "what": "withdrawn", "request": id, "code": code, "client": by.map(|client| &client.id) });
-    let pending = app.audit.write(&mut tx, now, &[entry.to_string()]).await?;
+    let Some((column, trace)) = outcomes::withdraw(&mut tx, id, now, &text).await? else { return Ok(None) };
+    let outcome = app.at_rest.outcome(&mut *tx, id, column).await?;
+    let outcome = outcome.unwrap_or_else(|why| Outcome::Unknown { failure: why.failure() });
+    let entry = json!({ "what": "withdrawn", "request": id, "code": code, "client": client });
+    let (ended, how) = ended_entry(id, &outcome)?;
+    let pending = app.audit.write(&mut tx, now, &[entry.to_string(), ended]).await?;
     tx.commit().await?;
     pending.settle();
-    let ended = Ended { outcome: Arc::new(outcome), trace: "[]".into() };
+    app.counters.ended(how);
+    let ended = Ended { outcome: Arc::new(outcome), trace: trace.into() };
     // Others may wait for the same request.
     app.waiters.deliver(id, ended.clone());
     Ok(Some(ended))

@@ -60,7 +60,7 @@ impl Chain {
         if !self.unsure {
             return Ok(None);
         }
-        let found = audit::head(&mut **tx, &self.id).await?;
+        let found = audit::head(tx, &self.id).await?;
         let found = found.map(|(seq, hash)| Head { seq, hash }).unwrap_or_default();
         (self.unsure, self.pending) = (false, None);
         if found == self.committed.head() {
@@ -94,5 +94,42 @@ impl Chain {
             self.committed.set(head);
             self.unsure = false;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use midward_wire::AuditCheckpoint;
+
+    use super::*;
+    use crate::config::StoreConfig;
+    use crate::store::Store;
+
+    /// One that is idle for longer than the audit is kept.
+    #[tokio::test]
+    async fn a_chain_goes_on_when_all_its_blocks_are_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = StoreConfig { path: folder.path().to_owned(), ..StoreConfig::default() };
+        let store = Store::open(&config).await.expect("a store");
+        let mut chain = Chain::new("c".into());
+        let mut tx = store.begin().await.expect("begun");
+        let first = chain.append(&mut tx, 1, "[1]".into()).await.expect("written");
+        let (signature, key) = ("s".to_owned(), "k".to_owned());
+        let checkpoint = AuditCheckpoint { chain: "c".into(), seq: 1, hash: first.clone(), at: 2, key, signature };
+        audit::insert_checkpoint(&mut *tx, &checkpoint).await.expect("written");
+        tx.commit().await.expect("committed");
+        chain.settle();
+        let mut tx = store.begin().await.expect("begun");
+        assert_eq!(audit::remove_before(&mut tx, 3).await.expect("removed"), 1);
+        tx.commit().await.expect("committed");
+        // Undone, so that the database is asked where the chain ends.
+        let mut tx = store.begin().await.expect("begun");
+        chain.append(&mut tx, 4, "[2]".into()).await.expect("written");
+        tx.rollback().await.expect("undone");
+        let mut tx = store.begin().await.expect("begun");
+        let second = chain.append(&mut tx, 5, "[3]".into()).await.expect("written");
+        tx.commit().await.expect("committed");
+        assert_eq!(second, block_hash(&first, "c", 2, 5, "[3]"));
+        store.close().await;
     }
 }

@@ -10,9 +10,9 @@ use sqlx::{Any, Transaction};
 
 use super::chain::Chain;
 use crate::metrics::{Counters, How};
-use crate::store::StoreError;
 use crate::store::leases::Leased;
 use crate::store::requests::NewRequest;
+use crate::store::{StoreError, to_json};
 
 /// What happens in one transaction of the queue.
 #[derive(Debug)]
@@ -74,18 +74,54 @@ enum Entry<'a> {
         request: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         mid: Option<&'a str>,
-        how: &'a str,
-        /// The API's.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        status: Option<u16>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        hop: Option<midward_core::Hop>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        code: Option<&'a str>,
-        /// Of a policy refusal, on the MID's host.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        reference: Option<&'a str>,
+        #[serde(flatten)]
+        end: End<'a>,
     },
+    /// An attempt ended, and the request waits for its next one.
+    TriedAgain {
+        request: &'a str,
+        mid: &'a str,
+        epoch: i64,
+        #[serde(flatten)]
+        end: End<'a>,
+    },
+}
+
+#[derive(Serialize)]
+struct End<'a> {
+    how: &'a str,
+    /// The API's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hop: Option<midward_core::Hop>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'a str>,
+    /// Of a policy refusal, on the MID's host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a str>,
+}
+
+fn end(outcome: &Outcome) -> (How, End<'_>) {
+    let (how, status, failure) = match outcome {
+        Outcome::Replied { reply } => (How::Replied, Some(reply.status), None),
+        Outcome::Failed { failure } => (How::Failed, None, Some(failure)),
+        Outcome::Unknown { failure } => (How::Unknown, None, Some(failure)),
+    };
+    let end = End {
+        how: how.name(),
+        status,
+        hop: failure.map(|failure| failure.hop),
+        code: failure.map(|failure| failure.code.as_str()),
+        reference: failure.and_then(|failure| failure.reference.as_deref()),
+    };
+    (how, end)
+}
+
+/// The entry of a request that ended outside of the queue, and how to count it once that is committed.
+pub(crate) fn ended_entry(request: &str, outcome: &Outcome) -> Result<(String, How), StoreError> {
+    let (how, end) = end(outcome);
+    Ok((to_json(&Entry::Ended { request, mid: None, end })?, how))
 }
 
 impl Journal {
@@ -142,21 +178,14 @@ impl Journal {
 
     /// `mid`: who reported it; none when the instance itself ended the request.
     pub(crate) fn ended(&mut self, request: &str, mid: Option<&str>, outcome: &Outcome) {
-        let (how, status, failure) = match outcome {
-            Outcome::Replied { reply } => (How::Replied, Some(reply.status), None),
-            Outcome::Failed { failure } => (How::Failed, None, Some(failure)),
-            Outcome::Unknown { failure } => (How::Unknown, None, Some(failure)),
-        };
-        let entry = Entry::Ended {
-            request,
-            mid,
-            how: how.name(),
-            status,
-            hop: failure.map(|failure| failure.hop),
-            code: failure.map(|failure| failure.code.as_str()),
-            reference: failure.and_then(|failure| failure.reference.as_deref()),
-        };
-        self.add(&entry, Counts::Ended(how));
+        let (how, end) = end(outcome);
+        self.add(&Entry::Ended { request, mid, end }, Counts::Ended(how));
+    }
+
+    /// A MID reported how an attempt ended after which the request is tried again.
+    pub(crate) fn tried_again(&mut self, request: &str, mid: &str, epoch: i64, outcome: &Outcome) {
+        let (_, end) = end(outcome);
+        self.add(&Entry::TriedAgain { request, mid, epoch, end }, Counts::Nothing);
     }
 
     pub(crate) fn refused(&mut self, request: &str, mid: &str, epoch: i64) {

@@ -24,7 +24,7 @@ use crate::keys::SigningKey;
 use crate::store::{Store, StoreError, audit};
 use chain::{Chain, Committed};
 
-pub(crate) use journal::Journal;
+pub(crate) use journal::{Journal, ended_entry};
 pub use verify::{AuditFault, AuditLine, AuditReport, verify_audit};
 
 /// How often refusals are written.
@@ -223,7 +223,7 @@ pub(crate) async fn run(app: std::sync::Arc<App>, every: Duration, keep: Duratio
 async fn prune(app: &App, keep: Duration) -> Result<(), StoreError> {
     let before = app.now().saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
     let mut tx = app.store.begin().await?;
-    let removed = audit::remove_before(&mut *tx, before).await?;
+    let removed = audit::remove_before(&mut tx, before).await?;
     tx.commit().await?;
     if removed > 0 {
         tracing::info!(removed, "old blocks of the audit are removed");

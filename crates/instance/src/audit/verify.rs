@@ -41,6 +41,8 @@ pub struct AuditReport {
     pub checkpoints: usize,
     /// Checkpoints kept by MIDs that were found in it.
     pub mirrored: usize,
+    /// Checkpoints kept by MIDs of what is gone by now, with its checkpoints.
+    pub outlived: usize,
     /// Blocks behind the last checkpoint of their chain: nobody has signed them yet.
     pub unsigned: usize,
 }
@@ -105,10 +107,16 @@ pub fn verify_audit(lines: &[AuditLine], mirrored: &[AuditCheckpoint]) -> Result
         match hash.or(signed.filter(|_| removed)) {
             Some(hash) if hash == seen.hash => report.mirrored += 1,
             Some(_) => return Err(AuditFault::OtherThanMirrored { chain, seq }),
+            None if removed && is_before_all(lines, seq) => report.outlived += 1,
             None => return Err(AuditFault::CutOff { chain, seq }),
         }
     }
     Ok(report)
+}
+
+/// Whether a chain's checkpoints begin after a block. The last one before what is left is never removed.
+fn is_before_all(lines: Option<&ChainLines<'_>>, seq: i64) -> bool {
+    lines.and_then(|lines| lines.checkpoints.keys().next()).is_some_and(|first| seq < *first)
 }
 
 fn verify_chain(
@@ -219,8 +227,15 @@ mod tests {
     fn a_whole_one_is_counted() {
         let (lines, _) = export(TEXTS);
         let report = verify_audit(&lines, &[seen(&lines)]).expect("whole");
-        let whole =
-            AuditReport { chains: 1, shortened: 0, blocks: 3, entries: 4, checkpoints: 1, mirrored: 1, unsigned: 1 };
+        let whole = AuditReport {
+            chains: 1,
+            blocks: 3,
+            entries: 4,
+            checkpoints: 1,
+            mirrored: 1,
+            unsigned: 1,
+            ..Default::default()
+        };
         assert_eq!(report, whole);
     }
 
@@ -263,5 +278,12 @@ mod tests {
             lines.iter().filter(|line| !matches!(line, AuditLine::Block { seq, .. } if *seq < 3)).cloned().collect();
         let report = verify_audit(&left, &[seen(&lines)]).expect("whole");
         assert_eq!((report.blocks, report.mirrored, report.shortened), (1, 1, 1));
+        // What a MID has kept may be older than all that is left.
+        let older = AuditCheckpoint { seq: 1, ..seen(&lines) };
+        assert_eq!(verify_audit(&left, std::slice::from_ref(&older)).expect("whole").outlived, 1);
+        let at_the_last = AuditCheckpoint { hash: older.hash.clone() + "x", ..seen(&lines) };
+        assert!(verify_audit(&left, &[at_the_last]).is_err());
+        let nothing: Vec<_> = left.iter().filter(|line| matches!(line, AuditLine::Key { .. })).cloned().collect();
+        assert_eq!(verify_audit(&nothing, &[older]), Err(AuditFault::CutOff { chain: "c".into(), seq: 1 }));
     }
 }

@@ -10,7 +10,7 @@ use midward_core::{Failure, Hop};
 use midward_wire::{EnrollReply, EnrollRequest, MidState, VERSION};
 
 use super::{check_version, parse};
-use crate::app::Shared;
+use crate::app::{App, Shared};
 use crate::check;
 use crate::keys::{hash, hash_text};
 use crate::problem::Problem;
@@ -18,7 +18,18 @@ use crate::queue::Job;
 use crate::store::mids::{self, MidRow};
 
 pub(super) async fn enroll(State(app): State<Shared>, body: Bytes) -> Result<Json<EnrollReply>, Problem> {
-    let request: EnrollRequest = parse(&body)?;
+    let admitted = admit(&app, &body).await;
+    if let Err(problem) = &admitted
+        && matches!(problem.status, StatusCode::FORBIDDEN | StatusCode::CONFLICT)
+    {
+        // Whoever guesses secrets leaves a trace.
+        app.audit.refused(&problem.failure.code, "", "enroll");
+    }
+    admitted
+}
+
+async fn admit(app: &App, body: &Bytes) -> Result<Json<EnrollReply>, Problem> {
+    let request: EnrollRequest = parse(body)?;
     check_version(request.version)?;
     check::name("MID", &request.name)?;
     if URL_SAFE_NO_PAD.decode(&request.public_key).map(|key| key.len()) != Ok(32) {

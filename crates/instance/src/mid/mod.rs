@@ -2,6 +2,7 @@
 
 mod audit;
 mod enroll;
+mod form;
 mod incarnation;
 pub(crate) mod pulses;
 mod token;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use midward_wire::{
@@ -16,11 +16,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use super::{check_version, incarnation, parse};
+use super::{check_version, form, incarnation, parse};
 use crate::api::{Body, body};
 use crate::app::{App, Shared};
 use crate::at_rest::{Part, reduced};
 use crate::auth;
+use crate::extract::Segments;
 use crate::problem::Problem;
 use crate::queue::{Job, Poll, Report, grant_texts};
 use crate::store::outcomes::Finish;
@@ -42,10 +43,7 @@ pub(super) async fn heartbeat(
     let (holder, state) = auth::mid(&app, &headers).await?;
     let heartbeat: Heartbeat = parse(&body)?;
     check_version(heartbeat.version)?;
-    incarnation::check(&heartbeat.incarnation)?;
-    if heartbeat.resolvers.len() > 64 {
-        return Err(Problem::bad_request("too_many_resolvers", "a MID has 64 resolvers at most", "Configure fewer."));
-    }
+    form::heartbeat(&heartbeat)?;
     let mid_id = &holder.0;
     if app.fleet.repeats(mid_id, app.clock.boot(), app.now(), &heartbeat) {
         app.pulses.note(mid_id);
@@ -133,7 +131,7 @@ pub(super) async fn lease(
 pub(super) async fn config(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Path(digest): Path<String>,
+    Segments(digest): Segments<String>,
 ) -> Result<Response, Problem> {
     auth::mid(&app, &headers).await?;
     let document = connections::document(app.store.readers(), &digest).await?;
@@ -145,7 +143,7 @@ pub(super) async fn config(
 pub(super) async fn jar(
     State(app): State<Shared>,
     headers: HeaderMap,
-    Path(sha256): Path<String>,
+    Segments(sha256): Segments<String>,
 ) -> Result<Json<JarDocument>, Problem> {
     auth::mid(&app, &headers).await?;
     let content = jars::content(app.store.readers(), &sha256).await?;
@@ -184,6 +182,7 @@ pub(super) async fn outcomes(
     let reports = {
         let request: Outcomes<'_> = serde_json::from_slice(&body).map_err(not_understood)?;
         check_version(request.version)?;
+        form::handed_back(request.outcomes.iter().map(|text| text.request_id.as_str()))?;
         request.outcomes.into_iter().map(|text| report(&app, text)).collect::<Result<Vec<_>, _>>()?
     };
     let verdicts: Vec<OutcomeVerdict> = app.queue.outcomes(holder.0.clone(), reports).await?;
@@ -191,7 +190,6 @@ pub(super) async fn outcomes(
 }
 
 fn report(app: &App, text: OutcomeText<'_>) -> Result<Report, Problem> {
-    check_request_id(&text.request_id)?;
     let outcome: Outcome = serde_json::from_str(text.outcome.get()).map_err(not_understood)?;
     let _: midward_core::Trace = serde_json::from_str(text.trace.get()).map_err(not_understood)?;
     let state = match outcome {
@@ -216,14 +214,9 @@ pub(super) async fn release(State(app): State<Shared>, headers: HeaderMap, body:
     let (holder, _) = auth::mid(&app, &headers).await?;
     let request: ReleaseRequest = parse(&body)?;
     check_version(request.version)?;
-    request.leases.iter().try_for_each(|(id, _)| check_request_id(id))?;
+    form::handed_back(request.leases.iter().map(|(id, _)| id.as_str()))?;
     app.queue.hand_back(holder.0.clone(), request.leases).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// What others sent is recorded by the same transaction, and PostgreSQL takes no text with a NUL.
-fn check_request_id(id: &str) -> Result<(), Problem> {
-    if id.contains('\0') { Err(not_understood("a request's identifier with a NUL")) } else { Ok(()) }
 }
 
 fn not_understood(error: impl std::fmt::Display) -> Problem {

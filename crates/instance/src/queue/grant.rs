@@ -26,7 +26,7 @@ pub(crate) struct Granted {
     call: Call,
 }
 
-#[cfg(feature = "bench")]
+#[cfg(any(test, feature = "bench"))]
 impl Granted {
     /// Request and epoch.
     pub(crate) fn of(&self) -> (&str, i64) {

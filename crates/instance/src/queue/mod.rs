@@ -8,6 +8,8 @@ pub(crate) mod room;
 mod spans;
 mod submit;
 mod terms;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod waiters;
 mod work;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use midward_core::WallTime;
 use sqlx::{Any, Transaction};
 
 use super::batch::Writer;
@@ -90,7 +91,13 @@ impl Writer {
         let Some(trial) = outcomes::trial(tx, mid_id, &report.finish).await? else { return Ok(Fate::Stands) };
         let policy: RetryPolicy = from_json(&trial.policy)?;
         let left = Duration::from_millis(u64::try_from(trial.expires_at.saturating_sub(now)).unwrap_or(0));
-        match policy.next(&report.outcome, trial.attempts, left, self.parts.random.next_unit()) {
+        match policy.next(
+            &report.outcome,
+            WallTime::from_unix_millis(now),
+            trial.attempts,
+            left,
+            self.parts.random.next_unit(),
+        ) {
             Next::Final => Ok(Fate::Stands),
             Next::Dead => Ok(Fate::Dead),
             Next::Again(wait) => {

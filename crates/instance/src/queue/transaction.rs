@@ -42,6 +42,7 @@ impl Writer {
             for (id, epoch) in &job.leases {
                 let is_queued = leases::hand_back(&mut tx, &job.mid_id, id, *epoch).await?;
                 self.backlog |= is_queued;
+                effects.freed |= is_queued;
                 effects.hint |= is_queued;
             }
         }
@@ -178,6 +179,7 @@ impl Writer {
             for (id, outcome, trace) in outcomes::expire_retried(tx, now).await? {
                 let outcome = self.parts.at_rest.outcome(&mut **tx, &id, outcome).await?;
                 let outcome = outcome.unwrap_or_else(|why| Outcome::Unknown { failure: why.failure() });
+                self.parts.journal.ended(&id, None, &outcome);
                 effects.ended.push((id, Ended { outcome: Arc::new(outcome), trace: trace.into() }));
                 effects.hint = true;
             }
@@ -268,7 +270,9 @@ impl Writer {
                     continue;
                 }
                 let fate = self.fate(tx, &message.mid_id, report, now, effects).await?;
-                if fate != Fate::TriedAgain {
+                if fate == Fate::TriedAgain {
+                    self.parts.journal.tried_again(id, &message.mid_id, report.finish.epoch, &report.outcome);
+                } else {
                     first.push((message.mid_id.as_str(), &report.finish));
                 }
                 fates.insert(id, fate);

@@ -62,7 +62,7 @@ pub(super) struct Effects {
     pub(super) executed: Vec<i64>,
     /// By how much submissions and polls change what is queued.
     pub(super) queued: Amount,
-    /// Something with limits was queued or ended, or waits for its next attempt: parked polls are served.
+    /// Something with limits was queued or ended, was handed back, or waits for its next attempt: parked polls are served.
     pub(super) freed: bool,
     /// Whether other replicas have to look.
     pub(super) hint: bool,

@@ -1,5 +1,6 @@
 //! Removes what nobody will ask for any more: finished requests with their bodies, by age and by size, answers of
-//! connections that keep metadata only, spent enrollment tokens, documents that no request and no connection names.
+//! connections that keep metadata only, spent enrollment tokens, documents that no request and no connection names,
+//! the rates of connections that are gone.
 
 mod size;
 
@@ -70,7 +71,7 @@ pub(crate) async fn run(app: Arc<App>, shutdown: CancellationToken) {
             && let Err(error) = documents.sweep(&app).await
         {
             app.broken.see(&error);
-            tracing::warn!(%error, "unused configuration documents were not removed");
+            tracing::warn!(%error, "unused configuration documents and rates were not removed");
         }
         round = (round + 1) % DOCUMENT_ROUNDS;
     }
@@ -137,6 +138,7 @@ impl Documents {
         let mut tx = app.store.begin().await?;
         let unnamed = connections::unnamed_documents(&mut tx).await?;
         let unused: HashSet<String> = unnamed.into_iter().filter(|digest| !in_use.contains(digest)).collect();
+        connections::forget_use(&mut tx).await?;
         for digest in unused.intersection(&self.unused) {
             connections::remove_document(&mut *tx, digest).await?;
         }

@@ -2,7 +2,7 @@
 
 use midward_wire::AuditCheckpoint;
 use sqlx::any::AnyRow;
-use sqlx::{Any, Executor, Row as _};
+use sqlx::{Any, AssertSqlSafe, Executor, Row as _, Transaction};
 
 use super::StoreError;
 
@@ -28,14 +28,16 @@ pub(crate) async fn insert<'e>(db: impl Executor<'e, Database = Any>, block: &Bl
     Ok(())
 }
 
-/// Number and hash of a chain's last block.
-pub(crate) async fn head<'e>(
-    db: impl Executor<'e, Database = Any>,
-    chain: &str,
-) -> Result<Option<(i64, String)>, StoreError> {
-    let sql = "SELECT seq, hash FROM audit_blocks WHERE chain = $1 ORDER BY seq DESC LIMIT 1";
-    let row = sqlx::query(sql).bind(chain).fetch_optional(db).await?;
-    row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
+/// Number and hash of a chain's last block; of its last checkpoint, when its blocks are so old that they are gone.
+pub(crate) async fn head(tx: &mut Transaction<'static, Any>, chain: &str) -> Result<Option<(i64, String)>, StoreError> {
+    for table in ["audit_blocks", "audit_checkpoints"] {
+        let sql = format!("SELECT seq, hash FROM {table} WHERE chain = $1 ORDER BY seq DESC LIMIT 1");
+        let row = sqlx::query(AssertSqlSafe(sql)).bind(chain).fetch_optional(&mut **tx).await?;
+        if let Some(row) = row {
+            return Ok(Some((row.try_get(0)?, row.try_get(1)?)));
+        }
+    }
+    Ok(None)
 }
 
 /// Chain, number and hash of the last blocks of the newest chains.
@@ -101,7 +103,7 @@ pub(crate) async fn checkpoints<'e>(
     limit: i64,
 ) -> Result<Vec<AuditCheckpoint>, StoreError> {
     let sql = format!("{CHECKPOINTS} WHERE chain > $1 OR (chain = $1 AND seq > $2) ORDER BY chain, seq LIMIT $3");
-    let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(chain).bind(seq).bind(limit);
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(chain).bind(seq).bind(limit);
     query.fetch_all(db).await?.iter().map(checkpoint).collect()
 }
 
@@ -111,16 +113,21 @@ pub(crate) async fn newest_checkpoints<'e>(
     limit: i64,
 ) -> Result<Vec<AuditCheckpoint>, StoreError> {
     let sql = format!("{CHECKPOINTS} ORDER BY at DESC, chain, seq DESC LIMIT $1");
-    let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(limit);
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(limit);
     query.fetch_all(db).await?.iter().map(checkpoint).collect()
 }
 
-/// Removes blocks up to the last checkpoint of their chain before `before`; the checkpoint stays, so that what is left
-/// can be checked.
-pub(crate) async fn remove_before<'e>(db: impl Executor<'e, Database = Any>, before: i64) -> Result<u64, StoreError> {
-    let sql = "DELETE FROM audit_blocks WHERE at < $1 AND EXISTS (SELECT 1 FROM audit_checkpoints c WHERE \
-               c.chain = audit_blocks.chain AND c.seq >= audit_blocks.seq AND c.at < $1)";
-    Ok(sqlx::query(sql).bind(before).execute(db).await?.rows_affected())
+/// Removes the blocks of each chain up to its last checkpoint before `before`, and the checkpoints before that one, which
+/// stays, so that what is left can be checked. Returns how many blocks.
+pub(crate) async fn remove_before(tx: &mut Transaction<'static, Any>, before: i64) -> Result<u64, StoreError> {
+    // By the checkpoints' times alone: those of the blocks may be another clock's.
+    let blocks = "DELETE FROM audit_blocks WHERE EXISTS (SELECT 1 FROM audit_checkpoints c WHERE \
+                  c.chain = audit_blocks.chain AND c.seq >= audit_blocks.seq AND c.at < $1)";
+    let removed = sqlx::query(blocks).bind(before).execute(&mut **tx).await?.rows_affected();
+    let checkpoints = "DELETE FROM audit_checkpoints WHERE EXISTS (SELECT 1 FROM audit_checkpoints c WHERE \
+                       c.chain = audit_checkpoints.chain AND c.seq > audit_checkpoints.seq AND c.at < $1)";
+    sqlx::query(checkpoints).bind(before).execute(&mut **tx).await?;
+    Ok(removed)
 }
 
 fn checkpoint(row: &AnyRow) -> Result<AuditCheckpoint, StoreError> {

@@ -83,6 +83,15 @@ pub(crate) async fn remove_document<'e>(db: impl Executor<'e, Database = Any>, d
     Ok(())
 }
 
+/// Removes what was noted of the rates of connections that are gone, and of which nothing waits or runs.
+pub(crate) async fn forget_use(tx: &mut sqlx::Transaction<'static, Any>) -> Result<u64, StoreError> {
+    let sql = "DELETE FROM connection_use WHERE alias NOT IN (SELECT alias FROM connections) AND NOT EXISTS \
+               (SELECT 1 FROM requests r WHERE r.connection = connection_use.alias AND r.state = 0 AND r.limited = 1) \
+               AND NOT EXISTS \
+               (SELECT 1 FROM requests r WHERE r.connection = connection_use.alias AND r.state = 1 AND r.limited = 1)";
+    Ok(sqlx::query(sql).execute(&mut **tx).await?.rows_affected())
+}
+
 fn connection(row: &AnyRow) -> Result<Connection, StoreError> {
     Ok(Connection {
         alias: row.try_get(0)?,

@@ -8,6 +8,8 @@ pub(crate) mod credentials;
 pub(crate) mod depth;
 pub(crate) mod dialect;
 pub(crate) mod encryption_keys;
+#[cfg(test)]
+mod forward;
 pub(crate) mod incarnations;
 pub(crate) mod instance_keys;
 pub(crate) mod jars;
@@ -141,6 +143,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (42, "schema level", include_str!("../../migrations/0042_schema_level.sql")),
     (43, "incarnations", include_str!("../../migrations/0043_incarnations.sql")),
     (44, "enrolled again", include_str!("../../migrations/0044_enrolled_again.sql")),
+    (53, "last epoch", include_str!("../../migrations/0053_last_epoch.sql")),
     (59, "queued size", include_str!("../../migrations/0059_queued_size.sql")),
 ];
 
@@ -252,14 +255,19 @@ impl Store {
 
 async fn migrate(dialect: Dialect, writer: &AnyPool) -> Result<(), StoreError> {
     level::check_before_migrating(dialect, writer).await?;
-    let migrations = MIGRATIONS.iter().map(|&(version, name, sql)| {
+    migrator(dialect, i64::MAX).run(writer).await.map_err(|error| StoreError::Schema(Arc::new(error)))
+}
+
+/// The migrations up to number `last`.
+fn migrator(dialect: Dialect, last: i64) -> Migrator {
+    let migrations = MIGRATIONS.iter().filter(|(version, ..)| *version <= last).map(|&(version, name, sql)| {
         let sql = sqlx::AssertSqlSafe(dialect.migration(sql)).into_sql_str();
         Migration::new(version, name.into(), MigrationType::Simple, sql, false)
     });
     let mut migrator = Migrator::with_migrations(migrations.collect());
     // In a rolling upgrade, a replica of the version before may start on the new schema: its level says so.
     migrator.set_ignore_missing(true);
-    migrator.run(writer).await.map_err(|error| StoreError::Schema(Arc::new(error)))
+    migrator
 }
 
 /// The database's URL, with the password from its file.

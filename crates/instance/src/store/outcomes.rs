@@ -204,7 +204,7 @@ pub(crate) async fn try_again(
     let row = sqlx::query(
         "UPDATE requests SET state = 0, not_before = $1, attempts = attempts + 1, unsure = 0, lease_mid = NULL, \
          lease_expires_at = NULL, last_state = $2, last_outcome = CASE WHEN keep = 0 THEN $3 ELSE $4 END, \
-         last_trace = $5 WHERE id = $6 AND epoch = $7 AND lease_mid = $8 AND state IN (0, 1) RETURNING keep",
+         last_trace = $5, last_epoch = epoch WHERE id = $6 AND epoch = $7 AND lease_mid = $8 AND state IN (0, 1) RETURNING keep",
     )
     .bind(not_before)
     .bind(outcome.state)
@@ -224,11 +224,10 @@ pub(crate) async fn try_again(
     Ok(true)
 }
 
-/// What is stored as the outcome after which a request waits for its next attempt; and whether it is reduced.
+/// What is stored as the outcome after which a request was tried again last, whatever became of it since; and whether it
+/// is reduced.
 pub(crate) async fn tried_again(tx: &mut Tx, outcome: &Finish) -> Result<Option<(String, bool)>, StoreError> {
-    // Not `state = 0`: it would fit the indexes of what is queued, too.
-    let sql = "SELECT last_outcome, keep FROM requests WHERE id = $1 AND epoch = $2 AND state < 1 \
-               AND last_outcome IS NOT NULL";
+    let sql = "SELECT last_outcome, keep FROM requests WHERE id = $1 AND last_epoch = $2 AND last_outcome IS NOT NULL";
     let row = sqlx::query(sql).bind(&outcome.id).bind(outcome.epoch).fetch_optional(&mut **tx).await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some((row.try_get(0)?, row.try_get::<i64, _>(1)? != 0)))
@@ -270,7 +269,7 @@ pub(crate) async fn redrive(tx: &mut Tx, id: &str, terms: &Redrive<'_>) -> Resul
     let done = sqlx::query(
         "UPDATE requests SET state = 0, dead = 0, attempts = 0, unsure = 0, not_before = 0, lease_mid = NULL, \
          lease_expires_at = NULL, outcome = NULL, trace = NULL, finished_at = NULL, last_state = NULL, \
-         last_outcome = NULL, last_trace = NULL, config_digest = $1, resolver = $2, mids = $3, ordered = $4, \
+         last_outcome = NULL, last_trace = NULL, last_epoch = NULL, config_digest = $1, resolver = $2, mids = $3, ordered = $4, \
          limited = $5, retry = $6, lease_ms = $7, expires_at = $8 WHERE id = $9 AND dead = 1 AND call_json <> ''",
     )
     .bind(terms.config_digest)
@@ -287,15 +286,24 @@ pub(crate) async fn redrive(tx: &mut Tx, id: &str, terms: &Redrive<'_>) -> Resul
     Ok(done.rows_affected() == 1)
 }
 
-/// Ends a request that waits and that no MID was ever given, with `outcome`. False: it is too late for that.
-pub(crate) async fn withdraw(tx: &mut Tx, id: &str, now: i64, outcome: &str) -> Result<bool, StoreError> {
+/// Ends a request that waits and that no MID has or may have sent since it was queued: with `outcome`, or, when it waits
+/// for its next attempt, as the last one ended. Returns that outcome and the trace, as they are stored; `None`: it is
+/// too late.
+pub(crate) async fn withdraw(
+    tx: &mut Tx,
+    id: &str,
+    now: i64,
+    outcome: &str,
+) -> Result<Option<(String, String)>, StoreError> {
     let sql = format!(
-        "UPDATE requests SET state = {FAILED}, outcome = $1, trace = '[]', finished_at = $2, {REMOVE_CALL} \
-         WHERE id = $3 AND state = 0 AND lease_mid IS NULL AND epoch = 0 RETURNING id"
+        "UPDATE requests SET state = COALESCE(last_state, {FAILED}), outcome = COALESCE(last_outcome, $1), \
+         trace = COALESCE(last_trace, '[]'), finished_at = $2, {REMOVE_CALL} \
+         WHERE id = $3 AND state = 0 AND lease_mid IS NULL AND unsure = 0 RETURNING id, outcome, trace"
     );
     let rows = sqlx::query(AssertSqlSafe(sql)).bind(outcome).bind(now).bind(id).fetch_all(&mut **tx).await?;
     pieces::forget_reduced(tx, &ids(&rows)?).await?;
-    Ok(!rows.is_empty())
+    let ended = rows.first().map(how_ended).transpose()?;
+    Ok(ended.map(|(_, outcome, trace)| (outcome, trace)))
 }
 
 /// Ends queued requests whose time is over with `outcome`. Returns which. Those that were surely never sent fail: never

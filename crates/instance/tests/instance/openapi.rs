@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use http::Method;
+use midward_fakes::postgres::Postgres;
 use serde_json::Value;
 
 use crate::scenarios::support::Place;
@@ -32,7 +33,43 @@ fn configuration(key: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_is_as_the_document_says() {
+    every_answer_on(Place::sqlite()).await;
+}
+
+/// PostgreSQL takes less than SQLite does: no NUL in a text, no number beyond its column.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_is_as_the_document_says_on_postgres() {
+    let server = Postgres::start().expect("a server");
+    every_answer_on(Place::postgres(&server.new_database().expect("a database"))).await;
+}
+
+/// Without a key, so nothing is changed: a method that a path has is asked for one, or, where it needs none, answered.
+#[tokio::test]
+async fn a_path_has_the_methods_that_the_document_says() {
     let place = Place::sqlite();
+    let instance = with_document(&place).await;
+    let document = instance.get("/api/v1/openapi.json").await.1;
+    let mut asked = 0;
+    for (path, described) in document["paths"].as_object().expect("paths") {
+        let path = path.replace("{action}", "pause").replace("{name}", "x").replace("{id}", "x");
+        assert!(!path.contains('{'), "{path}");
+        for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+            let (status, _) = instance.api_as("none", method.clone(), &path, &Value::Null).await;
+            let operation = described.get(method.as_str().to_lowercase());
+            let is_open = operation.is_some_and(|operation| operation["security"] == Value::Array(Vec::new()));
+            match operation {
+                None => assert_eq!(status, 405, "{method} {path}"),
+                Some(_) if is_open => assert!(matches!(status, 200 | 400), "{method} {path}: {status}"),
+                Some(_) => assert_eq!(status, 401, "{method} {path}"),
+            }
+            asked += 1;
+        }
+    }
+    assert!(asked > 100, "{asked}");
+    instance.stop().await;
+}
+
+async fn every_answer_on(place: Place) {
     let instance = with_document(&place).await;
     submit(&instance, "GET").await;
     let folder = tempfile::tempdir().expect("a folder");

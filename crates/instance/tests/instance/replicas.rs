@@ -269,3 +269,82 @@ async fn submissions_outlive_a_restart_of_the_database() {
     assert_eq!(listed, ids);
     pair.stop().await;
 }
+
+/// The pair with limits on its connection, and a working MID at each.
+async fn limited(limits: &Value) -> (Pair, ScriptedMid, ScriptedMid) {
+    let pair = pair().await;
+    let mut wanted = document();
+    for (name, value) in limits.as_object().expect("fields") {
+        wanted["connections"][0][name] = value.clone();
+    }
+    assert_eq!(pair.a.post("/api/v1/apply", &wanted).await.0, 200);
+    let at_a = ScriptedMid::working(&pair.a, "mid-a").await;
+    let at_b = ScriptedMid::working(&pair.b, "mid-b").await;
+    for (there, mid) in [(&pair.b, "mid-a"), (&pair.a, "mid-b")] {
+        let path = format!("/api/v1/mids/{mid}");
+        eventually("both replicas hear of both MIDs", async || there.get(&path).await.1["live"] == true).await;
+    }
+    (pair, at_a, at_b)
+}
+
+/// What each of the two is given within a second.
+async fn both(pair: &Pair, at_a: &mut ScriptedMid, at_b: &mut ScriptedMid) -> (Vec<String>, Vec<String>) {
+    let ids = |leases: Vec<midward_wire::LeaseGrant>| leases.into_iter().map(|lease| lease.request_id).collect();
+    let (from_a, from_b) = tokio::join!(at_a.poll(&pair.a, 1000, true), at_b.poll(&pair.b, 1000, true));
+    (ids(from_a), ids(from_b))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_a_connections_concurrency() {
+    let (pair, mut at_a, mut at_b) = limited(&json!({"max_concurrent": 2})).await;
+    for number in 0..6 {
+        submit(if number % 2 == 0 { &pair.a } else { &pair.b }, "POST").await;
+    }
+    let mut held = Vec::new();
+    eventually("the first has both", async || {
+        held.extend(at_a.poll(&pair.a, 1000, true).await.into_iter().map(|lease| lease.request_id));
+        held.len() == 2
+    })
+    .await;
+    assert!(at_b.poll(&pair.b, 1500, true).await.is_empty(), "four wait, and none is given out elsewhere");
+    // One ends at the first replica, and the other one gives the next.
+    assert_eq!(at_a.report(&pair.a, &held[0], 1, "x").await, "accepted");
+    let next = at_b.poll(&pair.b, 10_000, true).await;
+    assert_eq!(next.len(), 1, "{next:?}");
+    assert_eq!(both(&pair, &mut at_a, &mut at_b).await, (Vec::new(), Vec::new()), "one is held at each");
+    assert_eq!(at_a.report(&pair.a, &held[1], 1, "x").await, "accepted");
+    assert_eq!(at_b.report(&pair.b, &next[0].request_id, 1, "x").await, "accepted");
+    // Three wait, and both replicas give them out at once.
+    let mut given = (Vec::new(), Vec::new());
+    eventually("two of them", async || {
+        let (from_a, from_b) = both(&pair, &mut at_a, &mut at_b).await;
+        given.0.extend(from_a);
+        given.1.extend(from_b);
+        given.0.len() + given.1.len() >= 2
+    })
+    .await;
+    assert_eq!(given.0.len() + given.1.len(), 2, "{given:?}");
+    assert_eq!(both(&pair, &mut at_a, &mut at_b).await, (Vec::new(), Vec::new()));
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_a_connections_rate() {
+    // One at a time, and the next a minute later.
+    let (pair, mut at_a, mut at_b) = limited(&json!({"max_per_minute": 1})).await;
+    for at in [&pair.a, &pair.b, &pair.a, &pair.b] {
+        submit(at, "POST").await;
+    }
+    let mut given = (Vec::new(), Vec::new());
+    eventually("one of them", async || {
+        given = both(&pair, &mut at_a, &mut at_b).await;
+        given.0.len() + given.1.len() > 0
+    })
+    .await;
+    assert_eq!(given.0.len() + given.1.len(), 1, "{given:?}");
+    // That it ended makes no room.
+    let (mid, at, id) = if given.1.is_empty() { (&at_a, &pair.a, &given.0[0]) } else { (&at_b, &pair.b, &given.1[0]) };
+    assert_eq!(mid.report(at, id, 1, "x").await, "accepted");
+    assert_eq!(both(&pair, &mut at_a, &mut at_b).await, (Vec::new(), Vec::new()));
+    pair.stop().await;
+}

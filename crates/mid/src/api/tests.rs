@@ -9,7 +9,9 @@ use super::*;
 const TOKEN: &str = "secret-token-0123456789";
 
 /// Answers each connection's requests (without bodies) from `answers`, in turn; closes after each `None`.
-async fn api(answers: Vec<Option<String>>) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
+async fn api<A: AsRef<[u8]> + Send + 'static>(
+    answers: Vec<Option<A>>,
+) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("an address");
     let (seen, requests) = tokio::sync::mpsc::unbounded_channel();
@@ -24,7 +26,7 @@ async fn api(answers: Vec<Option<String>>) -> (SocketAddr, tokio::sync::mpsc::Un
                 }
                 seen.send(String::from_utf8_lossy(&std::mem::take(&mut head)).into_owned()).expect("a reader");
                 let Some(Some(answer)) = answers.next() else { continue 'accept };
-                stream.write_all(answer.as_bytes()).await.expect("written");
+                stream.write_all(answer.as_ref()).await.expect("written");
             }
         }
     });
@@ -91,8 +93,17 @@ async fn the_call_carries_the_token_and_the_reply_does_not() {
 }
 
 #[tokio::test]
+async fn a_header_beyond_ascii_keeps_its_bytes() {
+    let answer = b"HTTP/1.1 200 OK\r\nX-Latin: gr\xfcn\r\nX-Utf: gr\xc3\xbcn\r\nContent-Length: 0\r\n\r\n".as_slice();
+    let (address, _requests) = api(vec![Some(answer)]).await;
+    let reply = call(address, loopback(), Duration::from_secs(10)).await.expect("a reply");
+    let values: Vec<_> = reply.headers.iter().map(|(_, value)| midward_wire::header_bytes(value)).collect();
+    assert_eq!(values[..2], [b"gr\xfcn".as_slice(), b"gr\xc3\xbcn"]);
+}
+
+#[tokio::test]
 async fn a_refused_address_is_a_policy_failure_that_names_no_address() {
-    let (address, _requests) = api(Vec::new()).await;
+    let (address, _requests) = api::<&str>(Vec::new()).await;
     let error = call(address, AddressGuard::default(), Duration::from_secs(10)).await.expect_err("refused");
     assert!(!error.maybe_sent);
     assert_eq!((error.failure.hop, error.failure.code.as_str()), (Hop::Policy, "policy_address"));
@@ -101,7 +112,7 @@ async fn a_refused_address_is_a_policy_failure_that_names_no_address() {
 
 #[tokio::test]
 async fn a_lost_answer_may_have_been_sent_and_a_refused_connection_was_not() {
-    let (address, mut requests) = api(vec![None]).await;
+    let (address, mut requests) = api::<&str>(vec![None]).await;
     let error = call(address, loopback(), Duration::from_secs(10)).await.expect_err("closed");
     assert!(error.maybe_sent);
     assert_eq!(error.failure.code, "api_unreachable");
@@ -126,7 +137,7 @@ async fn a_reply_over_the_limit_is_a_failure() {
 
 #[tokio::test]
 async fn an_expired_lease_is_never_dialled() {
-    let (address, mut requests) = api(Vec::new()).await;
+    let (address, mut requests) = api::<&str>(Vec::new()).await;
     let error = call(address, loopback(), Duration::ZERO).await.expect_err("too late");
     assert_eq!((error.failure.code.as_str(), error.maybe_sent), ("api_timeout", false));
     assert!(requests.try_recv().is_err());
@@ -134,7 +145,7 @@ async fn an_expired_lease_is_never_dialled() {
 
 #[tokio::test]
 async fn a_token_that_has_ended_is_never_sent() {
-    let (address, mut requests) = api(Vec::new()).await;
+    let (address, mut requests) = api::<&str>(Vec::new()).await;
     let error = call_until(SystemClock.boot(), address, loopback(), Duration::from_secs(10)).await.expect_err("ended");
     assert_eq!((error.failure.code.as_str(), error.maybe_sent), ("api_timeout", false));
     assert!(requests.try_recv().is_err());

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::instance::{Scripted, json as answer_json, token_answer};
 use crate::api::ApiCaller;
-use crate::audit::Audit;
+use crate::audit::{Audit, AuditEntry, entries};
 use crate::config_cache::ConfigCache;
 use crate::discovery::Discoveries;
 use crate::engine::Engine;
@@ -221,14 +221,22 @@ async fn a_post_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_method_that_no_rule_lists_and_a_lease_that_is_over_send_nothing() {
+async fn a_method_that_no_rule_lists_and_a_lease_that_is_over_send_nothing_and_are_in_the_audit() {
     let third = third_party().await;
-    let refused = run(&third, "DELETE", 30_000).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (engine, _instance, digest) = engine(&third, &folder).await;
+    let refused = call(&engine, digest.clone(), "DELETE", 30_000).await;
     assert!(matches!(&refused, Outcome::Failed { failure } if failure.reference.is_some()), "{refused:?}");
     assert!(third.seen("/token").is_empty());
-    let late = run(&third, "GET", 0).await;
+    let late = call(&engine, digest, "GET", 0).await;
     assert!(matches!(late, Outcome::Failed { .. }), "{late:?}");
     assert!(third.seen("/x").is_empty());
+    drop(engine);
+    let Outcome::Failed { failure } = late else { panic!("{late:?}") };
+    let [AuditEntry::Refusal { code, .. }, AuditEntry::Call { outcome, .. }] = &entries(&folder)[..] else {
+        panic!("{:?}", entries(&folder))
+    };
+    assert_eq!((code.as_str(), outcome), ("policy_method", &format!("failed {}", failure.code)));
 }
 
 #[tokio::test]

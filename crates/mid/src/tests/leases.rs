@@ -10,14 +10,15 @@ use http_body_util::Full;
 use midward_core::{Clock, Failure, Random, SystemClock, SystemRandom, Trace};
 use midward_resolvers::BoxFuture;
 use midward_wire::{
-    ApiReply, Bytes64, Heartbeat, LeaseRequest, MidState, Outcome, OutcomeReport, OutcomesRequest, ReleaseRequest,
-    paths,
+    ApiReply, Bytes64, Heartbeat, LeaseRequest, MAX_OUTCOMES, MidState, Outcome, OutcomeReport, OutcomesRequest,
+    ReleaseRequest, paths,
 };
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::instance::{Scripted, Seen, answer, eventually, json as answer_json, token_answer};
+use crate::audit::{Audit, AuditEntry, entries};
 use crate::capacity::Capacity;
 use crate::execute::{Execute, Leased};
 use crate::heartbeat::Heart;
@@ -80,6 +81,7 @@ struct Running {
     executor: Arc<Counter>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), Failure>>,
+    folder: tempfile::TempDir,
 }
 
 impl Running {
@@ -99,11 +101,13 @@ impl Running {
         let policy = Arc::new(PolicyStore::new(Policy::default(), Arc::clone(&random)));
         let jars =
             JarFetch { link: Arc::clone(&link), policy, wanted: Arc::default(), resolvers: Arc::clone(&resolvers) };
+        let folder = tempfile::tempdir().expect("a folder");
         let mid = Mid::join(Parts {
             link,
             heart,
             jars,
             executor: executor.clone(),
+            audit: Arc::new(Audit::open(folder.path(), None).expect("open")),
             resolvers,
             capacity,
             incarnation: "inc".into(),
@@ -118,13 +122,15 @@ impl Running {
         });
         let stop = CancellationToken::new();
         let task = tokio::spawn(mid.run(stop.clone(), CancellationToken::new()));
-        Self { executor, stop, task }
+        Self { executor, stop, task, folder }
     }
 
-    async fn end(self) {
+    /// What its audit has then.
+    async fn end(self) -> Vec<AuditEntry> {
         self.stop.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(20), self.task).await.expect("in time");
         assert_eq!(ended.expect("no crash"), Ok(()));
+        entries(&self.folder)
     }
 }
 
@@ -191,14 +197,51 @@ async fn a_batch_is_acknowledged_and_a_second_delivery_is_executed_once() {
     let polls = instance.seen(paths::LEASE);
     assert_eq!(poll(&polls[1]).expect("a poll").received_batch, 1);
     let executor = Arc::clone(&mid.executor);
-    mid.end().await;
+    let audit = mid.end().await;
     let mut started = executor.started();
     started.sort_unstable();
     assert_eq!(started, [("a".to_owned(), 1), ("b".to_owned(), 1)]);
     assert_eq!(outcomes(&instance).len(), 2);
+    assert_eq!(refused(&audit), [("lease_repeated", "a", 1, 1), ("lease_repeated", "b", 1, 1)]);
     // The instance knew the resolvers before the first poll.
     let heartbeat: Heartbeat = serde_json::from_slice(&instance.seen(paths::HEARTBEAT)[0].body).expect("a heartbeat");
     assert_eq!(heartbeat.incarnation, "inc");
+}
+
+/// Code, request, epoch and latest epoch of each lease that was refused.
+fn refused(audit: &[AuditEntry]) -> Vec<(&str, &str, i64, i64)> {
+    let refused = audit.iter().filter_map(|entry| match entry {
+        AuditEntry::LeaseRefused { code, request_id, epoch, latest, .. } => {
+            Some((code.as_str(), request_id.as_str(), *epoch, *latest))
+        }
+        _ => None,
+    });
+    refused.collect()
+}
+
+#[tokio::test]
+async fn an_older_epoch_is_refused_in_a_form_that_is_known_or_not_and_while_it_drains() {
+    let strange = |epoch: i64| json!({ "request_id": "a", "epoch": epoch, "novelty": {} });
+    let instance = Scripted::start(move |seen| match poll(seen) {
+        Some(poll) if poll.received_batch == 0 => leases(1, &[grant("a", 3)]),
+        Some(poll) if poll.received_batch == 1 => leases(2, &[grant("a", 2), strange(1), grant("a", 4), grant("b", 1)]),
+        Some(poll) if poll.capacity == 0 => leases(3, &[grant("a", 3), grant("lost", 1)]),
+        Some(poll) => nothing(poll.received_batch),
+        None => other(seen),
+    })
+    .await;
+    let mid = Running::start(&instance, Counter::new(10), 8);
+    eventually("three outcomes", || outcomes(&instance).len() >= 3).await;
+    let executor = Arc::clone(&mid.executor);
+    let audit = mid.end().await;
+    let mut started = executor.started();
+    started.sort_unstable();
+    assert_eq!(started, [("a".to_owned(), 3), ("a".to_owned(), 4), ("b".to_owned(), 1)]);
+    assert_eq!(outcomes(&instance).len(), 3, "what is refused has no outcome: another lease is the request's");
+    let older = |epoch, latest| ("lease_outdated", "a", epoch, latest);
+    assert_eq!(refused(&audit), [older(2, 3), older(1, 3), older(3, 4)]);
+    let release: ReleaseRequest = serde_json::from_slice(&instance.seen(paths::RELEASE)[0].body).expect("a release");
+    assert_eq!(release.leases, [("lost".to_owned(), 1)]);
 }
 
 #[tokio::test]
@@ -264,6 +307,28 @@ async fn a_drain_finishes_what_runs_and_hands_back_what_it_never_received() {
     let heartbeats = instance.seen(paths::HEARTBEAT);
     let last: Heartbeat = serde_json::from_slice(&heartbeats.last().expect("one").body).expect("a heartbeat");
     assert!(last.draining);
+}
+
+#[tokio::test]
+async fn a_drain_hands_back_no_more_at_once_than_an_instance_takes() {
+    let instance = Scripted::start(|seen| match poll(seen) {
+        Some(poll) if poll.capacity == 0 => {
+            let lost: Vec<_> = (0..=MAX_OUTCOMES).map(|number| grant(&number.to_string(), 1)).collect();
+            leases(1, &lost)
+        }
+        Some(poll) => nothing(poll.received_batch),
+        None => other(seen),
+    })
+    .await;
+    let mid = Running::start(&instance, Counter::new(0), 4096);
+    eventually("a poll", || !instance.seen(paths::LEASE).is_empty()).await;
+    mid.end().await;
+    let parts: Vec<usize> = instance
+        .seen(paths::RELEASE)
+        .iter()
+        .map(|seen| serde_json::from_slice::<ReleaseRequest>(&seen.body).expect("a release").leases.len())
+        .collect();
+    assert_eq!(parts, [MAX_OUTCOMES, 1]);
 }
 
 #[tokio::test]

@@ -147,7 +147,9 @@ pub(crate) async fn policy(path: &Path, command: PolicyCommand, format: Format) 
                     let head = format!("request {request_id} for connection {connection} was refused ({code}):");
                     std::iter::once(head).chain(explanation.lines().map(str::to_owned)).collect()
                 }
-                AuditEntry::Call { .. } | AuditEntry::InstanceCheckpoint { .. } => Vec::new(),
+                AuditEntry::Call { .. } | AuditEntry::LeaseRefused { .. } | AuditEntry::InstanceCheckpoint { .. } => {
+                    Vec::new()
+                }
             });
         }
         PolicyCommand::Suggest { reference } => {

@@ -68,6 +68,12 @@ pub(crate) async fn run(
                      Servers; {} blocks are not signed yet",
                     report.entries, report.blocks, report.chains, report.checkpoints, report.mirrored, report.unsigned
                 ));
+                if report.outlived > 0 {
+                    output::say(&format!(
+                        "{} checkpoints of MID Servers are older than all that is left of their chains",
+                        report.outlived
+                    ));
+                }
                 if report.shortened > 0 {
                     output::say(&format!(
                         "{} chains begin behind a signed checkpoint: what was before is gone, as after audit.keep_days",

@@ -14,8 +14,10 @@ use crate::exit::CliError;
 
 /// Largest answer that is taken in, in bytes.
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
-/// Longest wait for an answer.
+/// Longest wait for an answer, where it does not depend on a call's.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// What an answer may take beyond the wait that the instance was asked for.
+const BEYOND: Duration = Duration::from_secs(30);
 
 /// Where the instance is and how to speak to it.
 #[derive(Clone, Debug, clap::Args)]
@@ -62,7 +64,7 @@ impl Client {
     pub(crate) async fn api(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, CliError> {
         let content = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let headers = [("content-type".to_owned(), "application/json".to_owned())];
-        let answer = self.send(method, &format!("{}{path}", self.url), &headers, content).await?;
+        let answer = self.send(method, &format!("{}{path}", self.url), &headers, content, PATIENCE).await?;
         let value: Value = if answer.body().is_empty() {
             Value::Null
         } else {
@@ -71,7 +73,8 @@ impl Client {
         if answer.status().is_success() { Ok(value) } else { Err(CliError::problem(&value)) }
     }
 
-    /// Makes a synchronous call; the answer is the API's, or Midward's own problem document.
+    /// Makes a synchronous call, whose headers ask the instance to wait for `wait`; the answer is the API's, or Midward's
+    /// own problem document.
     pub(crate) async fn call(
         &self,
         connection: &str,
@@ -79,6 +82,7 @@ impl Client {
         path: &str,
         headers: &[(String, String)],
         body: Bytes,
+        wait: Duration,
     ) -> Result<Response<Bytes>, CliError> {
         let path = path.trim_start_matches('/');
         self.send(
@@ -86,6 +90,7 @@ impl Client {
             &format!("{}/api/v1/connections/{}/call/{path}", self.call_url, segment(connection)),
             headers,
             body,
+            wait.saturating_add(BEYOND),
         )
         .await
     }
@@ -96,6 +101,7 @@ impl Client {
         url: &str,
         headers: &[(String, String)],
         body: Bytes,
+        deadline: Duration,
     ) -> Result<Response<Bytes>, CliError> {
         let mut bearer = http::HeaderValue::from_bytes(&[b"Bearer ", self.key.expose()].concat()).map_err(|_| {
             CliError::usage("the API key file holds no API key", "Give the file that holds the key alone.")
@@ -108,7 +114,7 @@ impl Client {
         let request = request.body(body).map_err(|error| {
             CliError::usage(format!("the request cannot be made: {error}"), "Check URL, path and headers.")
         })?;
-        let options = SendOptions { deadline: PATIENCE, max_body: LARGEST_ANSWER, guard: self.guard.clone() };
+        let options = SendOptions { deadline, max_body: LARGEST_ANSWER, guard: self.guard.clone() };
         self.way.send(request, &options).await.map_err(|error| unreachable(url, error))
     }
 }

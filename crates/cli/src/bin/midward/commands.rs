@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Subcommand, ValueEnum};
@@ -85,9 +86,9 @@ pub(crate) struct CallArgs {
     /// Says that a repetition does no harm, whatever the method
     #[arg(long)]
     replay_safe: bool,
-    /// How long to wait for the answer, in milliseconds
-    #[arg(long)]
-    wait_ms: Option<u64>,
+    /// How long to wait for the answer, in milliseconds; the instance may end it sooner
+    #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+    wait_ms: u64,
 }
 
 #[derive(Debug, Subcommand)]
@@ -124,13 +125,16 @@ pub(crate) enum MidCommand {
     Drain { name: String },
 }
 
-/// Ends a request that no MID was given yet.
+/// Ends a request that no MID has or may have sent.
 pub(crate) async fn cancel(client: &Client, id: &str, as_json: bool) -> Result<(), CliError> {
     let answer = client.api(Method::POST, &format!("/api/v1/requests/{}/cancel", segment(id)), None).await?;
     if as_json {
         output::json(&answer);
     } else {
-        output::say(&format!("request {id} is cancelled; it was never sent"));
+        let is_unsent = answer["failure"]["code"] == "cancelled";
+        let then =
+            if is_unsent { "it is not sent" } else { "it ended as its last attempt did, and is not tried again" };
+        output::say(&format!("request {id} is cancelled; {then}"));
     }
     Ok(())
 }
@@ -211,8 +215,10 @@ pub(crate) fn segment(name: &str) -> String {
     name.bytes().map(encode).collect()
 }
 
-/// All records of a kind, page by page. Of requests there are too many: the newest.
+/// All records of a kind, page by page. Of requests there are too many: the newest. Dead letters come newest first, so
+/// their next page is of those before.
 async fn all(client: &Client, kind: Kind, path: &str) -> Result<Vec<Value>, CliError> {
+    let from = if kind == Kind::DeadLetters { "before" } else { "after" };
     let mut page = client.api(Method::GET, path, None).await?;
     let mut items = Vec::new();
     loop {
@@ -220,7 +226,7 @@ async fn all(client: &Client, kind: Kind, path: &str) -> Result<Vec<Value>, CliE
         let next = page.get("next").and_then(Value::as_str).filter(|_| kind != Kind::Requests);
         let Some(next) = next else { return Ok(items) };
         let next = segment(next);
-        page = client.api(Method::GET, &format!("{path}?limit=500&after={next}"), None).await?;
+        page = client.api(Method::GET, &format!("{path}?limit=500&{from}={next}"), None).await?;
     }
 }
 
@@ -251,10 +257,9 @@ pub(crate) async fn call(client: &Client, args: CallArgs, as_json: bool) -> Resu
     if args.replay_safe {
         headers.push(("midward-replay".to_owned(), "safe".to_owned()));
     }
-    if let Some(wait) = args.wait_ms {
-        headers.push(("midward-wait-ms".to_owned(), wait.to_string()));
-    }
-    let answer = client.call(&args.connection, method, &args.path, &headers, body).await?;
+    headers.push(("midward-wait-ms".to_owned(), args.wait_ms.to_string()));
+    let wait = Duration::from_millis(args.wait_ms);
+    let answer = client.call(&args.connection, method, &args.path, &headers, body, wait).await?;
     let trace = answer.headers().get("midward-trace").and_then(|value| value.to_str().ok());
     let trace: Value = trace.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     if args.trace && !as_json {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use midward_core::{Failure, Hop, Persistence};
+use serde::Serialize;
 use serde_json::Value;
 
 /// The documented exit codes.
@@ -19,10 +20,19 @@ Exit codes:
   8  the instance could not be reached or failed
   9  the API key is not valid or may not do this";
 
+/// A failure, and the request that it is about where the instance names one.
+#[derive(Debug, Serialize)]
+pub(crate) struct Failed {
+    #[serde(flatten)]
+    failure: Failure,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+}
+
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum CliError {
-    Failed(Box<Failure>),
+    Failed(Box<Failed>),
     /// The API answered 4xx or 5xx: said already.
     ApiStatus,
 }
@@ -36,25 +46,28 @@ impl CliError {
     pub(crate) fn problem(value: &Value) -> Self {
         let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
         let hop = value.get("hop").and_then(|hop| serde_json::from_value(hop.clone()).ok()).unwrap_or(Hop::Instance);
-        let reference = value.get("reference").and_then(Value::as_str).map(str::to_owned);
-        let persistence = Persistence::Permanent;
-        let (code, detail, action) = (text("code"), text("detail"), text("action"));
-        Failure { hop, code, detail, action, persistence, reference }.into()
+        let optional = |field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
+        let persistence = value.get("persistence").and_then(|it| serde_json::from_value(it.clone()).ok());
+        let failure = Failure {
+            hop,
+            code: text("code"),
+            detail: text("detail"),
+            action: text("action"),
+            // An answer of something that stands before the instance: nobody knows.
+            persistence: persistence.unwrap_or(Persistence::Permanent),
+            reference: optional("reference"),
+        };
+        Self::Failed(Box::new(Failed { failure, request_id: optional("request_id") }))
     }
 
     /// Says it on stderr and gives the exit code.
     pub(crate) fn exit(self, as_json: bool) -> ExitCode {
         match self {
             Self::ApiStatus => ExitCode::from(1),
-            Self::Failed(failure) if as_json => {
-                crate::output::complain(&serde_json::to_string(&failure).unwrap_or_default());
-                ExitCode::from(code(&failure))
-            }
-            Self::Failed(failure) => {
-                let unsaid = failure.reference.as_deref().filter(|reference| !failure.action.contains(*reference));
-                let reference = unsaid.map(|it| format!(" Reference: {it}.")).unwrap_or_default();
-                crate::output::complain(&format!("midward: {failure}{reference}"));
-                ExitCode::from(code(&failure))
+            Self::Failed(failed) => {
+                let told = if as_json { serde_json::to_string(&failed).unwrap_or_default() } else { failed.line() };
+                crate::output::complain(&told);
+                ExitCode::from(code(&failed.failure))
             }
         }
     }
@@ -62,7 +75,17 @@ impl CliError {
 
 impl From<Failure> for CliError {
     fn from(failure: Failure) -> Self {
-        Self::Failed(Box::new(failure))
+        Self::Failed(Box::new(Failed { failure, request_id: None }))
+    }
+}
+
+impl Failed {
+    fn line(&self) -> String {
+        let Self { failure, request_id } = self;
+        let unsaid = failure.reference.as_deref().filter(|reference| !failure.action.contains(*reference));
+        let reference = unsaid.map(|it| format!(" Reference: {it}.")).unwrap_or_default();
+        let request = request_id.as_ref().map(|id| format!(" Request: {id}.")).unwrap_or_default();
+        format!("midward: {failure}{reference}{request}")
     }
 }
 
@@ -81,6 +104,8 @@ fn code(failure: &Failure) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -92,5 +117,24 @@ mod tests {
         assert_eq!(of(Hop::Policy, "x"), 3);
         assert_eq!(of(Hop::AuthorizationServer, "x"), 6);
         assert_eq!(of(Hop::Api, "x"), 7);
+    }
+
+    #[test]
+    fn the_instances_own_words_are_handed_on() {
+        let problem = json!({
+            "type": "urn:midward:problem:no_mid", "title": "instance failed", "status": 503, "hop": "instance",
+            "code": "no_mid", "detail": "none is live", "action": "Start one.", "persistence": "transient",
+            "request_id": "r-1", "reference": "ref-1",
+        });
+        let CliError::Failed(failed) = CliError::problem(&problem) else { panic!("a failure") };
+        let told = serde_json::to_value(&failed).expect("JSON");
+        for field in ["hop", "code", "detail", "action", "persistence", "request_id", "reference"] {
+            assert_eq!(told[field], problem[field], "{field}");
+        }
+        let line = "midward: instance: none is live (no_mid). Start one. Reference: ref-1. Request: r-1.";
+        assert_eq!(failed.line(), line);
+        let CliError::Failed(own) = CliError::usage("no", "Yes.") else { panic!("a failure") };
+        let told = serde_json::to_value(&own).expect("JSON");
+        assert_eq!((told.get("request_id"), &told["persistence"]), (None, &json!("permanent")));
     }
 }

@@ -66,7 +66,7 @@ enum Command {
     },
     /// Prints records
     Get { kind: commands::Kind, name: Option<String> },
-    /// Ends a queued request that no MID was given yet
+    /// Ends a queued request that no MID has or may have sent
     Cancel { id: String },
     /// Queues a dead letter again with all its attempts
     Redrive { id: String },

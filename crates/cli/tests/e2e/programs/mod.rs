@@ -34,6 +34,7 @@ async fn refused(stack: &Stack, args: &[&str], exit: i32, code: &str) -> anyhow:
     for part in ["hop", "detail", "action"] {
         ensure!(failure[part].as_str().is_some_and(|text| !text.is_empty()), "{args:?}: no {part} in {failure}");
     }
+    ensure!(matches!(failure["persistence"].as_str(), Some("transient" | "permanent")), "{args:?}: {failure}");
     // The same for people: one line.
     let output = stack.midward(args).await?;
     let said = String::from_utf8(output.stderr)?;

@@ -14,6 +14,8 @@ use crate::support::CLIENT_SECRET;
 use crate::support::fake::{FakeChain, edit};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// More than are on the first page, and on the second one.
+const MANY_DEAD: usize = 610;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_is_driven_again() -> anyhow::Result<()> {
@@ -45,6 +47,27 @@ async fn a_dead_letter_is_driven_again() -> anyhow::Result<()> {
     ensure!(stack.api.counter() == 1, "once");
     ensure!(asked(stack, &["get", "dead-letters"]).await? == json!([]), "none any more");
     refused(stack, &["redrive", &id], 2, "not_a_dead_letter").await?;
+    // However many pages they have.
+    stack.api.set_fault(HttpFault::Respond { status: 503, headers: Vec::new(), body: "busy".to_owned() }, None);
+    let mut ids = Vec::new();
+    for number in 0..MANY_DEAD {
+        let order = json!({"connection": "crm", "method": "POST", "path": format!("/counter?n={number}")});
+        let (status, answer) = api(stack, "POST", "/api/v1/requests", &order).await?;
+        ensure!(status == 202, "{answer}");
+        ids.push(answer["id"].as_str().context("an id")?.to_owned());
+    }
+    let dead = wait_for("all of them", PATIENCE, async || {
+        let dead = asked(stack, &["get", "dead-letters"]).await?;
+        let dead = dead.as_array().context("a list")?.clone();
+        Ok((dead.len() >= MANY_DEAD).then_some(dead))
+    })
+    .await?;
+    let mut listed: Vec<&str> = dead.iter().filter_map(|it| it["id"].as_str()).collect();
+    ensure!(listed.is_sorted_by(|newer, older| newer > older), "the newest first");
+    listed.sort_unstable();
+    ids.sort_unstable();
+    ensure!(listed == ids, "{} of {MANY_DEAD}", listed.len());
+    stack.api.clear_faults();
     for unknown in ["nobody", "../requests", "a/b"] {
         refused(stack, &["redrive", unknown], 2, "unknown_request").await?;
         refused(stack, &["cancel", unknown], 2, "unknown_request").await?;
@@ -84,8 +107,10 @@ async fn lists_come_whole_however_many_pages_they_have() -> anyhow::Result<()> {
     let listed = listed.as_array().context("a list")?;
     ensure!(listed.len() == 100 && listed.iter().any(|it| it["id"] == json!(last)), "{} of them", listed.len());
     ensure!(listed.iter().all(|it| it["path"] != "/hello?n=0"), "the oldest are left out");
+    let failure = refused(stack, &["call", "crm", "GET", "/hello"], 4, "no_mid").await?;
+    ensure!(failure["persistence"] == "transient" && failure["request_id"].is_string(), "{failure}");
     // Nobody serves it, so it can be cancelled, once.
-    ensure!(stack.midward_ok(&["cancel", &last]).await?.contains("never sent"), "it says so");
+    ensure!(stack.midward_ok(&["cancel", &last]).await?.contains("it is not sent"), "it says so");
     ensure!(asked(stack, &["get", "requests", &last]).await?["failure"]["code"] == "cancelled", "and it is so");
     Ok(())
 }

@@ -169,6 +169,7 @@ fn parameters(operation: &Operation) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::clients;
 
     #[test]
     fn the_document_holds_together() {
@@ -183,11 +184,27 @@ mod tests {
         }
     }
 
+    /// Which methods each has is asked of a running instance.
     #[test]
     fn every_path_of_the_api_is_described() {
-        let described = |path: &str| operations().any(|operation| operation.path == path);
-        for path in include_str!("../mod.rs").split(".route(").skip(1).filter_map(|rest| rest.split('"').nth(1)) {
-            assert!(described(path) || matches!(path, "/healthz" | "/readyz" | "/metrics"), "{path} is not described");
+        let named = |source: &str, call: &str| -> Vec<String> {
+            let paths = source.split(call).skip(1).filter_map(|rest| rest.split('"').nth(1));
+            paths.map(str::to_owned).collect()
+        };
+        let source = include_str!("../mod.rs");
+        let mut paths = named(source, ".route(");
+        for path in named(source, ".merge(clients::routes(") {
+            paths.extend(clients::BELOW.map(|below| format!("{path}{below}")));
         }
+        let routed = include_str!("../clients.rs").matches(".route(").count();
+        assert_eq!(routed, clients::BELOW.len(), "a path of clients that is not in BELOW");
+        let merged = source.matches(".merge(").count() - source.matches(".merge(clients::routes(").count();
+        assert_eq!(merged, 1, "more than the MIDs' side, which is no part of the API");
+        paths.retain(|path| !matches!(path.as_str(), "/healthz" | "/readyz" | "/metrics"));
+        paths.sort();
+        let mut described: Vec<String> = operations().map(|operation| operation.path.to_owned()).collect();
+        described.sort();
+        described.dedup();
+        assert_eq!(paths, described);
     }
 }

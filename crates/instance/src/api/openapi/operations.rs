@@ -305,7 +305,7 @@ const REQUESTS: [Operation; 4] = [
         "post",
         "/api/v1/requests/{id}/cancel",
         "cancelRequest",
-        "End a request that no MID was given yet",
+        "End a request that no MID has or may have sent",
         &[answer("200", "The request.", Content::Json("Request"))],
     ),
 ];

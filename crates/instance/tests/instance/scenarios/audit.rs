@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{Method, Request};
 use midward_instance::{AuditLine, verify_audit};
@@ -50,6 +52,49 @@ async fn eventually(instance: &Instance, done: impl Fn(&[AuditLine], &[Value]) -
     tokio::time::timeout(Duration::from_secs(20), looks).await.expect("it stands in the audit")
 }
 
+/// How often such a refusal was counted.
+fn times(entries: &[Value], code: &str, client: &str, asked: &str) -> u64 {
+    let is_it = |entry: &&Value| {
+        entry["what"] == "refused" && entry["code"] == code && entry["client"] == client && entry["asked"] == asked
+    };
+    entries.iter().filter(is_it).filter_map(|entry| entry["times"].as_u64()).sum()
+}
+
+pub(crate) async fn who_is_refused_at_the_mids_door_leaves_a_trace(place: Place) {
+    let instance = with_document(&place).await;
+    let mid = ScriptedMid::working(&instance, "mid-a").await;
+    let key = URL_SAFE_NO_PAD.encode([7; 32]);
+    let guess = |secret: &str| json!({"version": 1, "secret": secret, "name": "mid-b", "public_key": key});
+    for secret in ["hunter2", "hunter3"] {
+        assert_eq!(instance.post(paths::ENROLL, &guess(secret)).await.0, 403);
+    }
+    let token = instance.enroll_token("mid-a", true).await;
+    assert_eq!(instance.post(paths::ENROLL, &guess(&token.secret)).await.0, 409, "the name is another one's");
+    assert_eq!(mid.clone_for_poll().token_request(&instance, "jti-2").await.0, 401, "another key");
+    assert_eq!(mid.token_request(&instance, "jti-1").await.0, 401, "used before");
+    assert_eq!(instance.api_as("mwt_wrong", Method::GET, paths::CHECKPOINTS, &Value::Null).await.0, 401);
+    let waiting = ScriptedMid::enroll(&instance, "mid-c", false).await;
+    assert_eq!(waiting.token_request(&instance, "jti").await.0, 401, "not validated");
+    assert_eq!(instance.post("/api/v1/mids/mid-a/invalidate", &Value::Null).await.0, 200);
+    assert_eq!(mid.token_request(&instance, "jti-3").await.0, 401, "invalidated");
+    let asked = format!("GET {}", paths::CHECKPOINTS);
+    let expected = [
+        ("enroll_token_refused", "", "enroll", 2),
+        ("mid_name_taken", "", "enroll", 1),
+        ("invalid_client", "", "MID token", 1),
+        ("invalid_client", mid.id.as_str(), "MID token", 2),
+        ("mid_token_refused", "", asked.as_str(), 1),
+    ];
+    let found = eventually(&instance, |_, entries| {
+        expected.iter().all(|(code, client, asked, count)| times(entries, code, client, asked) == *count)
+    })
+    .await;
+    let entries = entries(&found);
+    assert_eq!(times(&entries, "invalid_client", &waiting.id, "MID token"), 0, "to wait is nothing wrong");
+    assert!(!format!("{entries:?}").contains("hunter") && !format!("{entries:?}").contains("mwt_wrong"));
+    instance.stop().await;
+}
+
 pub(crate) async fn the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole(place: Place) {
     let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
@@ -68,14 +113,7 @@ pub(crate) async fn the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole
     let call = call.header("authorization", format!("Bearer {key}")).body(Bytes::new()).expect("a request");
     assert_eq!(instance.send(call).await.status(), 403);
     let found = eventually(&instance, |_, entries| {
-        let refused = |code: &str, client: &str, asked: &str| {
-            entries.iter().any(|entry| {
-                entry["what"] == "refused"
-                    && entry["code"] == code
-                    && entry["client"] == client
-                    && entry["asked"] == asked
-            })
-        };
+        let refused = |code: &str, client: &str, asked: &str| times(entries, code, client, asked) > 0;
         refused("not_allowed", &client, "GET /api/v1/mids")
             && refused("unauthorized", "", "GET /api/v1/mids")
             && refused("not_allowed", &client, "call GET crm")
@@ -162,5 +200,51 @@ pub(crate) async fn the_figures_tell_what_waits_and_how_it_ended(place: Place) {
         assert!(text.contains(expected), "{expected} in {text}");
     }
     assert_eq!(instance.send(request("mwk_wrong")).await.status(), 401);
+    instance.stop().await;
+}
+
+pub(crate) async fn old_blocks_and_checkpoints_go_and_what_is_left_is_whole(mut place: Place) {
+    let instance = with_document(&place).await;
+    let checkpoints = |lines: &[AuditLine]| {
+        let found = lines.iter().filter_map(|line| match line {
+            AuditLine::Checkpoint(checkpoint) => Some(checkpoint.clone()),
+            _ => None,
+        });
+        found.collect::<Vec<_>>()
+    };
+    // Several checkpoints of one chain: something is changed again when the last change was signed.
+    for number in 1..=3 {
+        let key = json!({"name": format!("k{number}"), "role": "caller"});
+        assert_eq!(instance.post("/api/v1/api-keys", &key).await.0, 201);
+        eventually(&instance, |lines, _| {
+            let changes = lines.iter().filter_map(|line| match line {
+                AuditLine::Block { chain, seq, entries, .. } if entries.contains("client_made") => Some((chain, *seq)),
+                _ => None,
+            });
+            let (chain, last) = changes.max_by_key(|(_, seq)| *seq).expect("a change");
+            checkpoints(lines).iter().any(|checkpoint| checkpoint.chain == *chain && checkpoint.seq >= last)
+        })
+        .await;
+    }
+    let kept = checkpoints(&lines(&instance).await);
+    let (key, old) = (instance.key.clone(), kept.clone());
+    instance.stop().await;
+    // Kept for no time: the first round comes at the start.
+    place.audit_days = 0;
+    let instance = Instance::start(&place, Some(key)).await;
+    let is_old = |chain: &str| old.iter().any(|checkpoint| checkpoint.chain == chain);
+    let found = eventually(&instance, |lines, _| {
+        !lines.iter().any(|line| matches!(line, AuditLine::Block { chain, .. } if is_old(chain)))
+    })
+    .await;
+    let mut left: Vec<String> = checkpoints(&found).into_iter().map(|it| it.chain).filter(|it| is_old(it)).collect();
+    let mut chains: Vec<String> = kept.iter().map(|it| it.chain.clone()).collect();
+    left.sort_unstable();
+    chains.sort_unstable();
+    chains.dedup();
+    assert_eq!(left, chains, "the last one of each chain");
+    let report = verify_audit(&found, &kept).expect("whole");
+    assert_eq!(report.mirrored + report.outlived, kept.len());
+    assert!(report.outlived >= 2, "{report:?}");
     instance.stop().await;
 }

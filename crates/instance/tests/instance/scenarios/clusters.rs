@@ -1,9 +1,11 @@
 //! Which MID gets a request: clusters, networks, and what an administrator does to a MID.
 
+use bytes::Bytes;
+use http::Method;
 use serde_json::{Value, json};
 
-use super::submit;
 use super::support::{Instance, Place, ScriptedMid, document};
+use super::{submit, with_document};
 
 /// An instance whose connection is served by a cluster of the two MIDs, which work.
 async fn with_cluster(place: &Place, mode: &str) -> (Instance, ScriptedMid, ScriptedMid) {
@@ -17,6 +19,32 @@ async fn with_cluster(place: &Place, mode: &str) -> (Instance, ScriptedMid, Scri
     let a = ScriptedMid::working(&instance, "mid-a").await;
     let b = ScriptedMid::working(&instance, "mid-b").await;
     (instance, a, b)
+}
+
+pub(crate) async fn a_dead_mid_is_shown_as_not_live_within_ten_seconds(place: Place) {
+    let instance = with_document(&place).await;
+    let mid = ScriptedMid::working(&instance, "mid-a").await;
+    let database = place.database().await;
+    // Seconds without a heartbeat: by the instance's clock, and by the database's, which nobody can move.
+    let pass = async |seconds: u32| {
+        let earlier = "UPDATE mids SET last_seen_at = last_seen_at - $1";
+        sqlx::query(earlier).bind(i64::from(seconds) * 1000).execute(&database).await.expect("moved");
+        instance.clock.skip(seconds.into());
+    };
+    let live = async || instance.get("/api/v1/mids/mid-a").await.1["live"].clone();
+    let call = async || {
+        let request = instance.call(Method::GET, "crm/call/x").header("midward-wait-ms", "200");
+        let answer = instance.send(request.body(Bytes::new()).expect("a request")).await;
+        serde_json::from_slice::<Value>(answer.body()).expect("a problem")["code"].clone()
+    };
+    pass(5).await;
+    assert_eq!(live().await, true, "one heartbeat may be missing");
+    assert_ne!(call().await, "no_mid", "it may still take it");
+    pass(5).await;
+    assert_eq!((live().await, call().await), (json!(false), json!("no_mid")), "ten seconds after the last one");
+    assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
+    assert_eq!(live().await, true, "it was only cut off");
+    instance.stop().await;
 }
 
 pub(crate) async fn a_cluster_balances_by_what_each_mid_can_take(place: Place) {
@@ -92,13 +120,13 @@ pub(crate) async fn clusters_hold_together_with_what_names_them(place: Place) {
     wanted["connections"][0]["cluster"] = json!("edge");
     assert_eq!(instance.post("/api/v1/apply", &wanted).await.0, 200);
     assert_eq!(instance.get("/api/v1/clusters/edge").await.1["mode"], "load_balance");
-    let delete = instance.api_as(&instance.key, http::Method::DELETE, "/api/v1/clusters/edge", &Value::Null).await;
+    let delete = instance.api_as(&instance.key, Method::DELETE, "/api/v1/clusters/edge", &Value::Null).await;
     assert_eq!((delete.0, delete.1["code"].as_str()), (409, Some("still_used")));
     instance.stop().await;
 }
 
 pub(crate) async fn a_mid_is_paused_drained_and_given_a_new_key(place: Place) {
-    let instance = super::with_document(&place).await;
+    let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     for (action, gets_work) in [("pause", false), ("resume", true), ("drain", false), ("resume", true)] {
         assert_eq!(instance.post(&format!("/api/v1/mids/mid-a/{action}"), &Value::Null).await.0, 200, "{action}");

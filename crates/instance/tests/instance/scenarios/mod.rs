@@ -5,8 +5,11 @@ mod audit;
 mod caps;
 mod clients;
 mod clusters;
+mod ends;
 mod grants;
 mod incarnations;
+mod leases;
+mod messages;
 pub(crate) mod support;
 mod terms;
 mod traces;
@@ -17,8 +20,9 @@ pub(crate) use at_rest::{
 };
 pub(crate) use audit::{
     a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept, entries as audit_entries,
-    lines as audit_lines, the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole,
-    the_figures_tell_what_waits_and_how_it_ended,
+    lines as audit_lines, old_blocks_and_checkpoints_go_and_what_is_left_is_whole,
+    the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole, the_figures_tell_what_waits_and_how_it_ended,
+    who_is_refused_at_the_mids_door_leaves_a_trace,
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
@@ -33,8 +37,15 @@ pub(crate) use clients::{
 };
 pub(crate) use clusters::{
     a_cluster_balances_by_what_each_mid_can_take, a_cluster_fails_over_in_its_order,
-    a_mid_is_paused_drained_and_given_a_new_key, an_address_chooses_the_cluster_of_its_network,
-    clusters_hold_together_with_what_names_them,
+    a_dead_mid_is_shown_as_not_live_within_ten_seconds, a_mid_is_paused_drained_and_given_a_new_key,
+    an_address_chooses_the_cluster_of_its_network, clusters_hold_together_with_what_names_them,
+};
+pub(crate) use ends::{
+    a_caller_whose_call_was_handed_back_and_that_nobody_else_can_serve_learns_it,
+    a_report_that_is_repeated_is_none_of_a_stranger,
+    what_expires_between_two_attempts_is_a_dead_letter_and_in_the_audit,
+    what_waits_for_its_next_attempt_may_be_cancelled_and_ends_as_its_last_one,
+    what_was_handed_back_unsent_may_be_cancelled,
 };
 pub(crate) use grants::{
     grants_issuers_and_replay_methods_are_kept, the_connection_says_what_is_given_out_again_after_a_mid_was_lost,
@@ -44,13 +55,20 @@ pub(crate) use incarnations::{
     a_heartbeat_that_says_nothing_new_is_stored_with_the_others,
     a_mid_that_was_cloned_is_told_and_only_the_newer_one_works, an_enrollment_whose_answer_got_lost_is_given_again,
 };
+pub(crate) use leases::{
+    a_lease_whose_time_runs_out_ends_though_its_mid_lives, a_restart_gives_leases_one_period_of_grace,
+};
+pub(crate) use messages::{
+    a_mid_hands_back_a_bounded_number_at_once, a_nul_in_a_mids_message_fails_nobody_elses,
+    an_apis_headers_come_as_they_are, what_no_database_could_be_asked_for_is_not_there,
+};
 use midward_core::{Clock as _, SystemClock};
 use midward_wire::{EnrollToken, MidState, paths, state_signing_input};
 use serde_json::{Value, json};
 use support::{Instance, Place, ScriptedMid, document};
 pub(crate) use terms::{
     a_connection_has_its_concurrency_and_rate, a_delayed_request_is_sent_when_its_time_has_come,
-    what_the_policy_says_is_tried_again_and_then_a_dead_letter,
+    what_the_policy_says_is_tried_again_and_then_a_dead_letter, what_was_noted_of_a_connections_rate_goes_with_it,
 };
 pub(crate) use traces::{
     a_callers_trace_goes_on_once_and_a_bad_one_does_not, a_queued_request_keeps_its_trace_and_its_idempotency_key,
@@ -67,6 +85,8 @@ macro_rules! for_each_scenario {
             the_connection_says_what_is_given_out_again_after_a_mid_was_lost,
             the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole,
             a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept,
+            old_blocks_and_checkpoints_go_and_what_is_left_is_whole,
+            who_is_refused_at_the_mids_door_leaves_a_trace,
             the_figures_tell_what_waits_and_how_it_ended,
             each_role_may_do_its_own_and_nothing_else,
             a_rotated_key_overlaps_and_an_expired_one_is_refused,
@@ -76,6 +96,7 @@ macro_rules! for_each_scenario {
             lists_come_in_pages_and_by_filters,
             a_callers_key_makes_calls_through_its_connections_and_nothing_else,
             a_synchronous_call_gets_the_apis_own_answer,
+            an_apis_headers_come_as_they_are,
             a_mid_that_was_cloned_is_told_and_only_the_newer_one_works,
             an_enrollment_whose_answer_got_lost_is_given_again,
             a_heartbeat_that_says_nothing_new_is_stored_with_the_others,
@@ -90,19 +111,29 @@ macro_rules! for_each_scenario {
             what_is_finished_is_kept_for_its_time_and_then_removed,
             interactive_requests_go_before_older_standard_ones,
             a_request_may_be_cancelled_until_a_mid_has_it,
+            what_waits_for_its_next_attempt_may_be_cancelled_and_ends_as_its_last_one,
+            what_was_handed_back_unsent_may_be_cancelled,
+            a_caller_whose_call_was_handed_back_and_that_nobody_else_can_serve_learns_it,
+            what_expires_between_two_attempts_is_a_dead_letter_and_in_the_audit,
+            a_report_that_is_repeated_is_none_of_a_stranger,
             without_a_mid_that_applies_the_caller_learns_why,
             enrollment_validation_and_the_signed_word_about_it,
             bad_requests_are_refused_before_they_are_stored,
             an_idempotency_key_makes_one_request,
             a_nul_in_a_mids_message_fails_nobody_elses,
+            what_no_database_could_be_asked_for_is_not_there,
+            a_mid_hands_back_a_bounded_number_at_once,
             an_expired_request_is_never_leased,
             a_restart_keeps_what_was_accepted,
+            a_lease_whose_time_runs_out_ends_though_its_mid_lives,
+            a_restart_gives_leases_one_period_of_grace,
             a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new,
             a_request_that_was_given_out_and_then_expired_is_unknown_not_unsent,
             what_the_connection_header_names_is_not_passed_on,
             nobody_is_listened_to_for_long_before_showing_a_key,
             an_answer_may_be_larger_than_a_request,
             a_jar_is_kept_for_mids_and_given_out_by_its_digest,
+            a_dead_mid_is_shown_as_not_live_within_ten_seconds,
             a_cluster_balances_by_what_each_mid_can_take,
             a_cluster_fails_over_in_its_order,
             an_address_chooses_the_cluster_of_its_network,
@@ -110,6 +141,7 @@ macro_rules! for_each_scenario {
             a_mid_is_paused_drained_and_given_a_new_key,
             a_delayed_request_is_sent_when_its_time_has_come,
             a_connection_has_its_concurrency_and_rate,
+            what_was_noted_of_a_connections_rate_goes_with_it,
             what_the_policy_says_is_tried_again_and_then_a_dead_letter,
             keys_rotate_and_what_a_lost_one_wrote_is_told,
             a_connection_keeps_metadata_only,
@@ -475,30 +507,6 @@ pub(crate) async fn bad_requests_are_refused_before_they_are_stored(place: Place
     let large = instance.call(Method::POST, "crm/call/x").body(Bytes::from(vec![b'x'; 65 * 1024])).expect("a request");
     assert_eq!(instance.send(large).await.status().as_u16(), 413);
     assert_eq!(instance.get("/api/v1/requests").await.1["items"], json!([]));
-    instance.stop().await;
-}
-
-pub(crate) async fn a_nul_in_a_mids_message_fails_nobody_elses(place: Place) {
-    let instance = with_document(&place).await;
-    let mid = ScriptedMid::working(&instance, "mid-a").await;
-    let outcome = json!({"request_id": "a\0b", "epoch": 1, "trace": [],
-                         "outcome": {"kind": "replied", "reply": {"status": 200, "headers": [], "body": ""}}});
-    let (incarnation, version) = (&mid.incarnation, 1);
-    for (path, message) in [
-        (paths::RELEASE, json!({"version": version, "incarnation": incarnation, "leases": [["a\0b", 1]]})),
-        (paths::OUTCOMES, json!({"version": version, "incarnation": incarnation, "outcomes": [outcome]})),
-        (
-            paths::LEASE,
-            json!({"version": version, "incarnation": "a\0b", "capacity": 1, "wait_ms": 0,
-                              "received_batch": 0}),
-        ),
-    ] {
-        let (answered, id) =
-            tokio::join!(instance.api_as(&mid.token, Method::POST, path, &message), submit(&instance, "POST"));
-        assert_eq!(answered.0, 400, "{path}: {}", answered.1);
-        assert_eq!(instance.get(&format!("/api/v1/requests/{id}")).await.1["state"], "queued", "{path}");
-    }
-    assert_eq!(instance.get("/api/v1/requests/a%00b").await.0, 400);
     instance.stop().await;
 }
 

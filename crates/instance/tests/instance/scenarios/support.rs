@@ -55,6 +55,7 @@ pub(crate) struct Place {
     pub(crate) public_url: Option<String>,
     pub(crate) finished_hours: u32,
     pub(crate) finished_bytes: Option<u64>,
+    pub(crate) audit_days: u32,
     pub(crate) body_bytes: usize,
     /// But for `body_bytes`.
     pub(crate) limits: LimitsConfig,
@@ -72,6 +73,7 @@ impl Place {
             public_url: None,
             finished_hours: 1,
             finished_bytes: None,
+            audit_days: 400,
             body_bytes: 64 * 1024,
             limits: LimitsConfig::default(),
             leave_seconds: 0,
@@ -162,6 +164,7 @@ impl Instance {
         let (sender, notice) = oneshot::channel();
         // So that it is seen within a test.
         config.audit.checkpoint_seconds = 1;
+        config.audit.keep_days = place.audit_days;
         let clock = ShiftedClock::default();
         let (wall, random) = (Arc::new(clock.clone()), Arc::new(SystemRandom));
         let run = midward_instance::run(config, wall, random, Tracer::off(), shutdown.clone(), sender);
@@ -371,10 +374,14 @@ impl ScriptedMid {
         (status, body): (u16, &str),
     ) -> String {
         let body = base64::engine::general_purpose::STANDARD.encode(body);
+        let reply = json!({"status": status, "headers": [["X-Api", "yes"], ["Set-Cookie", "a=b"],
+            ["Connection", "close"], ["Content-Type", "text/plain"]], "body": body});
+        self.report_reply(instance, id, epoch, reply).await
+    }
+
+    pub(crate) async fn report_reply(&self, instance: &Instance, id: &str, epoch: i64, reply: Value) -> String {
         let report = json!({"version": 1, "incarnation": self.incarnation, "outcomes": [{
-            "request_id": id, "epoch": epoch,
-            "outcome": {"kind": "replied", "reply": {"status": status, "headers": [["X-Api", "yes"],
-                ["Set-Cookie", "a=b"], ["Connection", "close"], ["Content-Type", "text/plain"]], "body": body}},
+            "request_id": id, "epoch": epoch, "outcome": {"kind": "replied", "reply": reply},
             "trace": [{"hop": "api", "what": "POST answered 201", "micros": 7}]}]});
         let (status, answer) = instance.api_as(&self.token, Method::POST, midward_wire::paths::OUTCOMES, &report).await;
         assert_eq!(status, 200, "{answer}");

@@ -2,11 +2,12 @@
 
 use midward_core::{Clock as _, SystemClock};
 use serde_json::{Value, json};
+use sqlx::Row as _;
 
 use super::submit;
 use super::support::{Instance, Place, ScriptedMid, document};
 
-async fn with_connection(place: &Place, fields: &Value) -> (Instance, ScriptedMid) {
+pub(super) async fn with_connection(place: &Place, fields: &Value) -> (Instance, ScriptedMid) {
     let instance = Instance::start(place, None).await;
     let mut wanted = document();
     for (name, value) in fields.as_object().expect("fields") {
@@ -111,5 +112,50 @@ pub(crate) async fn what_the_policy_says_is_tried_again_and_then_a_dead_letter(p
         assert_eq!(mid.report_status(&instance, &leases[0].request_id, 1, (503, "x")).await, "accepted");
     });
     assert_eq!(answer.status().as_u16(), 503);
+    instance.stop().await;
+}
+
+pub(crate) async fn what_was_noted_of_a_connections_rate_goes_with_it(place: Place) {
+    let instance = Instance::start(&place, None).await;
+    let mut wanted = document();
+    let mut others = Vec::new();
+    for alias in ["crm", "gone", "waited-for"] {
+        let mut connection = wanted["connections"][0].clone();
+        (connection["alias"], connection["max_per_minute"]) = (json!(alias), json!(1));
+        others.push(connection);
+    }
+    wanted["connections"] = json!(others);
+    let (status, answer) = instance.post("/api/v1/apply", &wanted).await;
+    assert_eq!(status, 200, "{answer}");
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    for alias in ["crm", "gone", "waited-for"] {
+        let request = json!({"connection": alias, "method": "POST", "path": "/x"});
+        assert_eq!(instance.post("/api/v1/requests", &request).await.0, 202);
+        let leases = mid.poll(&instance, 10_000, true).await;
+        assert_eq!(mid.report(&instance, &leases[0].request_id, leases[0].epoch, "x").await, "accepted");
+    }
+    let waits = json!({"connection": "waited-for", "method": "POST", "path": "/x"});
+    assert_eq!(instance.post("/api/v1/requests", &waits).await.0, 202);
+    for alias in ["gone", "waited-for"] {
+        let path = format!("/api/v1/connections/{alias}");
+        assert_eq!(instance.api_as(&instance.key, http::Method::DELETE, &path, &Value::Null).await.0, 204);
+    }
+    let key = instance.key.clone();
+    instance.stop().await;
+    let database = place.database().await;
+    let noted = async || {
+        let rows = sqlx::query("SELECT alias FROM connection_use ORDER BY alias").fetch_all(&database).await;
+        rows.expect("rows").iter().map(|row| row.try_get::<String, _>(0).expect("text")).collect::<Vec<_>>()
+    };
+    assert_eq!(noted().await, ["crm", "gone", "waited-for"]);
+    // The first round comes at the start.
+    let instance = Instance::start(&place, Some(key)).await;
+    let removed = async {
+        while noted().await != ["crm", "waited-for"] {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), removed).await.expect("removed, and no other");
+    database.close().await;
     instance.stop().await;
 }

@@ -1,133 +1,14 @@
-//! What a caller may put into a request and an administrator into a record. The MID checks again.
+//! Records: what their texts may hold, and what of them goes together.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
-use midward_core::check_name;
-use midward_wire::{ClientAuth, GrantType, HeaderKind, header_kind};
+use midward_wire::{ClientAuth, GrantType};
 use url::Url;
 
+use super::{method, name};
 use crate::model::{AppliesTo, Cluster, Connection, Credential, OAuthEntity, OAuthEntityProfile};
 use crate::network::Network;
 use crate::problem::Problem;
-
-const FIX: &str = "Correct the request.";
-
-/// What becomes of a request header; `Midward-*` is for the instance itself.
-pub(crate) fn kind_of(name: &str) -> HeaderKind {
-    if name.len() >= 8 && name.is_char_boundary(8) && name[..8].eq_ignore_ascii_case("midward-") {
-        return HeaderKind::Consumed;
-    }
-    header_kind(name)
-}
-
-/// Response headers that are not handed to a synchronous caller: RFC 9110 7.6.1, cookies, and what the instance
-/// itself says.
-pub(crate) fn is_dropped_reply_header(name: &str) -> bool {
-    const NAMES: &[&str] = &[
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "proxy-connection",
-        "content-length",
-        "set-cookie",
-        "set-cookie2",
-        "x-content-type-options",
-        "content-security-policy",
-        "proxy-status",
-        "alt-svc",
-        "strict-transport-security",
-        "clear-site-data",
-        "nel",
-        "report-to",
-        "reporting-endpoints",
-        "service-worker-allowed",
-    ];
-    let lower = name.to_ascii_lowercase();
-    NAMES.contains(&lower.as_str()) || lower.starts_with("midward-")
-}
-
-pub(crate) fn method(method: &str) -> Result<(), Problem> {
-    let token = !method.is_empty() && method.len() <= 20 && method.bytes().all(|byte| byte.is_ascii_uppercase());
-    if !token || matches!(method, "CONNECT" | "TRACE") {
-        return Err(Problem::bad_request(
-            "method_refused",
-            "the method is not one that is passed on (CONNECT and TRACE never are)",
-            "Use GET, HEAD, OPTIONS, POST, PUT, PATCH or DELETE, in capitals.",
-        ));
-    }
-    Ok(())
-}
-
-/// Headers of a queued request.
-pub(crate) fn headers(headers: &[(String, String)]) -> Result<(), Problem> {
-    if headers.len() > 100 || headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > 32 * 1024 {
-        return Err(Problem::bad_request(
-            "headers_too_large",
-            "more than 100 headers, or more than 32 KiB of them",
-            FIX,
-        ));
-    }
-    for (name, value) in headers {
-        let clean = http::HeaderName::from_bytes(name.as_bytes()).is_ok()
-            && value.bytes().all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f));
-        if !clean {
-            return Err(Problem::bad_request(
-                "header_refused",
-                "a header's name or value holds characters that no header may hold (such as CR, LF or NUL)",
-                FIX,
-            ));
-        }
-        if kind_of(name) != HeaderKind::EndToEnd {
-            return Err(Problem::bad_request(
-                "header_refused",
-                format!("header {} is not the caller's to set", name.to_ascii_lowercase()),
-                "Leave it out: the MID Server sets what the call needs.",
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Path and query below a connection's base URL.
-pub(crate) fn path(path: &str) -> Result<(), Problem> {
-    let refuse = |detail: &str| {
-        Err(Problem::bad_request(
-            "path_refused",
-            detail,
-            "Give the path below the connection's base URL, such as /v1/items?limit=1.",
-        ))
-    };
-    if !path.starts_with('/') {
-        return refuse("the path does not begin with a slash");
-    }
-    if path.len() > 8192 {
-        return refuse("the path is longer than 8192 bytes");
-    }
-    if path.starts_with("//") {
-        return refuse("the path begins with two slashes, which names another host");
-    }
-    if !path.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'\\' | b'#' | b'"' | b'<' | b'>')) {
-        return refuse("the path holds a backslash, a fragment, a space, a control or a non-ASCII character");
-    }
-    let only_path = path.split('?').next().unwrap_or_default();
-    let lower = only_path.to_ascii_lowercase();
-    if ["%5c", "%00", "%2f", "%0a", "%0d"].iter().any(|escape| lower.contains(escape)) {
-        return refuse("the path holds an encoded slash, backslash, line end or NUL");
-    }
-    let decoded = lower.replace("%2e", ".");
-    // `%252e` would become `%2e` at a server that decodes twice.
-    if decoded.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | "..")))
-        || lower.contains("%252e")
-    {
-        return refuse("the path holds a `.` or `..` segment");
-    }
-    Ok(())
-}
 
 pub(crate) fn entity(entity: &OAuthEntity) -> Result<(), Problem> {
     name("OAuth entity", &entity.name)?;
@@ -163,8 +44,11 @@ const NOT_URI_OR_NAME: &str = "is empty, longer than 2048 bytes, or holds a spac
 
 /// RFC 7519 2: StringOrURI; one that nobody could read is a mistake.
 fn is_uri_or_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 2048 && text.bytes().all(|byte| byte.is_ascii_graphic())
+    !text.is_empty() && text.len() <= LONGEST && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
+
+/// Longest text in a record, in bytes. It is in each configuration that a MID fetches.
+const LONGEST: usize = 2048;
 
 /// The profile's grant, and that it names what this grant needs and nothing of another.
 fn grant(profile: &OAuthEntityProfile) -> Result<(), Problem> {
@@ -189,8 +73,8 @@ fn grant(profile: &OAuthEntityProfile) -> Result<(), Problem> {
         if let Some(own) = bearer.claims.keys().find(|claim| OWN_CLAIMS.contains(&claim.as_str())) {
             return refuse(&format!("jwt_bearer.claims may not set {own:?}: the MID Server does, or another field"));
         }
-        if bearer.claims.len() > 20 || bearer.claims.iter().any(|(claim, text)| claim.len() + text.len() > 2048) {
-            return refuse("jwt_bearer.claims has more than 20 claims, or one over 2048 bytes");
+        if bearer.claims.len() > 20 || !are_texts(&bearer.claims) {
+            return refuse("jwt_bearer.claims has more than 20 claims, or one over 2048 bytes or with a NUL");
         }
     }
     if let Some(exchange) = &profile.token_exchange {
@@ -235,15 +119,37 @@ const OURS: &[&str] = &[
     "requested_token_type",
 ];
 
+/// Names and values that can be stored, and signed or sent as they are.
+fn are_texts(texts: &BTreeMap<String, String>) -> bool {
+    texts.iter().all(|(key, text)| {
+        !key.is_empty() && key.len() + text.len() <= LONGEST && !key.contains(char::is_control) && !text.contains('\0')
+    })
+}
+
 pub(crate) fn profile(profile: &OAuthEntityProfile) -> Result<(), Problem> {
     name("OAuth entity profile", &profile.name)?;
+    name("OAuth entity", &profile.oauth_entity)?;
     grant(profile)?;
     // RFC 6749 3.3.
     let scope_token = |scope: &String| {
-        !scope.is_empty() && scope.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
+        (1..=LONGEST).contains(&scope.len())
+            && scope.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
     };
     if profile.scopes.len() > 100 || !profile.scopes.iter().all(scope_token) {
-        return Err(invalid(&profile.name, "a scope is empty or holds a space, a quote or a backslash"));
+        let detail = "it has more than 100 scopes, or one that is empty, over 2048 bytes, or holds a space, a quote \
+                      or a backslash";
+        return Err(invalid(&profile.name, detail));
+    }
+    if profile.audience.as_ref().is_some_and(|text| text.len() > LONGEST || text.contains(char::is_control)) {
+        return Err(invalid(&profile.name, "audience is over 2048 bytes, or holds a control character"));
+    }
+    if profile.resource.len() > 100 || !profile.resource.iter().all(|text| is_uri_or_name(text)) {
+        return Err(invalid(&profile.name, &format!("it has more than 100 of resource, or one {NOT_URI_OR_NAME}")));
+    }
+    if profile.extra_parameters.len() > 50 || !are_texts(&profile.extra_parameters) {
+        let detail = "extra_parameters has more than 50 of them, or one that has no name, is over 2048 bytes or holds \
+                      a NUL";
+        return Err(invalid(&profile.name, detail));
     }
     if let Some(taken) = profile.extra_parameters.keys().find(|key| OURS.contains(&key.to_lowercase().as_str())) {
         return Err(invalid(
@@ -257,6 +163,7 @@ pub(crate) fn profile(profile: &OAuthEntityProfile) -> Result<(), Problem> {
 pub(crate) fn credential(credential: &Credential) -> Result<(), Problem> {
     name("credential", &credential.name)?;
     name("resolver", &credential.resolver)?;
+    name("OAuth entity profile", &credential.oauth_entity_profile)?;
     let id = &credential.credential_id;
     if id.len() > 160
         || id.starts_with('-')
@@ -271,7 +178,9 @@ pub(crate) fn credential(credential: &Credential) -> Result<(), Problem> {
     }
     match &credential.applies_to {
         AppliesTo::All => Ok(()),
-        AppliesTo::Mids(mids) if mids.is_empty() => Err(invalid(&credential.name, "applies_to names no MID")),
+        AppliesTo::Mids(mids) if mids.is_empty() || mids.len() > 1000 => {
+            Err(invalid(&credential.name, "applies_to names no MID, or more than 1000"))
+        }
         AppliesTo::Mids(mids) => mids.iter().try_for_each(|mid| name("MID", mid)),
     }
 }
@@ -279,6 +188,7 @@ pub(crate) fn credential(credential: &Credential) -> Result<(), Problem> {
 pub(crate) fn connection(connection: &Connection) -> Result<(), Problem> {
     name("connection", &connection.alias)?;
     url("base_url", &connection.base_url)?;
+    name("credential", &connection.credential)?;
     connection.mid.as_deref().map_or(Ok(()), |mid| name("MID", mid))?;
     if !(1..=600_000).contains(&connection.timeout_ms) {
         return Err(invalid(&connection.alias, "timeout_ms is not between 1 and 600000"));
@@ -324,12 +234,7 @@ pub(crate) fn cluster(cluster: &Cluster) -> Result<(), Problem> {
     cluster.mids.iter().try_for_each(|mid| name("MID", mid))
 }
 
-pub(crate) fn name(what: &str, name: &str) -> Result<(), Problem> {
-    check_name(name)
-        .map_err(|error| Problem::bad_request("invalid_name", format!("{what}: {error}"), "Choose another name."))
-}
-
-/// An absolute http or https URL without user, query or fragment.
+/// An absolute http or https URL without user, query or fragment, in at most [`LONGEST`] bytes.
 fn url(field: &str, text: &str) -> Result<(), Problem> {
     let fine = Url::parse(text).is_ok_and(|url| {
         matches!(url.scheme(), "http" | "https")
@@ -338,13 +243,16 @@ fn url(field: &str, text: &str) -> Result<(), Problem> {
             && url.password().is_none()
             && url.query().is_none()
             && url.fragment().is_none()
-    }) && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    }) && text.len() <= LONGEST
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
     if fine {
         return Ok(());
     }
     Err(Problem::bad_request(
         "invalid_url",
-        format!("{field} is not an absolute http or https URL without user name, query and fragment"),
+        format!(
+            "{field} is not an absolute http or https URL of at most {LONGEST} bytes, without user name, query and fragment"
+        ),
         "Write it like https://api.example.com/v1.",
     ))
 }
@@ -356,61 +264,6 @@ fn invalid(record: &str, detail: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_that_could_leave_the_connection_are_refused() {
-        for bad in [
-            "",
-            "x",
-            "http://evil/x",
-            "//evil/x",
-            "/\\evil",
-            "/a/../b",
-            "/a/%2e%2E/b",
-            "/a/..",
-            "/.",
-            "/..;x/a",
-            "/a#b",
-            "/a b",
-            "/a%5cb",
-            "/%2fevil",
-            "/a\r\nX: y",
-            "/a%0d%0aX",
-            "/ü",
-            "/%252e%252e/x",
-        ] {
-            assert!(path(bad).is_err(), "{bad:?}");
-        }
-        for good in ["/", "/v1/items?x=../y&z=1", "/a.b/..c", "/a%20b", "/a:b@c", "/a//b"] {
-            assert!(path(good).is_ok(), "{good:?}");
-        }
-    }
-
-    #[test]
-    fn headers_that_are_not_the_callers_are_refused() {
-        for bad in [
-            ("Authorization", "x"),
-            ("Proxy-Authorization", "x"),
-            ("host", "x"),
-            ("Content-Length", "1"),
-            ("Transfer-Encoding", "chunked"),
-            ("Connection", "close"),
-            ("Expect", "100-continue"),
-            ("Cookie", "a=b"),
-            ("X-Forwarded-For", "1"),
-            ("X_Real_IP", "1"),
-            ("X-HTTP-Method-Override", "DELETE"),
-            ("Midward-Trace", "1"),
-            ("X-A", "a\r\nB: c"),
-            ("X-A", "a\0"),
-            ("X A", "a"),
-            ("X\r\nA", "a"),
-            ("", "a"),
-        ] {
-            assert!(headers(&[(bad.0.to_owned(), bad.1.to_owned())]).is_err(), "{bad:?}");
-        }
-        assert!(headers(&[("X-Tenant".to_owned(), "grün, 1".to_owned())]).is_ok());
-    }
 
     #[test]
     fn urls_have_no_user_query_or_fragment() {
@@ -501,18 +354,49 @@ mod tests {
     }
 
     #[test]
+    fn a_text_that_no_database_or_server_takes_is_in_no_record() {
+        let long = "a".repeat(LONGEST + 1);
+        let profile_of = |field: &str, value: serde_json::Value| {
+            let mut record = serde_json::json!({ "name": "a", "oauth_entity": "e" });
+            record[field] = value;
+            serde_json::from_value::<OAuthEntityProfile>(record).expect("a profile")
+        };
+        for bad in ["a\0", &long] {
+            for (field, value) in [
+                ("oauth_entity", bad.into()),
+                ("audience", bad.into()),
+                ("scopes", serde_json::json!([bad])),
+                ("resource", serde_json::json!([bad])),
+                ("extra_parameters", serde_json::json!({ bad: "" })),
+                ("extra_parameters", serde_json::json!({ "a": bad })),
+            ] {
+                let length = bad.len();
+                assert!(profile(&profile_of(field, value)).is_err(), "{field} {length}");
+            }
+            assert!(url("base_url", &format!("https://a/{bad}")).is_err());
+        }
+        for (field, value) in [
+            ("audience", "grün, 1".into()),
+            ("resource", serde_json::json!(["https://a/b"])),
+            ("extra_parameters", serde_json::json!({ "a": "two\nlines" })),
+        ] {
+            assert!(profile(&profile_of(field, value)).is_ok(), "{field}");
+        }
+        let credential_of = |mids: serde_json::Value, profile: &str| {
+            let record = serde_json::json!({ "name": "a", "credential_id": "x", "oauth_entity_profile": profile,
+                                             "applies_to": { "mids": mids } });
+            credential(&serde_json::from_value(record).expect("a credential"))
+        };
+        let names = |count: usize| serde_json::json!(vec!["m"; count]);
+        assert!(credential_of(names(1000), "p").is_ok());
+        assert!(credential_of(names(1001), "p").is_err() && credential_of(names(1), "p\0").is_err());
+    }
+
+    #[test]
     fn the_password_grant_is_refused_with_its_reason() {
         let text = r#"{"name":"a","oauth_entity":"e","grant_type":"password"}"#;
         let record: OAuthEntityProfile = serde_json::from_str(text).expect("a profile");
         let problem = profile(&record).expect_err("refused");
         assert!(problem.failure.detail.contains("RFC 9700"), "{}", problem.failure);
-    }
-
-    #[test]
-    fn methods() {
-        for bad in ["", "CONNECT", "TRACE", "get", "A B"] {
-            assert!(method(bad).is_err(), "{bad:?}");
-        }
-        assert!(method("PATCH").is_ok());
     }
 }
