@@ -11,12 +11,15 @@ use crate::audit::Audit;
 use crate::auth::{Clients, MidTokens};
 use crate::config::{LimitsConfig, RetentionConfig};
 use crate::fleet::{Fleet, MidView};
+use crate::intake::Intakes;
 use crate::keys::SigningKey;
 use crate::metrics::Counters;
 use crate::mid::pulses::Pulses;
+use crate::queue::room::Room;
 use crate::queue::{Broken, Queue, Waiters};
 use crate::rates::Rates;
 use crate::routes::Routes;
+use crate::stop::Stop;
 use crate::store::{Store, StoreError, mids};
 
 /// Shared state of the handlers.
@@ -27,6 +30,7 @@ pub(crate) struct App {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) routes: Routes,
     pub(crate) queue: Queue,
+    pub(crate) room: Arc<Room>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) at_rest: Arc<AtRest>,
     pub(crate) broken: Arc<Broken>,
@@ -35,6 +39,7 @@ pub(crate) struct App {
     pub(crate) counters: Arc<Counters>,
     pub(crate) tracer: Tracer,
     pub(crate) rates: Rates,
+    pub(crate) intakes: Intakes,
     pub(crate) pulses: Pulses,
     pub(crate) mid_tokens: MidTokens,
     pub(crate) signing_key: SigningKey,
@@ -45,8 +50,7 @@ pub(crate) struct App {
     pub(crate) limits: LimitsConfig,
     pub(crate) retention: RetentionConfig,
     pub(crate) first_admin_file: PathBuf,
-    /// Long polls end when it is cancelled.
-    pub(crate) stopping: tokio_util::sync::CancellationToken,
+    pub(crate) stop: Stop,
 }
 
 pub(crate) type Shared = Arc<App>;

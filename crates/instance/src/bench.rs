@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::at_rest::{AtRest, Part};
 use crate::audit::{Audit, Journal};
-use crate::config::{EncryptionConfig, StoreConfig};
+use crate::config::{EncryptionConfig, LimitsConfig, StoreConfig};
 use crate::fleet::Fleet;
 use crate::keys::SigningKey;
+use crate::queue::room::Room;
 use crate::queue::{Broken, Job, LeaseSpans, Parts, Poll, Queue, Report, Submitted, Waiters, Wants};
 use crate::routes::Route;
 use crate::server::InstanceError;
@@ -85,6 +86,7 @@ impl QueueAlone {
             broken: Arc::new(Broken::default()),
             replica: new_id(SystemClock.wall(), &SystemRandom),
             spans: Arc::new(LeaseSpans::new(Tracer::off())),
+            room: Arc::new(Room::new(&LimitsConfig::default())),
         });
         let mut alone = Self {
             store,

@@ -10,6 +10,9 @@ use serde::Deserialize;
 /// Most that `limits.body_bytes` can be: in base64, with others in the same answer, a MID still takes it.
 const LARGEST_BODY: usize = 32 * 1024 * 1024;
 
+/// The largest message of all, with room: a body of the largest size in base64, among others.
+const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
+
 /// ```
 /// let config: midward_instance::InstanceConfig = toml::from_str(
 ///     r#"
@@ -59,6 +62,9 @@ pub struct ServerConfig {
     /// How MIDs reach `listen`, `https://host:port`. Default: the address itself.
     pub public_url: Option<String>,
     pub tls: TlsConfig,
+    /// How long `/readyz` says no before the instance takes nothing new, once it is to stop, in seconds: so that a
+    /// balancer has turned away by then.
+    pub leave_seconds: u32,
 }
 
 impl Default for ServerConfig {
@@ -68,6 +74,7 @@ impl Default for ServerConfig {
             call_listen: SocketAddr::from(([127, 0, 0, 1], 8441)),
             public_url: None,
             tls: TlsConfig::Mode(TlsMode::SelfSigned),
+            leave_seconds: 0,
         }
     }
 }
@@ -158,8 +165,14 @@ impl Default for StoreConfig {
 pub struct LimitsConfig {
     /// Largest body of a call, in bytes.
     pub body_bytes: usize,
+    /// Most bytes of bodies that are read or looked at, of callers and of MIDs each.
+    pub bodies_in_memory_bytes: usize,
     /// Most connections open at once, per listener.
     pub connections: usize,
+    /// Most requests in the queue, of all instances on the database.
+    pub queued_requests: u64,
+    /// Most bytes of their calls, as they are stored.
+    pub queued_bytes: u64,
     /// Default expiry of queued requests, in milliseconds.
     pub expires_in_ms: u64,
     /// Longest wait of a synchronous caller, in milliseconds.
@@ -172,7 +185,10 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             body_bytes: 4 * 1024 * 1024,
+            bodies_in_memory_bytes: 256 * 1024 * 1024,
             connections: 10_000,
+            queued_requests: 1_000_000,
+            queued_bytes: 4 * 1024 * 1024 * 1024,
             expires_in_ms: 15 * 60 * 1000,
             call_wait_ms: 30_000,
             requests_per_second: 0,
@@ -268,6 +284,11 @@ impl InstanceConfig {
         }
         if config.limits.body_bytes > LARGEST_BODY {
             let reason = format!("limits.body_bytes is larger than {LARGEST_BODY}, which is the most that a MID takes");
+            return Err(ConfigError::Invalid { path: path.to_owned(), reason });
+        }
+        if config.limits.bodies_in_memory_bytes < LARGEST_MESSAGE {
+            let reason =
+                format!("limits.bodies_in_memory_bytes is less than {LARGEST_MESSAGE}: one message may need it");
             return Err(ConfigError::Invalid { path: path.to_owned(), reason });
         }
         if let TlsConfig::Files(files) = &mut config.server.tls {

@@ -9,6 +9,13 @@ use serde_json::json;
 
 use crate::store::StoreError;
 
+/// After this, one who was sent away by an instance that stops may find another one.
+const STOPPED_FOR: Duration = Duration::from_secs(2);
+/// After this, a full queue may have moved.
+const QUEUE_MOVES: Duration = Duration::from_secs(5);
+/// After this, others may have ended.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+
 /// A failure and the HTTP status that carries it.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
@@ -66,17 +73,52 @@ impl Problem {
         )
     }
 
+    /// No MID takes it now, and it cannot wait in the queue either.
+    pub(crate) fn queue_full() -> Self {
+        let failure = Failure::transient(
+            Hop::Instance,
+            "queue_full",
+            "no MID Server takes the request now, and as many requests are queued as may be; it was not accepted",
+            "Send it again after Retry-After. Look at the MIDs with `midward get mids`, or raise `limits.queued_requests` \
+             or `limits.queued_bytes`.",
+        );
+        Self { retry_after: Some(QUEUE_MOVES), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, failure) }
+    }
+
+    /// Something that all share is used up for the moment.
+    pub(crate) fn busy(detail: &str) -> Self {
+        let action = "Send it again after Retry-After, and fewer at once; or raise the instance's `limits`.";
+        let failure = Failure::transient(Hop::Instance, "busy", detail, action);
+        Self { retry_after: Some(BUSY_FOR), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, failure) }
+    }
+
+    /// The instance takes nothing new.
+    pub(crate) fn stopping() -> Self {
+        Self::of_call(stopping())
+    }
+
     /// The status for a failure that ended a call.
     pub(crate) fn of_call(failure: Failure) -> Self {
         let status = match (failure.hop, failure.code.as_str()) {
             (_, "expired" | "deadline" | "timeout") => StatusCode::GATEWAY_TIMEOUT,
             (Hop::Policy, _) => StatusCode::FORBIDDEN,
-            (_, "no_mid") => StatusCode::SERVICE_UNAVAILABLE,
+            (_, "no_mid" | "stopping") => StatusCode::SERVICE_UNAVAILABLE,
             (Hop::Caller, _) => StatusCode::BAD_REQUEST,
             _ => StatusCode::BAD_GATEWAY,
         };
-        Self::new(status, failure)
+        let is_stopping = failure.code == "stopping";
+        Self { retry_after: is_stopping.then_some(STOPPED_FOR), ..Self::new(status, failure) }
     }
+}
+
+/// The instance stops, and the request was not sent.
+pub(crate) fn stopping() -> Failure {
+    Failure::transient(
+        Hop::Instance,
+        "stopping",
+        "the instance is being stopped, and the request was not sent",
+        "Send it again, to another instance or when this one runs again.",
+    )
 }
 
 impl From<StoreError> for Problem {
@@ -85,7 +127,8 @@ impl From<StoreError> for Problem {
         let (code, detail, action) = if matches!(error, StoreError::Uncertain(_)) {
             (
                 "acceptance_unknown",
-                "the instance's database was lost in the commit; the request may have been accepted, and run",
+                "the instance's database was lost in the commit, or did not answer in time; the request may have been accepted, \
+                 and run",
                 "Ask for it by its request_id, or submit it again with the same idempotency key.",
             )
         } else {

@@ -26,31 +26,26 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Callers that are looked up in one statement.
 const AT_ONCE: usize = 64;
 
-/// Runs until `shutdown`. Nothing to do where the database is this process's own. Ends the instance, by `shutdown`, when
+/// Runs until the instance closes. Nothing to do where the database is this process's own. Stops the instance when
 /// another one has migrated the schema to what this one must not use; `failed` tells it.
-pub(crate) async fn follow(
-    app: Arc<App>,
-    postgres: Option<PostgresConfig>,
-    shutdown: CancellationToken,
-    failed: oneshot::Sender<StoreError>,
-) {
+pub(crate) async fn follow(app: Arc<App>, postgres: Option<PostgresConfig>, failed: oneshot::Sender<StoreError>) {
     let Some(postgres) = postgres else { return };
-    let hints = Notify::new();
-    let (ended, ()) = tokio::join!(look(&app, &hints, &shutdown), listen(&postgres, &hints, &shutdown));
+    let (hints, closing) = (Notify::new(), &app.stop.closing);
+    let (ended, ()) = tokio::join!(look(&app, &hints, closing), listen(&postgres, &hints, closing));
     if let Err(error) = ended {
         // The one who runs the instance has gone already, or is told.
         let _ = failed.send(error);
     }
 }
 
-async fn look(app: &App, hints: &Notify, shutdown: &CancellationToken) -> Result<(), StoreError> {
+async fn look(app: &App, hints: &Notify, closing: &CancellationToken) -> Result<(), StoreError> {
     let mut changes = 0;
     let mut followed = app.clock.boot();
     loop {
         let hinted = tokio::select! {
             () = tokio::time::sleep(EVERY) => false,
             () = hints.notified() => true,
-            () = shutdown.cancelled() => return Ok(()),
+            () = closing.cancelled() => return Ok(()),
         };
         if hinted {
             if app.queue.send(Job::Look).await.is_err() {
@@ -63,7 +58,7 @@ async fn look(app: &App, hints: &Notify, shutdown: &CancellationToken) -> Result
             Ok(()) => followed = app.clock.boot(),
             Err(error @ StoreError::SchemaAhead { .. }) => {
                 tracing::error!(%error, "stopping");
-                shutdown.cancel();
+                app.stop.now();
                 return Err(error);
             }
             Err(error) => {
@@ -122,16 +117,16 @@ async fn follow_mids(app: &App) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn listen(postgres: &PostgresConfig, hints: &Notify, shutdown: &CancellationToken) {
+async fn listen(postgres: &PostgresConfig, hints: &Notify, closing: &CancellationToken) {
     loop {
         let error = tokio::select! {
             error = hear(postgres, hints) => error,
-            () = shutdown.cancelled() => return,
+            () = closing.cancelled() => return,
         };
         tracing::warn!(%error, "hints of other replicas are not heard for now");
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
-            () = shutdown.cancelled() => return,
+            () = closing.cancelled() => return,
         }
     }
 }

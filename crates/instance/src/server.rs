@@ -5,16 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use midward_core::{Clock, Random, new_id};
 use midward_telemetry::Tracer;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,18 +19,20 @@ use crate::auth::{Clients, MidTokens};
 use crate::client::{ApiClient, ClientKind, Role};
 use crate::config::{InstanceConfig, TlsConfig, TlsMode};
 use crate::fleet::Fleet;
+use crate::intake::Intakes;
 use crate::keys::{self, KeyError, SigningKey};
+use crate::listener::Listener;
 use crate::mid::pulses::{self, Pulses};
+use crate::queue::room::{self, Room};
 use crate::queue::{Broken, Job, LeaseSpans, Parts, Queue, Waiters};
 use crate::rates::Rates;
 use crate::retention;
 use crate::routes::Routes;
+use crate::stop::{DRAIN, Stop};
 use crate::store::{Store, StoreError, api_clients, instance_keys, mids, replicas, settings};
 use crate::tls::{self, Tls, TlsError};
 use crate::tls_reload::CurrentTls;
 
-/// How long running requests may take to end after a stop was asked for.
-const DRAIN: Duration = Duration::from_secs(10);
 /// How often the times of leases and requests are looked at.
 const SWEEP: Duration = Duration::from_millis(500);
 
@@ -96,7 +92,7 @@ impl From<sqlx::Error> for InstanceError {
     }
 }
 
-/// Runs an instance until `shutdown` is cancelled; then ends long polls, lets running requests end, and closes the
+/// Runs an instance until `shutdown` is cancelled; then takes nothing new, lets running calls end, and closes the
 /// database. `started` learns the addresses once both listeners are up. Who owns `tracer` has its spans sent.
 ///
 /// # Errors
@@ -109,7 +105,7 @@ pub async fn run(
     shutdown: CancellationToken,
     started: oneshot::Sender<Started>,
 ) -> Result<(), InstanceError> {
-    let shutdown = shutdown.child_token();
+    let stop = Stop::asked_by(&shutdown);
     let folder = config.store.path.clone();
     make_folder(&folder)?;
     make_folder(config.store.keys())?;
@@ -143,6 +139,8 @@ pub async fn run(
     let broken = Arc::new(Broken::default());
     let (audit, journal, outcomes) = Audit::begin(&store, &signing_key, &*clock, &*random).await?;
     let counters = journal.counters();
+    let room = Arc::new(Room::new(&config.limits));
+    room.count(&store).await?;
     let (queue, writer) = Queue::start(Parts {
         store: store.clone(),
         fleet: Arc::clone(&fleet),
@@ -155,6 +153,7 @@ pub async fn run(
         broken: Arc::clone(&broken),
         replica: new_id(clock.wall(), &*random),
         spans: Arc::new(LeaseSpans::new(tracer.clone())),
+        room: Arc::clone(&room),
     });
     let app = Arc::new(App {
         clock,
@@ -163,6 +162,7 @@ pub async fn run(
         fleet,
         routes: Routes::default(),
         queue: queue.clone(),
+        room,
         waiters: Arc::clone(&waiters),
         at_rest,
         broken: Arc::clone(&broken),
@@ -171,6 +171,7 @@ pub async fn run(
         counters,
         tracer,
         rates: Rates::new(config.limits.requests_per_second),
+        intakes: Intakes::new(config.limits.bodies_in_memory_bytes),
         pulses: Pulses::default(),
         mid_tokens: MidTokens::default(),
         signing_key,
@@ -180,7 +181,7 @@ pub async fn run(
         limits: config.limits.clone(),
         retention: config.retention.clone(),
         first_admin_file: first_admin_file.clone(),
-        stopping: shutdown.clone(),
+        stop: stop.clone(),
     });
 
     let notice = Started {
@@ -196,35 +197,27 @@ pub async fn run(
     let acceptor = tls.as_ref().map(CurrentTls::new);
     let tracker = TaskTracker::new();
     if let Some((current, files)) = acceptor.clone().zip(tls.and_then(|tls| tls.files)) {
-        tracker.spawn(current.follow(files, shutdown.clone()));
+        tracker.spawn(current.follow(files, stop.closing.clone()));
     }
-    let connections = config.limits.connections;
-    tracker.spawn(accept(
-        api,
-        acceptor.clone(),
-        crate::api::router(Arc::clone(&app)),
-        connections,
-        tracker.clone(),
-        shutdown.clone(),
-    ));
-    tracker.spawn(accept(
-        call,
-        acceptor,
-        crate::api::call::router(Arc::clone(&app)),
-        connections,
-        tracker.clone(),
-        shutdown.clone(),
-    ));
-    tracker.spawn(sweep(queue.clone(), shutdown.clone()));
-    tracker.spawn(pulses::run(Arc::clone(&app), shutdown.clone()));
+    let both =
+        [(api, crate::api::router(Arc::clone(&app)), true), (call, crate::api::call::router(Arc::clone(&app)), false)];
+    for (socket, router, mids_come) in both {
+        let (most, tls) = (config.limits.connections, acceptor.clone());
+        let listener = Listener::new(router, most, mids_come, tls, tracker.clone(), stop.clone());
+        tracker.spawn(listener.run(socket));
+    }
+    tracker.spawn(sweep(queue.clone(), stop.closing.clone()));
+    let (counting, closing) = (Arc::clone(&app), stop.closing.clone());
+    tracker.spawn(async move { room::follow(&counting, &closing).await });
+    tracker.spawn(pulses::run(Arc::clone(&app), stop.closing.clone()));
     let (failed, mut failure) = oneshot::channel();
-    tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), shutdown.clone(), failed));
-    tracker.spawn(retention::run(Arc::clone(&app), shutdown.clone()));
+    tracker.spawn(crate::replica::follow(Arc::clone(&app), config.store.postgres.clone(), failed));
+    tracker.spawn(retention::run(Arc::clone(&app), stop.stopping.clone()));
     tracker.spawn(crate::audit::run(
         Arc::clone(&app),
         Duration::from_secs(config.audit.checkpoint_seconds.max(1).into()),
         Duration::from_hours(24 * u64::from(config.audit.keep_days)),
-        shutdown.clone(),
+        stop.closing.clone(),
     ));
     let key = app.at_rest.current().unwrap_or("none");
     tracing::info!(key, "calls and answers are encrypted in the database with this key");
@@ -233,12 +226,11 @@ pub async fn run(
     let _ = started.send(notice);
 
     tokio::select! {
-        () = shutdown.cancelled() => {}
+        () = stop.leaving.cancelled() => {}
         // Whose call runs still gets its answer.
         () = broken.said() => drop(tokio::time::timeout(DRAIN, waiters.none()).await),
     }
-    tracing::info!("stopping: running requests may end");
-    shutdown.cancel();
+    stop.step_by_step(Duration::from_secs(config.server.leave_seconds.into()), &waiters).await;
     tracker.close();
     if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
         tracing::warn!("some connections did not end in time");
@@ -371,84 +363,6 @@ async fn sweep(queue: Queue, shutdown: CancellationToken) {
         tokio::select! {
             _ = ticks.tick() => if queue.send(Job::Sweep).await.is_err() { return },
             () = shutdown.cancelled() => return,
-        }
-    }
-}
-
-async fn accept(
-    listener: TcpListener,
-    tls: Option<CurrentTls>,
-    router: Router,
-    most: usize,
-    tracker: TaskTracker,
-    shutdown: CancellationToken,
-) {
-    let room = Arc::new(Semaphore::new(most));
-    loop {
-        let permit = tokio::select! {
-            permit = Arc::clone(&room).acquire_owned() => permit,
-            () = shutdown.cancelled() => return,
-        };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => return,
-        };
-        let (stream, permit) = match (accepted, permit) {
-            (Ok((stream, _)), Ok(permit)) => (stream, permit),
-            (accepted, _) => {
-                // Out of file descriptors, as a rule: it passes when connections end.
-                tracing::warn!(error = ?accepted.err(), "a connection was not accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (tls, router, shutdown) = (tls.clone(), router.clone(), shutdown.clone());
-        tracker.spawn(async move {
-            connection(stream, tls, router, shutdown).await;
-            drop(permit);
-        });
-    }
-}
-
-async fn connection(stream: TcpStream, tls: Option<CurrentTls>, router: Router, shutdown: CancellationToken) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "the connection is gone");
-        return;
-    }
-    match tls {
-        None => serve(stream, router, shutdown).await,
-        Some(tls) => {
-            match tokio::time::timeout(Duration::from_secs(10), TlsAcceptor::from(tls.config()).accept(stream)).await {
-                Ok(Ok(stream)) => serve(stream, router, shutdown).await,
-                Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
-                Err(_) => tracing::debug!("TLS handshake took too long"),
-            }
-        }
-    }
-}
-
-async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    stream: S,
-    router: Router,
-    shutdown: CancellationToken,
-) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30)).max_buf_size(64 * 1024);
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    tokio::pin!(connection);
-    let mut stopping = false;
-    loop {
-        tokio::select! {
-            ended = &mut connection => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection ended badly");
-                }
-                return;
-            }
-            () = shutdown.cancelled(), if !stopping => {
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
         }
     }
 }

@@ -17,6 +17,7 @@ mod recovery;
 mod replicas;
 mod resolvers;
 mod revocation;
+mod stop;
 mod support;
 mod surroundings;
 mod traces;

@@ -24,6 +24,7 @@ use crate::check;
 use crate::client::ApiClient;
 use crate::problem::Problem;
 use crate::queue::{Submitted, Wants};
+use crate::store::StoreError;
 use crate::store::requests::Priority;
 use crate::traces::{Answered, Traced};
 
@@ -118,7 +119,9 @@ async fn execute(
 ) -> Result<(ApiReply, Trace), (Problem, Option<Trace>)> {
     let began = app.clock.boot();
     // Nothing of a stranger's body is read.
-    let client = auth::admit(app, request.headers()).await.map_err(|problem| (problem, None))?;
+    let longest = Duration::from_millis(app.limits.call_wait_ms);
+    let patience = wait_time(longest, request.headers()).unwrap_or(longest);
+    let client = within(patience, auth::admit(app, request.headers())).await.map_err(|problem| (problem, None))?;
     *traced = Traced::enter(app, began, request.headers(), None);
     admitted(app, id, alias, request, &client, traced).instrument(traced.log(id)).await
 }
@@ -134,12 +137,16 @@ async fn admitted(
     let early = |problem: Problem| (problem, None);
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let headers = std::mem::take(request.headers_mut());
+    let (request, held) = app.intakes.callers.meter(request);
     let content = Bytes::from_request(request, &()).await;
+    held.refused().map_or(Ok(()), Err).map_err(early)?;
     let mut call = api_call(app, alias, &method, &uri, &headers, content).map_err(early)?;
     // It has its place in the trace already.
     TraceContext::take(&mut call.headers);
     let wait = wait_time(Duration::from_millis(app.limits.call_wait_ms), &headers).map_err(early)?;
-    let route = submit::route(app, client, alias).await.map_err(early)?;
+    let asked = app.clock.boot();
+    let left = || wait.saturating_sub(app.clock.boot().saturating_since(asked));
+    let route = within(left(), submit::route(app, client, alias)).await.map_err(early)?;
     let now = app.clock.boot();
     if !app.fleet.serves(&route, now) {
         return Err(early(Problem::new(StatusCode::SERVICE_UNAVAILABLE, app.fleet.explain(&route, now))));
@@ -147,12 +154,17 @@ async fn admitted(
     // Registered before it is submitted: the outcome may come at once.
     let waiting = app.waiters.wait(id, Wants::Answer);
     let priority = Priority::Interactive;
-    let terms = submit::Terms { priority, idempotency_key: None, not_before: 0, retries: false, traced };
+    let terms =
+        submit::Terms { priority, idempotency_key: None, not_before: 0, patience: left(), retries: false, traced };
     let submitted = submit::submit(app, client, &route, id.to_owned(), call, wait, terms).await.map_err(early)?;
-    if !matches!(submitted, Submitted::New(_)) {
-        return Err(early(submit::key_reused()));
+    // It is in the queue, or with a MID.
+    drop(held);
+    match submitted {
+        Submitted::New(_) => {}
+        Submitted::Full => return Err(early(Problem::queue_full())),
+        Submitted::Known(_) | Submitted::KeyReused(_) => return Err(early(submit::key_reused())),
     }
-    if let Some(ended) = submit::wait(app, id, waiting, wait, Some(&route)).await {
+    if let Some(ended) = submit::wait(app, id, waiting, left(), Some(&route)).await {
         let trace = Some(Arc::clone(&ended.trace));
         // Nobody else listens to this outcome as a rule, so it is not copied.
         match Arc::unwrap_or_clone(ended.outcome) {
@@ -163,11 +175,20 @@ async fn admitted(
         let failure = Failure::transient(
             Hop::Instance,
             "wait_over",
-            format!("no answer came within {} ms; a call that was sent already may still end", wait.as_millis()),
+            if app.stop.closing.is_cancelled() {
+                "the instance stopped before the answer came; a call that was sent already may still end".to_owned()
+            } else {
+                format!("no answer came within {} ms; a call that was sent already may still end", wait.as_millis())
+            },
             format!("See how it ended: `midward get requests {id}`; wait longer with Midward-Wait-Ms."),
         );
         Err(early(Problem::new(StatusCode::GATEWAY_TIMEOUT, failure)))
     }
+}
+
+/// What asks the database before anything is accepted, for as long as the caller waits.
+async fn within<T>(patience: Duration, asking: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    tokio::time::timeout(patience, asking).await.unwrap_or_else(|_| Err(StoreError::Slow.into()))
 }
 
 fn api_call(

@@ -16,6 +16,7 @@ use crate::auth;
 use crate::extract::{Params, Segments};
 use crate::problem::Problem;
 use crate::queue::Job;
+use crate::queue::room::Amount;
 use crate::store::outcomes::{self, Redrive};
 
 pub(super) async fn list(
@@ -33,6 +34,12 @@ pub(super) async fn redrive(
     Segments(id): Segments<String>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let client = auth::client(&app, &headers).await?;
+    if app.stop.stopping.is_cancelled() {
+        return Err(Problem::stopping());
+    }
+    if app.room.is_full_for(Amount::one(0), Amount::default()) {
+        return Err(Problem::queue_full());
+    }
     let row = visible(&app, &client, &id).await?;
     if row.reduced {
         return Err(Problem::new(StatusCode::CONFLICT, not_kept()).with_request(&id));

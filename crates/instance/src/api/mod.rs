@@ -23,7 +23,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
-use axum::middleware::{from_fn_with_state, map_response_with_state};
+use axum::middleware::{from_fn, from_fn_with_state, map_response_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -33,6 +33,7 @@ use serde::de::DeserializeOwned;
 use crate::app::Shared;
 use crate::auth;
 use crate::client::ClientKind;
+use crate::intake;
 use crate::problem::Problem;
 
 /// Everything on the first listener: API, health, and the MIDs' side.
@@ -73,8 +74,12 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/v1/dead-letters", get(dead_letters::list))
         .route("/api/v1/dead-letters/{id}/redrive", post(dead_letters::redrive))
         .route("/metrics", get(metrics::metrics))
+        .route_layer(from_fn_with_state(Arc::clone(&app), intake::callers))
         .route_layer(from_fn_with_state(Arc::clone(&app), auth::clients_only))
-        .route("/api/v1/oauth/token", post(token::token).layer(DefaultBodyLimit::max(token::LARGEST)))
+        .route(
+            "/api/v1/oauth/token",
+            post(token::token).layer(DefaultBodyLimit::max(token::LARGEST)).layer(from_fn(crate::mid::in_time)),
+        )
         .route("/api/v1/openapi.json", get(openapi::document))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -101,7 +106,7 @@ async fn ready(State(app): State<Shared>) -> Response {
     // A table's row: a constant would be found without the database's files.
     let asked = sqlx::query("SELECT COUNT(*) FROM settings").fetch_one(app.store.readers());
     let alive = tokio::time::timeout(READY_WITHIN, asked).await.is_ok_and(|answer| answer.is_ok());
-    if alive && app.queue.is_running() && app.broken.error().is_none() && !app.stopping.is_cancelled() {
+    if alive && app.queue.is_running() && app.broken.error().is_none() && !app.stop.leaving.is_cancelled() {
         (StatusCode::OK, "ready\n").into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()

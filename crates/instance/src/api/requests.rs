@@ -32,6 +32,8 @@ use crate::traces::{Answered, Traced};
 
 /// Longest time that a request may stay in the queue.
 const LONGEST_EXPIRY: Duration = Duration::from_hours(7 * 24);
+/// How long a caller waits for its request to be accepted.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
 /// Longest that an answer is held back.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
@@ -127,6 +129,7 @@ async fn queue(
         priority: new.priority,
         idempotency_key: new.idempotency_key,
         not_before: new.not_before,
+        patience: ACCEPTED_WITHIN,
         retries: true,
         traced,
     };
@@ -134,6 +137,7 @@ async fn queue(
         Submitted::New(id) => Ok((StatusCode::ACCEPTED, id)),
         Submitted::Known(id) => Ok((StatusCode::OK, id)),
         Submitted::KeyReused(id) => Err(submit::key_reused().with_request(&id)),
+        Submitted::Full => Err(Problem::queue_full()),
     }
 }
 

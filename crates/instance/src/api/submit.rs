@@ -13,11 +13,11 @@ use crate::at_rest::{Part, not_kept};
 use crate::audit::ended_entry;
 use crate::auth;
 use crate::client::ApiClient;
-use crate::problem::Problem;
+use crate::problem::{Problem, stopping as stopping_failure};
 use crate::queue::{Ended, Submitted, Waiting};
 use crate::routes::Route;
 use crate::store::requests::{self, KeepRequest, NewRequest, Priority};
-use crate::store::{outcomes, to_json};
+use crate::store::{StoreError, outcomes, to_json};
 use crate::traces::Traced;
 
 /// A lease outlives the API's time-out by this: for what a MID may need before the call, when it has nothing yet (the
@@ -46,6 +46,8 @@ pub(super) struct Terms<'a> {
     pub(super) idempotency_key: Option<String>,
     /// It is not sent before this time, in unix milliseconds.
     pub(super) not_before: i64,
+    /// How long its caller waits for it to be accepted.
+    pub(super) patience: Duration,
     /// It is tried again as its connection says; nobody waits for it.
     pub(super) retries: bool,
     pub(super) traced: &'a Traced,
@@ -61,6 +63,10 @@ pub(super) async fn submit(
     expires_in: Duration,
     terms: Terms<'_>,
 ) -> Result<Submitted, Problem> {
+    // One who waits is counted by now, so this is said or the answer is waited for.
+    if app.stop.stopping.is_cancelled() {
+        return Err(Problem::stopping());
+    }
     let now = app.clock.wall();
     let repeatable = call.may_repeat(route.replay_methods.as_deref());
     // Only a request with a key is ever compared; its place in a trace is another one each time.
@@ -112,13 +118,16 @@ pub(super) async fn submit(
         arrived,
     };
     // Named, so that its caller can see whether it was taken after all.
-    let submitted = app.queue.submit(Arc::clone(route), request).await;
+    let submitted = tokio::time::timeout(terms.patience, app.queue.submit(Arc::clone(route), request)).await;
+    // The writer still has it, and may store it.
+    let submitted = submitted.unwrap_or_else(|_| Err(StoreError::Uncertain(Arc::new(StoreError::Slow))));
     terms.traced.submitted(app, arrived);
     submitted.map_err(|error| Problem::from(error).with_request(&id))
 }
 
-/// How a request ended; `None` when `wait` was over first. With a route, a request that no MID has is withdrawn
-/// as soon as none is left that could serve it: its caller learns why, and does not wait in vain.
+/// How a request ended; `None` when `wait` was over first, or the instance stops. With a route, a request that no MID
+/// has is withdrawn as soon as nobody is left that could serve it or give it out: its caller learns why, and does not
+/// wait in vain; and the instance listens until the answer is there, or for so long as it does.
 pub(super) async fn wait(
     app: &App,
     id: &str,
@@ -128,14 +137,30 @@ pub(super) async fn wait(
 ) -> Option<Ended> {
     let deadline = tokio::time::sleep(wait);
     tokio::pin!(deadline);
-    let mut gone = false;
+    let (stopping, closing) = (&app.stop.stopping, &app.stop.closing);
+    let end = if route.is_some() { closing } else { stopping };
+    // Another replica may still give it to a MID.
+    let nobody_gives = if app.store.is_shared() { closing } else { stopping };
+    let (mut gone, mut asked_back) = (false, route.is_none());
     loop {
         tokio::select! {
+            biased;
             ended = &mut waiting.word, if !gone => match ended {
                 Ok(ended) => return Some(ended),
                 Err(_) => gone = true,
             },
             () = &mut deadline => return None,
+            () = nobody_gives.cancelled(), if !asked_back => {
+                asked_back = true;
+                match withdraw(app, None, id, stopping_failure()).await {
+                    Ok(Some(ended)) => return Some(ended),
+                    Ok(None) => {}
+                    Err(problem) => {
+                        tracing::warn!(request = id, code = problem.failure.code, "it was not withdrawn");
+                    }
+                }
+            }
+            () = end.cancelled() => return None,
             () = tokio::time::sleep(ASK_AGAIN) => match look(app, id, route).await {
                 // What was said in memory meanwhile is the whole answer; what is stored may be less.
                 Ok(Some(ended)) => return Some(waiting.word.try_recv().unwrap_or(ended)),

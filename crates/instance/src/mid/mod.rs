@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 
 use crate::app::Shared;
 use crate::auth;
+use crate::intake;
 use crate::problem::Problem;
 
 /// Largest message with outcomes, in bytes. An API's answer may be larger than any request: a MID that could not
@@ -47,11 +48,13 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
         .route(&format!("{}/{{sha256}}", paths::JARS), get(work::jar))
         .route(paths::OUTCOMES, post(work::outcomes).layer(DefaultBodyLimit::max(OUTCOMES)))
         .route(paths::RELEASE, post(work::release))
+        .route_layer(from_fn_with_state(Arc::clone(app), intake::mids))
         .route_layer(from_fn_with_state(Arc::clone(app), auth::mids_only))
         .merge(strangers)
 }
 
-async fn in_time(request: Request, next: Next) -> Response {
+/// For those who have not shown who they are.
+pub(crate) async fn in_time(request: Request, next: Next) -> Response {
     tokio::time::timeout(FIRST_DEADLINE, next.run(request)).await.unwrap_or_else(|_| {
         let action = "Send the whole message at once.";
         let failure = Failure::transient(Hop::Caller, "message_too_slow", "the message did not come in time", action);

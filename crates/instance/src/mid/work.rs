@@ -88,16 +88,18 @@ pub(super) async fn lease(
     let mut wait = Duration::from_millis(request.wait_ms).min(LONGEST_POLL);
     let (sender, mut answer) = oneshot::channel();
     let mut answer_due = true;
-    if request.capacity == 0 {
-        // A draining MID wants back what got lost: answered by the next commit.
-        wait = wait.max(SHORTEST_DRAIN);
+    let capacity = if app.stop.stopping.is_cancelled() { 0 } else { request.capacity };
+    if capacity == 0 {
+        // No work for a MID that drains, or from an instance that stops, but what got lost: that somebody may wait for.
+        // Answered by the next commit.
+        wait = SHORTEST_DRAIN;
     }
     if state == MidState::Validated {
         app.queue
             .send(Job::Poll(Poll {
                 mid_id: holder.0.clone(),
                 incarnation: request.incarnation,
-                capacity: request.capacity,
+                capacity,
                 received_batch: received,
                 arrived: app.clock.boot(),
                 reply: sender,
@@ -110,7 +112,7 @@ pub(super) async fn lease(
         // A poll that is dropped unanswered was part of a batch that was not committed.
         answered = &mut answer, if answer_due => Some(answered.map_err(|_| StoreError::Stopped)??),
         () = tokio::time::sleep(wait) => None,
-        () = app.stopping.cancelled() => None,
+        () = app.stop.stopping.cancelled(), if capacity > 0 => None,
     };
     // An answer that came in the same moment is not thrown away.
     let batch = match batch {

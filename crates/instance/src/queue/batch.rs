@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::due::Due;
 use super::grant::granted;
+use super::room::Room;
 use super::spans::LeaseSpans;
 use super::work::{Effects, Work};
 use super::{Batch, Broken, Job, Poll, Waiters};
@@ -45,6 +46,7 @@ pub(crate) struct Parts {
     /// Names this process among those on the same database.
     pub(crate) replica: String,
     pub(crate) spans: Arc<LeaseSpans>,
+    pub(crate) room: Arc<Room>,
 }
 
 impl Parts {
@@ -62,6 +64,7 @@ impl Parts {
             broken: Arc::clone(&self.broken),
             replica: self.replica.clone(),
             spans: Arc::clone(&self.spans),
+            room: Arc::clone(&self.room),
         }
     }
 }
@@ -240,6 +243,7 @@ impl Writer {
     /// After the commit: everybody learns what happened.
     fn tell(&mut self, work: Work, effects: Effects) {
         let parts = &self.parts;
+        parts.room.changed(effects.queued);
         if let Some(giver) = self.giver.as_ref().filter(|_| !effects.freed.is_empty()) {
             // When there is no room for this, the next sweep is not far.
             let _ = giver.try_send(Job::Freed(effects.freed.into_iter().collect()));

@@ -6,6 +6,7 @@ mod broken;
 mod claim;
 mod due;
 mod grant;
+pub(crate) mod room;
 mod spans;
 mod submit;
 mod terms;
@@ -85,6 +86,8 @@ pub(crate) enum Submitted {
     Known(String),
     /// Another request was submitted under this idempotency key before.
     KeyReused(String),
+    /// No MID takes it now, and the queue has no room for it.
+    Full,
 }
 
 /// A MID that waits for work.

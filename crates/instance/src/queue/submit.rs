@@ -7,6 +7,7 @@ use midward_core::BootTime;
 use sqlx::{Any, Transaction};
 
 use super::batch::Writer;
+use super::room::Amount;
 use super::transaction::MOST_LEASES;
 use super::work::{Answer, Effects};
 use super::{Submission, Submitted};
@@ -51,9 +52,8 @@ impl Writer {
                     effects.submitted.push(if same { Submitted::Known(id) } else { Submitted::KeyReused(id) });
                     continue;
                 }
-                keys.insert(slot, (request.id.clone(), request.fingerprint.clone()));
             }
-            let mut request = request.clone();
+            let (asked, mut request) = (request, request.clone());
             // Counted from a time that the caller gave, its end is not this clock's either.
             if request.not_before <= request.created_at {
                 request.expires_at = request.expires_at.saturating_add(self.ahead);
@@ -65,6 +65,17 @@ impl Writer {
                 self.assign(tx, route, &mut request, (boot, now), &mut checked, effects).await?;
             }
             request.delayed_until = (!is_due).then_some(request.not_before);
+            if request.lease.is_none() {
+                let one = Amount::one(request.call_kept.size());
+                if self.parts.room.is_full_for(one, effects.queued) {
+                    effects.submitted.push(Submitted::Full);
+                    continue;
+                }
+                effects.queued += one;
+            }
+            if let Some(key) = &asked.idempotency_key {
+                keys.insert((&asked.client_id, key), (asked.id.clone(), asked.fingerprint.clone()));
+            }
             let waits = is_due && request.lease.is_none();
             if waits {
                 self.due.add(Lane::of(&request));

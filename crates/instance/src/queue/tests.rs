@@ -9,10 +9,11 @@ use midward_telemetry::Tracer;
 use midward_wire::{ConfigDigest, Heartbeat, MidState, ResolverHealth, ResolverStatus};
 use tokio::sync::oneshot;
 
+use super::room::Room;
 use super::{Batch, Broken, Job, LeaseSpans, Parts, Poll, Queue, Submitted};
 use crate::at_rest::{AtRest, Part};
 use crate::audit::Audit;
-use crate::config::{EncryptionConfig, StoreConfig};
+use crate::config::{EncryptionConfig, LimitsConfig, StoreConfig};
 use crate::fleet::Fleet;
 use crate::keys::SigningKey;
 use crate::routes::Route;
@@ -66,6 +67,7 @@ impl Alone {
             broken: Arc::new(Broken::default()),
             replica: "replica".to_owned(),
             spans: Arc::new(LeaseSpans::new(Tracer::off())),
+            room: Arc::new(Room::new(&LimitsConfig::default())),
         });
         let alone = Self { clock, store, fleet, queue, at_rest, writer, _folder: folder };
         for name in names {

@@ -10,6 +10,7 @@ use sqlx::{Any, Transaction};
 
 use super::batch::Writer;
 use super::due::{MOST_HINTED, MOST_LANES};
+use super::room::Amount;
 use super::terms::Fate;
 use super::work::{Answer, Effects, Work};
 use super::{Batch, Ended, Outcomes, Poll};
@@ -129,6 +130,9 @@ impl Writer {
                 return Ok(());
             }
             let leases = self.claim(tx, &poll, poll.capacity.min(MOST_LEASES), now).await?;
+            for lease in &leases {
+                effects.queued -= Amount::one(lease.size);
+            }
             self.parts.journal.leased(&poll.mid_id, &leases);
             leases
         } else {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use midward_wire::OutcomeVerdict;
 
+use super::room::Amount;
 use super::{Ended, HandBack, Job, Outcomes, Poll, Submission, Submitted};
 use crate::store::StoreError;
 use crate::store::leases::Leased;
@@ -61,6 +62,8 @@ pub(super) struct Effects {
     pub(super) ended: Vec<(String, Ended)>,
     /// How long each request whose outcome was recorded was held by its MID, in milliseconds.
     pub(super) executed: Vec<i64>,
+    /// By how much submissions and polls change what is queued.
+    pub(super) queued: Amount,
     /// Connections with limits of which a request ended, or waits for its next attempt: more may be given out.
     pub(super) freed: HashSet<String>,
     /// Something with limits was queued: it is given out as any that waits, with a look at them.

@@ -146,6 +146,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (44, "enrolled again", include_str!("../../migrations/0044_enrolled_again.sql")),
     (50, "lanes", include_str!("../../migrations/0050_lanes.sql")),
     (53, "last epoch", include_str!("../../migrations/0053_last_epoch.sql")),
+    (59, "queued size", include_str!("../../migrations/0059_queued_size.sql")),
 ];
 
 impl Store {

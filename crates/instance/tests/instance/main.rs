@@ -2,6 +2,7 @@
 
 mod backup;
 mod broken_commit;
+mod crowd;
 mod openapi;
 mod postgres;
 mod readiness;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use midward_fakes::postgres::Postgres;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -45,61 +45,115 @@ async fn an_instance_without_its_database_is_alive_and_not_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_that_stops_is_not_ready_and_ends_what_it_has() {
+async fn an_instance_that_stops_takes_nothing_new_and_listens_until_its_calls_have_ended() {
     let place = Place::sqlite();
     let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
-    // A call runs, and a probe has begun to ask.
-    let mut caller = TcpStream::connect(instance.started.call_addr).await.expect("connected");
-    let head = format!(
-        "GET /api/v1/connections/crm/call/x HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
-        instance.key
-    );
-    caller.write_all(head.as_bytes()).await.expect("written");
+    let mut caller = call(&instance).await;
     let leases = mid.poll(&instance, 5000, true).await;
     assert_eq!(leases.len(), 1);
+    let (status, queued) = instance.post("/api/v1/requests", &order()).await;
+    assert_eq!(status, 202, "{queued}");
+    let path = format!("/api/v1/requests/{}", queued["id"].as_str().expect("an id"));
+    let mut reader = ask(&instance, instance.started.api_addr, &format!("{path}?wait_ms=60000")).await;
     let api_addr = instance.started.api_addr;
-    let mut probe = TcpStream::connect(api_addr).await.expect("connected");
-    probe.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n").await.expect("written");
-    // The report is under way before the end begins: its body waits for the last byte.
-    let mut report = TcpStream::connect(api_addr).await.expect("connected");
-    let (body, last) = report_message(&mid, &leases[0].request_id);
-    report.write_all(&body).await.expect("written");
-    let mut go_on = [0; 25];
-    tokio::time::timeout(WITHIN, report.read_exact(&mut go_on)).await.expect("in time").expect("read");
-    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
-    assert_eq!(status(&instance, "/readyz").await, 200);
 
-    let stopped = tokio::spawn(instance.stop());
-    refused(api_addr).await;
-    probe.write_all(b"\r\n").await.ok();
-    let told = answer(&mut probe).await;
-    assert!(told.is_empty() || told.starts_with("HTTP/1.1 503 "), "{told}");
-    report.write_all(&last).await.expect("written");
-    assert!(answer(&mut report).await.contains("accepted"));
+    instance.ask_to_stop();
+    closes_connections(&instance).await;
+    let told = answer(&mut reader).await;
+    assert!(told.starts_with("HTTP/1.1 200 ") && told.contains(r#""state":"queued""#), "{told}");
+    let (status, refused) = instance.post("/api/v1/requests", &order()).await;
+    assert_eq!((status, &refused["code"], &refused["persistence"]), (503, &json!("stopping"), &json!("transient")));
+    let mut late = call(&instance).await;
+    let told = answer(&mut late).await.to_lowercase();
+    assert!(told.starts_with("http/1.1 503 ") && told.contains("\r\nretry-after: 2\r\n"), "{told}");
+    assert!(told.contains(r#""code":"stopping""#) && told.contains(r#""request_id":""#), "{told}");
+    assert!(mid.poll(&instance, 60_000, true).await.is_empty(), "there is something, and it is not given out");
+    assert_eq!(mid.report(&instance, &leases[0].request_id, 1, "done").await, "accepted");
     assert!(answer(&mut caller).await.starts_with("HTTP/1.1 201 "));
-    tokio::time::timeout(Duration::from_secs(30), stopped).await.expect("in time").expect("a clean end");
+    refused_at(api_addr).await;
+    instance.stop().await;
 }
 
-/// A MID's report of one outcome, without its last byte, and that byte.
-fn report_message(mid: &ScriptedMid, id: &str) -> (Vec<u8>, Vec<u8>) {
-    let body = serde_json::json!({"version": 1, "incarnation": mid.incarnation, "outcomes": [{
-        "request_id": id, "epoch": 1,
-        "outcome": {"kind": "replied", "reply": {"status": 201, "headers": [], "body": ""}}, "trace": []}]})
-    .to_string();
-    let mut message = format!(
-        "POST {} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n{body}",
-        midward_wire::paths::OUTCOMES,
-        mid.token,
-        body.len()
-    )
-    .into_bytes();
-    let last = message.split_off(message.len() - 1);
-    (message, last)
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_what_never_came_learns_what_is_known_of_it() {
+    let place = Place::sqlite();
+    let instance = with_document(&place).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let mut taken = call(&instance).await;
+    assert_eq!(mid.poll(&instance, 5000, true).await.len(), 1);
+    let mut waits = call(&instance).await;
+    let accepted = async {
+        while instance.get("/api/v1/requests").await.1["items"].as_array().map(Vec::len) != Some(2) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(WITHIN, accepted).await.is_ok(), "the second call is not there");
+    instance.ask_to_stop();
+    let told = answer(&mut waits).await;
+    assert!(told.starts_with("HTTP/1.1 503 ") && told.contains(r#""code":"stopping""#), "{told}");
+    // The MID Server has the other one, and does not report.
+    let told = answer(&mut taken).await;
+    assert!(told.starts_with("HTTP/1.1 504 ") && told.contains(r#""code":"wait_over""#), "{told}");
+    assert!(told.contains(r#""request_id":""#) && told.contains("the instance stopped"), "{told}");
+    let key = instance.key.clone();
+    instance.stop().await;
+    let instance = Instance::start(&place, Some(key)).await;
+    let (_, listed) = instance.get("/api/v1/requests").await;
+    // Newest first.
+    assert_eq!(listed["items"][0]["state"], "failed", "it was never sent, and will not be: {listed}");
+    assert!(listed["items"][1]["finished_at"].is_null(), "its outcome may still come: {listed}");
+    instance.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn balancers_learn_first_that_an_instance_stops() {
+    let mut place = Place::sqlite();
+    place.leave_seconds = 5;
+    let instance = with_document(&place).await;
+    instance.ask_to_stop();
+    until(&instance, 503).await;
+    assert_eq!(instance.post("/api/v1/requests", &order()).await.0, 202, "all else goes on");
+    refused_at(instance.started.api_addr).await;
+    instance.stop().await;
+}
+
+fn order() -> Value {
+    json!({"connection": "crm", "method": "GET", "path": "/x"})
+}
+
+/// A synchronous call whose answer is not read yet.
+async fn call(instance: &Instance) -> TcpStream {
+    ask(instance, instance.started.call_addr, "/api/v1/connections/crm/call/x").await
+}
+
+async fn ask(instance: &Instance, address: SocketAddr, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", instance.key);
+    stream.write_all(head.as_bytes()).await.expect("written");
+    stream
+}
+
+/// Until the instance says that it is not ready, and takes connections for one request only.
+async fn closes_connections(instance: &Instance) {
+    let wait = async {
+        loop {
+            let mut probe = TcpStream::connect(instance.started.api_addr).await.expect("it listens");
+            probe.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("written");
+            let mut head = [0; 1024];
+            let read = probe.read(&mut head).await.expect("an answer");
+            let head = String::from_utf8_lossy(&head[..read]).to_lowercase();
+            if head.starts_with("http/1.1 503 ") && head.contains("connection: close") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(WITHIN, wait).await.is_ok(), "it goes on");
 }
 
 /// Until nobody listens any more.
-async fn refused(address: SocketAddr) {
+async fn refused_at(address: SocketAddr) {
     let wait = async {
         while TcpStream::connect(address).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -10,8 +10,8 @@ use midward_fakes::postgres::Postgres;
 use midward_wire::paths;
 use serde_json::{Value, json};
 
-use crate::scenarios::submit;
 use crate::scenarios::support::{Instance, Place, ScriptedMid, document};
+use crate::scenarios::{later, submit};
 
 struct Pair {
     a: Instance,
@@ -48,6 +48,30 @@ async fn eventually(what: &str, mut probe: impl AsyncFnMut() -> bool) {
         }
     };
     assert!(tokio::time::timeout(Duration::from_secs(10), wait).await.is_ok(), "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_replica_queued_fills_the_queue_of_all() {
+    let server = Postgres::start_without_fsync().expect("a server");
+    let mut place = Place::postgres(&server.new_database().expect("a database"));
+    place.limits.queued_requests = 2;
+    let a = Instance::start(&place, None).await;
+    assert_eq!(a.post("/api/v1/apply", &document()).await.0, 200);
+    let beside = place.beside();
+    let b = Instance::start(&beside, Some(a.key.clone())).await;
+    for key in ["a", "b"] {
+        assert_eq!(a.post("/api/v1/requests", &later(key)).await.0, 202);
+    }
+    let mut taken = 0;
+    eventually("the other one has no room either", async || {
+        let (status, answer) = b.post("/api/v1/requests", &later(&format!("c{taken}"))).await;
+        taken += usize::from(status == 202);
+        answer["code"] == "queue_full"
+    })
+    .await;
+    for instance in [a, b] {
+        instance.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,15 @@
 //! The instance on its embedded database.
 
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
 use midward_instance::{StoreConfig, back_up};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::Connection as _;
 
-use crate::scenarios::support::{Instance, Place};
-use crate::scenarios::{Canaries, for_each_scenario, with_document};
+use crate::scenarios::support::{Instance, Place, ScriptedMid};
+use crate::scenarios::{Canaries, for_each_scenario, later, with_document};
 
 macro_rules! each_on_sqlite {
     ($($scenario:ident,)*) => {
@@ -80,7 +84,7 @@ async fn another_program_that_holds_the_database_only_delays() {
     let request = json!({"connection": "crm", "method": "GET", "path": "/x"});
     let mut submitted = Box::pin(instance.post("/api/v1/requests", &request));
     // Longer than one attempt waits for the other.
-    let early = tokio::time::timeout(std::time::Duration::from_millis(5500), &mut submitted).await;
+    let early = tokio::time::timeout(Duration::from_millis(5500), &mut submitted).await;
     assert!(early.is_err(), "acknowledged without being stored: {early:?}");
     sqlx::query("ROLLBACK").execute(&mut other).await.expect("let go");
     other.close().await.expect("closed");
@@ -88,5 +92,38 @@ async fn another_program_that_holds_the_database_only_delays() {
     drop(submitted);
     assert_eq!(status, 202, "{answer}");
     assert_eq!(instance.get("/api/v1/requests").await.1["items"].as_array().map(Vec::len), Some(1));
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_does_not_wait_for_the_database_longer_than_it_said() {
+    let place = Place::sqlite();
+    let instance = with_document(&place).await;
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let url = format!("sqlite://{}", place.path().join("midward.db").display());
+    let mut other = sqlx::SqliteConnection::connect(&url).await.expect("the same file");
+    // What the connection refers to is stored with its first request.
+    assert_eq!(instance.post("/api/v1/requests", &later("a")).await.0, 202);
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.expect("held");
+    let call = instance.call(Method::POST, "crm/call/x").header("midward-wait-ms", "500");
+    let answer = instance.send(call.body(Bytes::new()).expect("a request")).await;
+    let problem: Value = serde_json::from_slice(answer.body()).expect("JSON");
+    assert_eq!((answer.status().as_u16(), &problem["code"]), (503, &json!("acceptance_unknown")), "{problem}");
+    sqlx::query("ROLLBACK").execute(&mut other).await.expect("let go");
+    other.close().await.expect("closed");
+    // The writer had it, and nobody waits any more: it is never sent.
+    let path = format!("/api/v1/requests/{}", problem["request_id"].as_str().expect("an id"));
+    let ended = async {
+        loop {
+            let (_, shown) = instance.get(&path).await;
+            if !shown["finished_at"].is_null() {
+                return shown;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let shown = tokio::time::timeout(Duration::from_secs(20), ended).await.expect("in time");
+    assert_eq!((&shown["state"], &shown["failure"]["code"]), (&json!("failed"), &json!("expired")), "{shown}");
+    assert!(mid.poll(&instance, 0, true).await.is_empty());
     instance.stop().await;
 }

@@ -91,12 +91,13 @@ fn problems(operation: &Operation) -> &'static [(&'static str, &'static str)] {
         ("401", "The API key or access token is absent, unknown or expired."),
         ("403", "The client's role does not allow it."),
         ("404", "There is no such record."),
+        ("408", "The body did not come in time."),
         ("409", "It does not fit to what there is."),
         ("412", "The record is not the one that the condition names."),
         ("413", "The body is too large."),
         ("422", "The idempotency key was used for another request."),
         ("429", "The client made too many requests."),
-        ("503", "The database did not take or give the data."),
+        ("503", "The database did not take or give the data, the queue is full, or the instance is busy or stops."),
     ]
 }
 

@@ -3,6 +3,7 @@
 mod at_rest;
 mod audit;
 mod backlog;
+mod caps;
 mod clients;
 mod clusters;
 mod ends;
@@ -32,6 +33,7 @@ pub(crate) use backlog::{
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
+pub(crate) use caps::{a_full_queue_takes_only_what_a_mid_takes_at_once, later};
 pub(crate) use clients::{
     a_change_that_depends_on_what_was_seen_is_refused_after_another_one,
     a_client_beyond_its_rate_is_told_when_to_come_back, a_rotated_key_overlaps_and_an_expired_one_is_refused,
@@ -153,6 +155,7 @@ macro_rules! for_each_scenario {
             a_connection_keeps_metadata_only,
             a_large_body_is_in_pieces_and_answers_to_polls_have_a_bound,
             what_is_finished_is_kept_up_to_a_size,
+            a_full_queue_takes_only_what_a_mid_takes_at_once,
         }
     };
 }

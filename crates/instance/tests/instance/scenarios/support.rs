@@ -14,7 +14,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use midward_core::{BootTime, Clock, SystemClock, SystemRandom, WallTime};
-use midward_instance::{EncryptionConfig, InstanceConfig, PostgresConfig, Started, TlsConfig, TlsMode};
+use midward_instance::{EncryptionConfig, InstanceConfig, LimitsConfig, PostgresConfig, Started, TlsConfig, TlsMode};
 use midward_telemetry::Tracer;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -57,6 +57,9 @@ pub(crate) struct Place {
     pub(crate) finished_bytes: Option<u64>,
     pub(crate) audit_days: u32,
     pub(crate) body_bytes: usize,
+    /// But for `body_bytes`.
+    pub(crate) limits: LimitsConfig,
+    pub(crate) leave_seconds: u32,
     pub(crate) encryption: EncryptionConfig,
 }
 
@@ -72,6 +75,8 @@ impl Place {
             finished_bytes: None,
             audit_days: 400,
             body_bytes: 64 * 1024,
+            limits: LimitsConfig::default(),
+            leave_seconds: 0,
             encryption: EncryptionConfig::default(),
         }
     }
@@ -86,8 +91,8 @@ impl Place {
     pub(crate) fn beside(&self) -> Self {
         let keys = Some(self.path().to_owned());
         let public_url = self.public_url.clone();
-        let encryption = self.encryption.clone();
-        Self { postgres: self.postgres.clone(), keys, public_url, encryption, ..Self::sqlite() }
+        let (encryption, limits) = (self.encryption.clone(), self.limits.clone());
+        Self { postgres: self.postgres.clone(), keys, public_url, encryption, limits, ..Self::sqlite() }
     }
 
     /// Encrypts from now on with a key made of this byte; what was the key before becomes an older one.
@@ -149,6 +154,8 @@ impl Instance {
         config.store.postgres.clone_from(&place.postgres);
         config.store.keys.clone_from(&place.keys);
         config.server.public_url.clone_from(&place.public_url);
+        config.server.leave_seconds = place.leave_seconds;
+        config.limits = place.limits.clone();
         config.limits.body_bytes = place.body_bytes;
         config.retention.finished_hours = place.finished_hours;
         config.retention.finished_bytes = place.finished_bytes;
@@ -172,9 +179,13 @@ impl Instance {
         Ok(Self { started, key, clock, http, shutdown, task })
     }
 
-    pub(crate) async fn stop(self) {
-        drop(self.http);
+    pub(crate) fn ask_to_stop(&self) {
         self.shutdown.cancel();
+    }
+
+    pub(crate) async fn stop(self) {
+        self.ask_to_stop();
+        drop(self.http);
         self.task.await.expect("no panic").expect("a clean end");
     }
 

@@ -1,0 +1,89 @@
+//! Nothing from outside is without a limit.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Response};
+use midward_core::{Clock as _, SystemClock};
+use serde_json::{Value, json};
+
+use super::support::{Instance, Place, ScriptedMid};
+use super::with_document;
+
+/// Of what happens at once.
+const WITHIN: Duration = Duration::from_secs(20);
+
+/// One that waits in the queue for an hour.
+pub(crate) fn later(key: &str) -> Value {
+    let not_before = (SystemClock.wall() + Duration::from_hours(1)).unix_millis();
+    json!({"connection": "crm", "method": "POST", "path": "/x", "not_before": not_before, "idempotency_key": key})
+}
+
+async fn call(instance: &Instance) -> Response<Bytes> {
+    instance.send(instance.call(Method::POST, "crm/call/x").body(Bytes::new()).expect("a request")).await
+}
+
+fn code(answer: &Response<Bytes>) -> Value {
+    let problem: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    problem["code"].clone()
+}
+
+pub(crate) async fn a_full_queue_takes_only_what_a_mid_takes_at_once(mut place: Place) {
+    (place.limits.queued_requests, place.limits.queued_bytes) = (3, 65_536);
+    let instance = with_document(&place).await;
+    let mut large = later("large");
+    large["body"] = json!("x".repeat(50_000));
+    let (status, refused) = instance.post("/api/v1/requests", &large).await;
+    assert_eq!((status, &refused["code"], &refused["persistence"]), (503, &json!("queue_full"), &json!("transient")));
+    let mut ids = Vec::new();
+    for key in ["a", "b", "c"] {
+        let (status, queued) = instance.post("/api/v1/requests", &later(key)).await;
+        assert_eq!(status, 202, "{queued}");
+        ids.push(queued["id"].clone());
+    }
+    for key in ["d", "d"] {
+        let (status, refused) = instance.post("/api/v1/requests", &later(key)).await;
+        assert_eq!((status, &refused["code"]), (503, &json!("queue_full")), "{refused}");
+    }
+    let (status, known) = instance.post("/api/v1/requests", &later("a")).await;
+    assert_eq!((status, &known["id"]), (200, &ids[0]), "it is in the queue already");
+
+    // No poll waits, so the call would have to.
+    let mut mid = ScriptedMid::working(&instance, "mid-a").await;
+    let refused = call(&instance).await;
+    assert_eq!((refused.status().as_u16(), code(&refused)), (503, json!("queue_full")));
+    assert_eq!(refused.headers()["retry-after"], "5");
+    assert!(refused.headers().contains_key("midward-request-id"));
+    let works = async {
+        let leases = mid.poll(&instance, 25_000, true).await;
+        mid.report(&instance, &leases[0].request_id, 1, "done").await
+    };
+    let taken = async {
+        loop {
+            let answer = call(&instance).await;
+            // The poll was not there yet.
+            if code(&answer) != "queue_full" {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let both = async { tokio::join!(works, taken) };
+    let (verdict, answer) = tokio::time::timeout(WITHIN, both).await.expect("in time");
+    assert_eq!((verdict.as_str(), answer.status().as_u16()), ("accepted", 201));
+
+    // It is known right after a start, and what leaves the queue is noticed.
+    let key = instance.key.clone();
+    instance.stop().await;
+    let instance = Instance::start(&place, Some(key)).await;
+    assert_eq!(instance.post("/api/v1/requests", &later("d")).await.1["code"], "queue_full");
+    let cancel = format!("/api/v1/requests/{}/cancel", ids[0].as_str().expect("an id"));
+    assert_eq!(instance.post(&cancel, &Value::Null).await.0, 200);
+    let accepted = async {
+        while instance.post("/api/v1/requests", &later("d")).await.0 != 202 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(WITHIN, accepted).await.is_ok(), "there is room for one");
+    instance.stop().await;
+}
