@@ -11,7 +11,7 @@ use midward_wire::paths;
 use serde_json::{Value, json};
 
 use crate::scenarios::support::{Instance, Place, ScriptedMid, document};
-use crate::scenarios::{later, submit};
+use crate::scenarios::{later, queue, submit};
 
 struct Pair {
     a: Instance,
@@ -60,7 +60,7 @@ async fn what_one_replica_queued_fills_the_queue_of_all() {
     let beside = place.beside();
     let b = Instance::start(&beside, Some(a.key.clone())).await;
     for key in ["a", "b"] {
-        assert_eq!(a.post("/api/v1/requests", &later(key)).await.0, 202);
+        queue(&a, key).await;
     }
     let mut taken = 0;
     eventually("the other one has no room either", async || {

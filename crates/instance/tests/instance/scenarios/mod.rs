@@ -33,7 +33,7 @@ pub(crate) use backlog::{
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
-pub(crate) use caps::{a_full_queue_takes_only_what_a_mid_takes_at_once, later};
+pub(crate) use caps::{a_full_queue_takes_only_what_a_mid_takes_at_once, later, queue};
 pub(crate) use clients::{
     a_change_that_depends_on_what_was_seen_is_refused_after_another_one,
     a_client_beyond_its_rate_is_told_when_to_come_back, a_rotated_key_overlaps_and_an_expired_one_is_refused,
