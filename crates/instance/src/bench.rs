@@ -23,7 +23,7 @@ use crate::server::InstanceError;
 use crate::store::incarnations;
 use crate::store::mids::{self, MidRow};
 use crate::store::outcomes::Finish;
-use crate::store::requests::{KeepRequest, NewRequest, Priority, REPLIED};
+use crate::store::requests::{NewRequest, REPLIED};
 use crate::store::{Store, StoreError, to_json};
 
 const RESOLVER: &str = "vault";
@@ -113,7 +113,7 @@ impl QueueAlone {
         let waiting = self.waiters.wait(&id, Wants::Record);
         let now = SystemClock.wall().unix_millis();
         let submitted =
-            self.queue.submit(Arc::clone(&self.route), request(id.clone(), &self.route, &self.at_rest, now)?).await?;
+            self.queue.submit(Arc::clone(&self.route), request(&id, &self.route, &self.at_rest, now)?).await?;
         if submitted != Submitted::New(id) {
             return Err(StoreError::Corrupt("a new request was there before".to_owned()).into());
         }
@@ -291,35 +291,16 @@ fn route() -> Route {
     }
 }
 
-fn request(id: String, route: &Route, at_rest: &AtRest, now: i64) -> Result<NewRequest, StoreError> {
+fn request(id: &str, route: &Route, at_rest: &AtRest, now: i64) -> Result<NewRequest, StoreError> {
     let call = Arc::new(CALL.to_owned());
+    let kept = at_rest.keep(id, Part::Call, &call)?;
+    let path_kept = at_rest.keep_path(id, PATH)?;
     Ok(NewRequest {
-        arrived: SystemClock.boot(),
-        call_kept: at_rest.keep(&id, Part::Call, &call)?,
-        path_kept: at_rest.keep_path(&id, PATH)?,
-        id,
-        connection: route.alias.clone(),
         config_digest: route.digest.0.clone(),
         resolver: route.resolver.clone(),
-        mids: String::new(),
-        repeatable: false,
-        lease_ms: 35_000,
-        expires_at: now + 900_000,
-        created_at: now,
         client_id: "00000000000000000000000000000001".to_owned(),
-        idempotency_key: None,
-        fingerprint: String::new(),
-        method: "POST".to_owned(),
         path: PATH.to_owned(),
-        call,
-        keep: KeepRequest::Everything,
-        priority: Priority::Standard,
-        origin: String::new(),
-        ordered: false,
-        limited: false,
-        not_before: 0,
-        delayed_until: None,
-        retry: None,
-        lease: None,
+        path_kept,
+        ..NewRequest::plain(id, &route.alias, (call, kept), now, SystemClock.boot())
     })
 }

@@ -354,7 +354,7 @@ fn view(row: MidRow, now: BootTime, wall: i64) -> MidView {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use midward_wire::{ConfigDigest, ResolverStatus};
 
     use super::*;
@@ -377,7 +377,8 @@ mod tests {
         }
     }
 
-    fn fleet(health: &[(&str, ResolverHealth)]) -> Fleet {
+    /// MIDs with a resolver `vault`, heard of a minute after the host has started.
+    pub(crate) fn fleet(health: &[(&str, ResolverHealth)]) -> Fleet {
         let fleet = Fleet::default();
         for (name, health) in health {
             let status = ResolverStatus { name: "vault".into(), kind: "jar".into(), health: *health, reason: None };

@@ -201,44 +201,12 @@ impl Due {
 mod tests {
     use std::time::Duration;
 
-    use midward_wire::{Heartbeat, MidState, ResolverHealth, ResolverStatus};
+    use midward_wire::ResolverHealth;
 
     use super::*;
-    use crate::store::mids::MidRow;
+    use crate::fleet::tests::fleet;
 
     const BOOT: BootTime = BootTime::from_duration(Duration::from_secs(60));
-
-    fn fleet(mids: &[(&str, ResolverHealth)]) -> Fleet {
-        let fleet = Fleet::default();
-        for (name, health) in mids {
-            let status = ResolverStatus { name: "vault".into(), kind: "jar".into(), health: *health, reason: None };
-            let heartbeat = Heartbeat {
-                version: 1,
-                incarnation: "i".into(),
-                program_version: "0".into(),
-                capacity: 8,
-                running: 0,
-                draining: false,
-                resolvers: vec![status],
-            };
-            let row = MidRow {
-                id: (*name).into(),
-                name: (*name).into(),
-                state: MidState::Validated,
-                public_key: String::new(),
-                created_at: 0,
-                last_seen_at: Some(1000),
-                heartbeat: Some(heartbeat),
-                draining: false,
-                version: 0,
-                incarnation: "i".into(),
-                fenced: 0,
-                fenced_at: None,
-            };
-            fleet.add(row, BOOT, 1000);
-        }
-        fleet
-    }
 
     fn lane(text: &str, mids: &str) -> Lane {
         Lane {

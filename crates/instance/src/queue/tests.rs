@@ -18,7 +18,7 @@ use crate::fleet::Fleet;
 use crate::keys::SigningKey;
 use crate::routes::Route;
 use crate::store::mids::{self, MidRow};
-use crate::store::requests::{self, KeepRequest, LEASED, NewRequest, Priority, QUEUED, UNKNOWN};
+use crate::store::requests::{self, LEASED, NewRequest, QUEUED, UNKNOWN};
 use crate::store::{Store, StoreError};
 
 /// Unix milliseconds.
@@ -133,35 +133,10 @@ impl Alone {
     async fn submit(&self, id: &str, repeatable: bool) {
         let now = self.now();
         let call = Arc::new(CALL.to_owned());
-        let request = NewRequest {
-            id: id.to_owned(),
-            connection: "crm".to_owned(),
-            config_digest: ConfigDigest::of(b"{}").0,
-            resolver: "vault".to_owned(),
-            mids: String::new(),
-            repeatable,
-            lease_ms: LEASE,
-            expires_at: now + 900_000,
-            created_at: now,
-            client_id: "client".to_owned(),
-            idempotency_key: None,
-            fingerprint: String::new(),
-            method: "POST".to_owned(),
-            path: "/x".to_owned(),
-            path_kept: "/x".to_owned(),
-            call_kept: self.at_rest.keep(id, Part::Call, &call).expect("kept"),
-            call,
-            keep: KeepRequest::Everything,
-            priority: Priority::Standard,
-            origin: String::new(),
-            ordered: false,
-            limited: false,
-            not_before: 0,
-            delayed_until: None,
-            retry: None,
-            lease: None,
-            arrived: self.clock.boot(),
-        };
+        let kept = self.at_rest.keep(id, Part::Call, &call).expect("kept");
+        let plain = NewRequest::plain(id, "crm", (call, kept), now, self.clock.boot());
+        let config_digest = ConfigDigest::of(b"{}").0;
+        let request = NewRequest { config_digest, repeatable, lease_ms: LEASE, ..plain };
         let submitted = self.queue.submit(Arc::new(route()), request).await.expect("stored");
         assert_eq!(submitted, Submitted::New(id.to_owned()));
     }

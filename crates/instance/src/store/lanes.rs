@@ -153,7 +153,7 @@ mod tests {
     use super::super::Store;
     use super::super::dialect::Dialect;
     use super::super::leases::{self, Claim, MOST_BYTES, Portion, claim_sql};
-    use super::super::requests::{KeepRequest, insert};
+    use super::super::requests::insert;
     use super::*;
     use crate::at_rest::Kept;
     use crate::config::{PostgresConfig, StoreConfig};
@@ -161,35 +161,11 @@ mod tests {
     const NOW: i64 = 1_000_000;
 
     fn request(id: &str, connection: &str) -> NewRequest {
-        NewRequest {
-            id: id.to_owned(),
-            connection: connection.to_owned(),
-            config_digest: String::new(),
-            resolver: "vault".to_owned(),
-            mids: String::new(),
-            repeatable: false,
-            lease_ms: 1000,
-            expires_at: 2 * NOW,
-            created_at: NOW,
-            client_id: String::new(),
-            idempotency_key: None,
-            fingerprint: String::new(),
-            method: "GET".to_owned(),
-            path: "/".to_owned(),
-            path_kept: "/".to_owned(),
-            call: Arc::new("{}".to_owned()),
-            call_kept: Kept { column: Arc::new("{}".to_owned()), set: String::new(), pieces: Arc::default() },
-            keep: KeepRequest::Everything,
-            priority: Priority::Standard,
-            origin: String::new(),
-            ordered: false,
-            limited: false,
-            not_before: 0,
-            delayed_until: None,
-            retry: None,
-            lease: None,
-            arrived: BootTime::from_duration(std::time::Duration::ZERO),
-        }
+        let call = Arc::new("{}".to_owned());
+        let kept = Kept { column: Arc::clone(&call), set: String::new(), pieces: Arc::default() };
+        let arrived = BootTime::from_duration(std::time::Duration::ZERO);
+        let plain = NewRequest::plain(id, connection, (call, kept), NOW, arrived);
+        NewRequest { lease_ms: 1000, expires_at: 2 * NOW, ..plain }
     }
 
     /// An empty database of each kind.

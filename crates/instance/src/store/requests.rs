@@ -63,6 +63,49 @@ pub(crate) struct NewRequest {
     pub(crate) arrived: BootTime,
 }
 
+#[cfg(any(test, feature = "bench"))]
+impl NewRequest {
+    /// A POST that is due at once, and that any MID with the resolver `vault` may take, for 15 minutes. `call`: as it is,
+    /// and as it is kept.
+    pub(crate) fn plain(
+        id: &str,
+        connection: &str,
+        call: (Arc<String>, Kept),
+        created_at: i64,
+        arrived: BootTime,
+    ) -> Self {
+        Self {
+            id: id.to_owned(),
+            connection: connection.to_owned(),
+            config_digest: String::new(),
+            resolver: "vault".to_owned(),
+            mids: String::new(),
+            repeatable: false,
+            lease_ms: 35_000,
+            expires_at: created_at + 900_000,
+            created_at,
+            client_id: "client".to_owned(),
+            idempotency_key: None,
+            fingerprint: String::new(),
+            method: "POST".to_owned(),
+            path: "/x".to_owned(),
+            path_kept: "/x".to_owned(),
+            call: call.0,
+            call_kept: call.1,
+            keep: KeepRequest::Everything,
+            priority: Priority::Standard,
+            origin: String::new(),
+            ordered: false,
+            limited: false,
+            not_before: 0,
+            delayed_until: None,
+            retry: None,
+            lease: None,
+            arrived,
+        }
+    }
+}
+
 /// What becomes of a request's body and headers when it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeepRequest {
