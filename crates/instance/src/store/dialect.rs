@@ -42,11 +42,19 @@ impl Dialect {
 
     /// Run besides on each connection of the queue, whose few hot statements find each row by its identifier. To plan
     /// them takes PostgreSQL as long as to execute them, so their plans are kept; and a plan that is kept never reads
-    /// a whole table, however small it was when the plan was made.
+    /// a whole table, however small it was when the plan was made. Rows leave the queue's indexes all the time: a plain
+    /// index scan marks the entries of those that are gone, so that nobody visits their rows again, while a bitmap scan would
+    /// visit all that are gone since the last vacuum, each time.
     pub(super) const fn on_queue_connect(self) -> &'static [&'static str] {
         match self {
             Self::Sqlite => &[],
-            Self::Postgres => &["SET plan_cache_mode = force_generic_plan", "SET enable_seqscan = off"],
+            Self::Postgres => &[
+                "SET plan_cache_mode = force_generic_plan",
+                "SET enable_seqscan = off",
+                "SET enable_bitmapscan = off",
+                // A table without a fitting index is read all the same, at a price that would have the plan compiled.
+                "SET jit = off",
+            ],
         }
     }
 
@@ -54,7 +62,7 @@ impl Dialect {
     pub(super) const fn begin_planning(self) -> &'static str {
         match self {
             Self::Sqlite => "BEGIN",
-            Self::Postgres => "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on",
+            Self::Postgres => "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan",
         }
     }
 

@@ -10,6 +10,8 @@ pub(crate) mod dialect;
 pub(crate) mod encryption_keys;
 #[cfg(test)]
 mod forward;
+#[cfg(test)]
+mod gone;
 pub(crate) mod incarnations;
 pub(crate) mod instance_keys;
 pub(crate) mod jars;
