@@ -15,6 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_io_timeout::TimeoutWriter;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +25,8 @@ use crate::tls_reload::CurrentTls;
 
 /// How long a connection may take to begin, and between two requests.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
+/// How long nothing of an answer may be taken by who asked.
+const READ_WITHIN: Duration = Duration::from_secs(30);
 /// How long one may take that is there to be refused, or was not expected.
 const SHORTLY: Duration = Duration::from_secs(5);
 /// Most connections at once that are told that there are too many; more are closed without a word.
@@ -125,7 +128,10 @@ impl Listener {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(room.head_within).max_buf_size(64 * 1024);
         http.keep_alive(!stopping && !room.is_for_one_request);
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(room.router.clone()));
+        let mut stream = TimeoutWriter::new(stream);
+        stream.set_timeout(Some(READ_WITHIN));
+        let stream = TokioIo::new(Box::pin(stream));
+        let connection = http.serve_connection(stream, TowerToHyperService::new(room.router.clone()));
         tokio::pin!(connection);
         loop {
             tokio::select! {
@@ -158,4 +164,52 @@ async fn mids_only(request: Request, next: Next) -> Response {
 
 fn too_many() -> Response {
     Problem::busy("as many connections are open as may be").into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Sends a request for 64 KiB through a pipe that holds one, and has nothing read.
+    async fn asked() -> (DuplexStream, tokio::task::JoinHandle<()>) {
+        let router = Router::new().route("/", get(|| async { "x".repeat(64 * 1024) }));
+        let stop = Stop::asked_by(&CancellationToken::new());
+        let listener = Listener::new(router, 8, false, None, TaskTracker::new(), stop);
+        let (mut caller, stream) = tokio::io::duplex(1024);
+        let serving = tokio::spawn(async move {
+            let room = Arc::clone(&listener.rooms[0]);
+            listener.serve(stream, &room).await;
+        });
+        caller.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("sent");
+        (caller, serving)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_does_not_read_its_answer_is_left() {
+        let (_caller, mut serving) = asked().await;
+        let early = tokio::time::timeout(READ_WITHIN.saturating_sub(SECOND), &mut serving).await;
+        assert!(early.is_err(), "it has its time");
+        tokio::time::timeout(2 * SECOND, serving).await.expect("left").expect("served");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_reads_slowly_gets_all_of_its_answer() {
+        let (mut caller, serving) = asked().await;
+        let (mut read, mut part) = (0, [0; 1024]);
+        loop {
+            tokio::time::sleep(READ_WITHIN.saturating_sub(SECOND)).await;
+            match caller.read(&mut part).await.expect("read") {
+                0 => break,
+                more => read += more,
+            }
+        }
+        assert!(read > 64 * 1024, "{read}");
+        serving.await.expect("served");
+    }
 }
