@@ -58,11 +58,11 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, heads: &mpsc::
     }
 }
 
-/// The requests' paths are numbers: each is answered with its own, on connections that are counted.
+/// Counts its connections, and tells when it has done with one.
 struct Server {
     address: SocketAddr,
     accepted: Arc<AtomicUsize>,
-    /// Which of them have ended, by their number.
+    /// Their numbers, from 0 on.
     ended: mpsc::UnboundedReceiver<usize>,
 }
 
@@ -259,7 +259,7 @@ async fn what_was_not_read_to_its_end_is_closed() {
     assert_eq!(late, SendError { kind: SendErrorKind::Timeout, maybe_sent: true });
     assert_eq!(soon(server.ended.recv()).await, Some(1));
 
-    // Given up by who asked, before and after the head is there.
+    // Given up by who asked.
     let (other, url) = (way.clone(), server.url());
     let asked = tokio::spawn(async move { other.send(get(url), &roomy).await.map(drop) });
     soon(async {
