@@ -1,21 +1,23 @@
-//! The connector: guard, proxy, TLS, in this order, under one deadline.
+//! New connections: guard, proxy, TLS, HTTP, in this order, under one deadline.
 
-use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Uri;
+use hyper::client::conn::http1::Builder;
 use hyper::rt::ReadBufCursor;
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use crate::config::Proxy;
-use crate::{AddressGuard, SendErrorKind, TlsFault, dial, error, not_after, proxy};
+use crate::pool::{Connection, Target};
+use crate::{AddressGuard, NotAfter, SendErrorKind, TlsFault, dial, error, proxy};
+
+/// Most bytes of a response's head.
+const MAX_HEAD: usize = 64 * 1024;
+const MAX_HEADERS: usize = 128;
 
 /// What all connections of one way have in common.
 #[derive(Clone)]
@@ -27,56 +29,37 @@ pub(crate) struct Route {
     pub(crate) connect_timeout: Duration,
 }
 
-/// Dials for one guard.
-#[derive(Clone)]
-pub(crate) struct Connector {
-    pub(crate) route: Arc<Route>,
-    pub(crate) guard: AddressGuard,
-}
-
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// A connection to the target, or to the proxy that takes absolute-form requests for it.
-pub(crate) struct Stream {
-    io: TokioIo<Box<dyn Io>>,
-    /// The proxy reads the requests.
-    to_proxy: bool,
+/// A connection to the target, or to the proxy that takes absolute-form requests for it, with nothing on it yet.
+pub(crate) async fn open(
+    route: &Route,
+    guard: &AddressGuard,
+    target: &Target,
+    end: Option<&NotAfter>,
+) -> Result<Connection, SendErrorKind> {
+    let limit = end.map_or(route.connect_timeout, |end| end.left().min(route.connect_timeout));
+    let connected = tokio::time::timeout(limit, connect(route, guard, target)).await;
+    let stream = Stream(TokioIo::new(connected.unwrap_or(Err(SendErrorKind::Timeout))?));
+    let handshake = Builder::new().max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS).handshake(stream).await;
+    let (sender, driver) = handshake.map_err(|_| SendErrorKind::Closed)?;
+    let task = tokio::spawn(async move {
+        // A request that is under way is told why it failed.
+        if driver.await.is_err() {
+            tracing::debug!("a connection broke while nothing was asked on it");
+        }
+    });
+    Ok(Connection { sender, driver: task.abort_handle() })
 }
 
-impl tower::Service<Uri> for Connector {
-    type Response = Stream;
-    type Error = SendErrorKind;
-    type Future = Pin<Box<dyn Future<Output = Result<Stream, SendErrorKind>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendErrorKind>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { route, guard } = self.clone();
-        Box::pin(async move {
-            let connect = connect(&route, &guard, &uri);
-            let stream =
-                tokio::time::timeout(route.connect_timeout, connect).await.unwrap_or(Err(SendErrorKind::Timeout))?;
-            not_after::check()?;
-            Ok(stream)
-        })
-    }
-}
-
-async fn connect(route: &Route, guard: &AddressGuard, uri: &Uri) -> Result<Stream, SendErrorKind> {
-    let (tls, default_port) = match uri.scheme_str() {
-        Some("https") => (true, 443),
-        Some("http") => (false, 80),
-        _ => return Err(SendErrorKind::BadRequest),
-    };
-    let host = uri.host().ok_or(SendErrorKind::BadRequest)?;
-    let port = uri.port_u16().unwrap_or(default_port);
+async fn connect(route: &Route, guard: &AddressGuard, target: &Target) -> Result<Box<dyn Io>, SendErrorKind> {
+    let tls = target.tls;
+    let host = target.authority.host();
+    let port = target.authority.port_u16().unwrap_or(target.default_port());
     let Some(proxy) = &route.proxy else {
         let tcp = dial::dial(host, port, Some(guard)).await?;
-        let io: Box<dyn Io> = if tls { Box::new(handshake(&route.tls, host, tcp).await?) } else { Box::new(tcp) };
-        return Ok(Stream { io: TokioIo::new(io), to_proxy: false });
+        return Ok(if tls { Box::new(handshake(&route.tls, host, tcp).await?) } else { Box::new(tcp) });
     };
     // Names are the proxy's to resolve, so only the origin can be checked for them (by the policy); an address can.
     if let Some(address) = dial::literal(host) {
@@ -89,11 +72,10 @@ async fn connect(route: &Route, guard: &AddressGuard, uri: &Uri) -> Result<Strea
         Box::new(tcp)
     };
     if !tls {
-        return Ok(Stream { io: TokioIo::new(io), to_proxy: true });
+        return Ok(io);
     }
     proxy::tunnel(&mut *io, &format!("{host}:{port}"), proxy.authorization.as_ref()).await?;
-    let io: Box<dyn Io> = Box::new(handshake(&route.tls, host, io).await?);
-    Ok(Stream { io: TokioIo::new(io), to_proxy: false })
+    Ok(Box::new(handshake(&route.tls, host, io).await?))
 }
 
 async fn handshake<S: Io + 'static>(
@@ -107,11 +89,7 @@ async fn handshake<S: Io + 'static>(
     connected.map_err(|error| error::root_kind(&error).unwrap_or(SendErrorKind::Tls(TlsFault::Handshake)))
 }
 
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        Connected::new().proxy(self.to_proxy)
-    }
-}
+struct Stream(TokioIo<Box<dyn Io>>);
 
 impl hyper::rt::Read for Stream {
     fn poll_read(
@@ -119,25 +97,27 @@ impl hyper::rt::Read for Stream {
         context: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(context, buffer)
+        Pin::new(&mut self.0).poll_read(context, buffer)
     }
 }
 
 impl hyper::rt::Write for Stream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        Pin::new(&mut self.0).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
+        Pin::new(&mut self.0).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
+        // hyper is done by then. Who does not read any more must not hold the connection by not taking TLS's last word.
+        let ended = Pin::new(&mut self.0).poll_shutdown(context);
+        if ended.is_pending() { Poll::Ready(Ok(())) } else { ended }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.0.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -145,6 +125,6 @@ impl hyper::rt::Write for Stream {
         context: &mut Context<'_>,
         slices: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+        Pin::new(&mut self.0).poll_write_vectored(context, slices)
     }
 }

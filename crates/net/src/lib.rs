@@ -11,6 +11,7 @@ mod guard;
 mod identity;
 mod not_after;
 mod pfx;
+mod pool;
 mod proxy;
 mod tls;
 mod way;

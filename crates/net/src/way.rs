@@ -1,39 +1,29 @@
 //! A way out: sends requests, each under a deadline, a size limit and a guard.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, PROXY_AUTHORIZATION};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::header::{CONTENT_LENGTH, HOST, PROXY_AUTHORIZATION};
+use http::uri::{self, Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::client::conn::TrySendError;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::sign::SingleCertAndKey;
 use tokio_rustls::TlsConnector;
 
 use crate::config::Proxy;
-use crate::connect::{Connector, Route};
+use crate::connect::{Route, open};
+use crate::pool::{Pool, Target};
 use crate::{
     AddressGuard, ClientIdentity, NotAfter, ProtocolFault, ProxyFault, SendError, SendErrorKind, WayConfig, WayError,
     dial, error, tls,
 };
-
-/// Guards that have connections of their own at one time; the one not used for longest goes first.
-const MAX_POOLS: usize = 64;
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-const MAX_IDLE_PER_HOST: usize = 256;
-/// Most bytes of a response's head.
-const MAX_HEAD: usize = 64 * 1024;
-const MAX_HEADERS: usize = 128;
 
 /// The limits of one exchange.
 #[derive(Clone, Debug)]
@@ -51,15 +41,8 @@ pub struct SendOptions {
 pub struct WayOut(Arc<Inner>);
 
 struct Inner {
-    route: Arc<Route>,
-    /// One pool for each guard: a connection that one guard allowed is never used by a request with another.
-    pools: RwLock<HashMap<AddressGuard, Arc<Pool>>>,
-    uses: AtomicU64,
-}
-
-struct Pool {
-    client: Client<Connector, Full<Bytes>>,
-    last_use: AtomicU64,
+    route: Route,
+    pool: Arc<Pool>,
 }
 
 impl WayOut {
@@ -87,7 +70,7 @@ impl WayOut {
     }
 
     fn of(route: Route) -> Self {
-        Self(Arc::new(Inner { route: Arc::new(route), pools: RwLock::default(), uses: AtomicU64::new(0) }))
+        Self(Arc::new(Inner { route, pool: Arc::default() }))
     }
 
     /// No proxy, the system's CAs.
@@ -103,9 +86,7 @@ impl WayOut {
     /// Sends one request to an absolute http or https URL and collects the response. Redirects are answers, nothing is
     /// decompressed, nothing is sent a second time.
     pub async fn send(&self, request: Request<Bytes>, options: &SendOptions) -> Result<Response<Bytes>, SendError> {
-        let mut request = request.map(Full::new);
-        let captured = capture_connection(&mut request);
-        self.exchange(request, &captured, options).await
+        self.exchange(request, options, None).await
     }
 
     /// The same, and nothing of the request is written once `end` has come, however long a connection took: the failure
@@ -119,77 +100,70 @@ impl WayOut {
         if end.is_over() {
             return Err(SendErrorKind::Timeout.unsent());
         }
-        let mut request = request.map(Full::new);
-        let captured = capture_connection(&mut request);
-        let ended = async {
-            tokio::time::sleep(end.left()).await;
-            if !has_no_connection(&captured) {
-                std::future::pending::<()>().await;
-            }
-        };
-        let exchange = end.clone().over(self.exchange(request, &captured, options));
-        tokio::select! {
-            biased;
-            () = ended => Err(SendErrorKind::Timeout.unsent()),
-            result = exchange => result,
-        }
+        self.exchange(request, options, Some(&end)).await
     }
 
     async fn exchange(
         &self,
-        mut request: Request<Full<Bytes>>,
-        captured: &CaptureConnection,
+        request: Request<Bytes>,
         options: &SendOptions,
+        end: Option<&NotAfter>,
     ) -> Result<Response<Bytes>, SendError> {
-        let to_proxy = self.prepare(&mut request, &options.guard)?;
-        let pool = self.pool(&options.guard);
+        let Inner { route, pool } = &*self.0;
+        let SendOptions { deadline, max_body, guard } = options;
+        let (request, target, to_proxy) = self.prepare(request, guard)?;
+        let mut handed_over = false;
         let exchange = async {
-            let response = pool.client.request(request).await.map_err(|error| request_error(&error, captured))?;
+            let kept = pool.take(guard, &target).await;
+            let is_new = kept.is_none();
+            let mut connection = match kept {
+                Some(connection) => connection,
+                // In a box of its own: it is large, and most requests do without.
+                None => Box::pin(open(route, guard, &target, end)).await.map_err(SendErrorKind::unsent)?,
+            };
+            if end.is_some_and(NotAfter::is_over) {
+                return Err(SendErrorKind::Timeout.unsent());
+            }
+            handed_over = true;
+            let response =
+                connection.sender.try_send_request(request).await.map_err(|error| request_error(error, is_new))?;
             check_head(&response, to_proxy)?;
-            collect(response, options.max_body).await
+            let response = collect(response, *max_body).await?;
+            pool.keep(guard, target, connection);
+            Ok(response)
         };
-        match tokio::time::timeout(options.deadline, exchange).await {
-            Ok(result) => result,
-            Err(_) if has_no_connection(captured) => Err(SendErrorKind::Timeout.unsent()),
-            Err(_) => Err(SendErrorKind::Timeout.maybe_sent()),
-        }
+        let result = tokio::time::timeout(*deadline, exchange).await;
+        result.unwrap_or_else(|_| Err(SendError { kind: SendErrorKind::Timeout, maybe_sent: handed_over }))
     }
 
-    /// Whether the proxy itself reads the request.
-    fn prepare(&self, request: &mut Request<Full<Bytes>>, guard: &AddressGuard) -> Result<bool, SendError> {
-        let plain = is_plain_http(request.uri()).filter(|_| request.method() != Method::CONNECT);
-        let plain = plain.ok_or(SendErrorKind::BadRequest.unsent())?;
-        // Also when a pooled connection would do: the refusal must not depend on the pool.
-        if let Some(address) = request.uri().host().and_then(dial::literal) {
+    /// The request as it is written, and whether the proxy itself reads it.
+    fn prepare(
+        &self,
+        request: Request<Bytes>,
+        guard: &AddressGuard,
+    ) -> Result<(Request<Full<Bytes>>, Target, bool), SendError> {
+        let (mut head, body) = request.into_parts();
+        let (target, path) = split(&head.method, head.version, std::mem::take(&mut head.uri))
+            .ok_or(SendErrorKind::BadRequest.unsent())?;
+        // Also when a kept connection would do: the refusal must not depend on the pool.
+        if let Some(address) = dial::literal(target.authority.host()) {
             guard.check(address).map_err(|class| SendErrorKind::Refused(class).unsent())?;
         }
-        let Some(proxy) = self.0.route.proxy.as_ref().filter(|_| plain) else { return Ok(false) };
-        if let Some(value) = &proxy.authorization {
-            request.headers_mut().insert(PROXY_AUTHORIZATION, value.clone());
+        if !head.headers.contains_key(HOST) {
+            head.headers.insert(HOST, target.host().ok_or(SendErrorKind::BadRequest.unsent())?);
         }
-        Ok(true)
-    }
-
-    fn pool(&self, guard: &AddressGuard) -> Arc<Pool> {
-        let Inner { route, pools, uses } = &*self.0;
-        let now = uses.fetch_add(1, Ordering::Relaxed);
-        let known = pools.read().unwrap_or_else(PoisonError::into_inner).get(guard).map(Arc::clone);
-        if let Some(pool) = known {
-            pool.last_use.store(now, Ordering::Relaxed);
-            return pool;
-        }
-        let mut pools = pools.write().unwrap_or_else(PoisonError::into_inner);
-        if pools.len() >= MAX_POOLS && !pools.contains_key(guard) {
-            let oldest = pools.iter().min_by_key(|(_, pool)| pool.last_use.load(Ordering::Relaxed));
-            if let Some(oldest) = oldest.map(|(guard, _)| guard.clone()) {
-                pools.remove(&oldest);
+        let proxy = self.0.route.proxy.as_ref().filter(|_| !target.tls);
+        let mut form = uri::Parts::default();
+        if let Some(proxy) = proxy {
+            if let Some(value) = &proxy.authorization {
+                head.headers.insert(PROXY_AUTHORIZATION, value.clone());
             }
+            form.scheme = Some(Scheme::HTTP);
+            form.authority = Some(target.authority.clone());
         }
-        let pool = pools.entry(guard.clone()).or_insert_with(|| {
-            let connector = Connector { route: Arc::clone(route), guard: guard.clone() };
-            Arc::new(Pool { client: client(connector), last_use: AtomicU64::new(now) })
-        });
-        Arc::clone(pool)
+        form.path_and_query = Some(path);
+        head.uri = Uri::from_parts(form).map_err(|_| SendErrorKind::BadRequest.unsent())?;
+        Ok((Request::from_parts(head, Full::new(body)), target, proxy.is_some()))
     }
 }
 
@@ -199,46 +173,51 @@ impl fmt::Debug for WayOut {
     }
 }
 
-fn client(connector: Connector) -> Client<Connector, Full<Bytes>> {
-    Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
-        .http1_max_buf_size(MAX_HEAD)
-        .http1_max_headers(MAX_HEADERS)
-        // Whether a request may be sent again is the caller's decision.
-        .retry_canceled_requests(false)
-        .build(connector)
+/// Where a request goes, and what it asks for there. `None` when it cannot be sent.
+fn split(method: &Method, version: Version, uri: Uri) -> Option<(Target, PathAndQuery)> {
+    if method == Method::CONNECT || !matches!(version, Version::HTTP_10 | Version::HTTP_11) {
+        return None;
+    }
+    let uri::Parts { scheme, authority, path_and_query, .. } = uri.into_parts();
+    let tls = match scheme?.as_str() {
+        "http" => false,
+        "https" => true,
+        _ => return None,
+    };
+    let mut authority = authority?;
+    // RFC 9110 4.2.4: neither a user nor a password is sent, in `Host` or to a proxy.
+    if let Some((_, bare)) = authority.as_str().rsplit_once('@') {
+        authority = bare.parse::<Authority>().ok()?;
+    }
+    if authority.host().is_empty() {
+        return None;
+    }
+    // An empty path prints as `/`, but is not written as that.
+    let path = path_and_query.filter(|path| path.as_str() != "/").unwrap_or(PathAndQuery::from_static("/"));
+    Some((Target { tls, authority }, path))
 }
 
-fn is_plain_http(uri: &Uri) -> Option<bool> {
-    uri.host().filter(|host| !host.is_empty())?;
-    match uri.scheme_str()? {
-        "http" => Some(true),
-        "https" => Some(false),
-        _ => None,
+impl Target {
+    /// RFC 9110 7.2, without the port that the scheme implies.
+    fn host(&self) -> Option<HeaderValue> {
+        let implied = self.authority.port_u16().is_none_or(|port| port == self.default_port());
+        let text = if implied { self.authority.host() } else { self.authority.as_str() };
+        HeaderValue::from_str(text).ok()
     }
 }
 
-/// hyper-util fills the metadata in before it hands a request to a connection.
-fn has_no_connection(captured: &CaptureConnection) -> bool {
-    captured.connection_metadata().is_none()
-}
-
-/// A request that no connection was found for, or that came back from its connection's queue (`is_canceled`: hyper says
-/// so only of a message that it had not begun to write), is unsent. Everything else may have left.
-fn request_error(error: &hyper_util::client::legacy::Error, captured: &CaptureConnection) -> SendError {
-    let known = error::root_kind(error);
-    if error.is_connect() || has_no_connection(captured) {
-        return known.unwrap_or(SendErrorKind::Closed).unsent();
-    }
-    let hyper = std::error::Error::source(error).and_then(|source| source.downcast_ref::<hyper::Error>());
-    let Some(hyper) = hyper else { return known.unwrap_or(SendErrorKind::Closed).maybe_sent() };
-    if hyper.is_canceled() {
-        return SendErrorKind::Closed.unsent();
+/// A request that came back from its connection's queue is unsent: hyper gives back only what it had not begun to
+/// write. Everything else may have left.
+fn request_error(error: TrySendError<Request<Full<Bytes>>>, is_new: bool) -> SendError {
+    let came_back = error.message().is_some();
+    let error = error.into_error();
+    let known = error::root_kind(&error);
+    if came_back {
+        // Why a kept connection ended says nothing about this request.
+        return known.filter(|_| is_new).unwrap_or(SendErrorKind::Closed).unsent();
     }
     let kind = known.unwrap_or_else(|| {
-        if hyper.is_parse() { SendErrorKind::Protocol(ProtocolFault::NotHttp) } else { SendErrorKind::Closed }
+        if error.is_parse() { SendErrorKind::Protocol(ProtocolFault::NotHttp) } else { SendErrorKind::Closed }
     });
     kind.maybe_sent()
 }
