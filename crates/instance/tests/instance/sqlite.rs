@@ -12,11 +12,11 @@ use crate::scenarios::support::{Instance, Place, ScriptedMid};
 use crate::scenarios::{Canaries, for_each_scenario, later, with_document};
 
 macro_rules! each_on_sqlite {
-    ($($scenario:ident,)*) => {
-        $(#[tokio::test]
+    ($($group:ident: { $($scenario:ident,)* })*) => {
+        $($(#[tokio::test]
         async fn $scenario() {
             crate::scenarios::$scenario(Place::sqlite()).await;
-        })*
+        })*)*
     };
 }
 
