@@ -69,10 +69,9 @@ pub(crate) use messages::{
     a_mid_hands_back_a_bounded_number_at_once, a_nul_in_a_mids_message_fails_nobody_elses,
     an_apis_headers_come_as_they_are, what_no_database_could_be_asked_for_is_not_there,
 };
-use midward_core::{Clock as _, SystemClock};
 use midward_wire::{EnrollToken, MidState, paths, state_signing_input};
 use serde_json::{Value, json};
-use support::{Instance, Place, ScriptedMid, document};
+use support::{Instance, Place, ScriptedMid, document, eventually, eventually_within};
 pub(crate) use terms::{
     a_connection_has_its_concurrency_and_rate, a_delayed_request_is_sent_when_its_time_has_come,
     what_the_policy_says_is_tried_again_and_then_a_dead_letter, what_was_noted_of_a_connections_rate_goes_with_it,
@@ -315,10 +314,7 @@ pub(crate) async fn a_new_incarnation_ends_the_leases_of_the_old_one(place: Plac
     let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let (get, post) = (submit(&instance, "GET").await, submit(&instance, "POST").await);
-    let mut held = 0;
-    while held < 2 {
-        held += mid.poll(&instance, 5000, true).await.len();
-    }
+    mid.hold(&instance, 2).await;
     mid.incarnation = "inc-2".into();
     mid.received = 0;
     assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
@@ -335,19 +331,14 @@ pub(crate) async fn the_work_of_a_dead_mid_moves_and_what_may_not_be_repeated_is
     let instance = with_document(&place).await;
     let mut dying = ScriptedMid::working(&instance, "mid-a").await;
     let (get, post) = (submit(&instance, "GET").await, submit(&instance, "POST").await);
-    let mut held = 0;
-    while held < 2 {
-        held += dying.poll(&instance, 5000, true).await.len();
-    }
-    let since = SystemClock.boot();
+    dying.hold(&instance, 2).await;
     let mut heir = ScriptedMid::working(&instance, "mid-b").await;
-    let mut moved = Vec::new();
-    while moved.is_empty() {
-        let waited = SystemClock.boot().saturating_since(since);
-        assert!(waited.as_secs() < 15, "its work moves within 15 s");
+    let look = async || {
         assert_eq!(heir.heartbeat(&instance, "ready").await.0, 200);
-        moved = heir.poll(&instance, 1000, true).await;
-    }
+        heir.poll(&instance, 1000, true).await
+    };
+    let bound = std::time::Duration::from_secs(15);
+    let moved = eventually_within(bound, "its work moves", look, |leases| !leases.is_empty()).await;
     assert_eq!(moved.iter().map(|lease| (&lease.request_id, lease.epoch)).collect::<Vec<_>>(), [(&get, 2)]);
     let (_, shown) = instance.get(&format!("/api/v1/requests/{post}?wait_ms=5000")).await;
     assert_eq!((shown["state"].as_str(), shown["failure"]["code"].as_str()), (Some("unknown"), Some("mid_lost")));
@@ -364,11 +355,8 @@ pub(crate) async fn a_caller_whose_mid_died_before_it_took_the_call_learns_it(pl
     // It counts as alive and never polls.
     let request = instance.call(Method::POST, "crm/call/x").body(Bytes::new()).expect("a request");
     let (answer, ()) = tokio::join!(instance.send(request), async {
-        let mut waits = 0;
-        while waits == 0 {
-            let (_, all) = instance.get("/api/v1/requests").await;
-            waits = all["items"].as_array().map_or(0, Vec::len);
-        }
+        let look = async || instance.get("/api/v1/requests").await.1;
+        eventually("the call waits", look, |all| all["items"].as_array().is_some_and(|items| !items.is_empty())).await;
     });
     let problem: Value = serde_json::from_slice(answer.body()).expect("a problem");
     assert_eq!((answer.status().as_u16(), problem["code"].as_str()), (503, Some("no_mid")), "{problem}");
@@ -383,10 +371,7 @@ pub(crate) async fn what_is_finished_is_kept_for_its_time_and_then_removed(mut p
     let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let (done, open) = (submit(&instance, "GET").await, submit(&instance, "GET").await);
-    let mut held = 0;
-    while held < 2 {
-        held += mid.poll(&instance, 5000, true).await.len();
-    }
+    mid.hold(&instance, 2).await;
     assert_eq!(mid.report(&instance, &done, 1, "x").await, "accepted");
     let status = async |instance: &Instance, id: &str| instance.get(&format!("/api/v1/requests/{id}")).await.0;
     assert_eq!(status(&instance, &done).await, 200);
@@ -395,12 +380,7 @@ pub(crate) async fn what_is_finished_is_kept_for_its_time_and_then_removed(mut p
     // Kept for no time: the first round comes at the start.
     place.finished_hours = 0;
     let instance = Instance::start(&place, Some(key)).await;
-    let gone = tokio::time::timeout(std::time::Duration::from_secs(10), async {
-        while status(&instance, &done).await == 200 {
-            tokio::task::yield_now().await;
-        }
-    });
-    gone.await.expect("removed");
+    eventually("it is removed", async || status(&instance, &done).await, |status| *status == 404).await;
     assert_eq!(status(&instance, &open).await, 200, "a request that runs stays, however old");
     assert_eq!(mid.report(&instance, &open, 1, "y").await, "accepted");
     instance.stop().await;
@@ -569,11 +549,8 @@ pub(crate) async fn a_restart_keeps_what_was_accepted(place: Place) {
     let instance = Instance::start(&place, Some(key)).await;
     // The lost batch first, then what is queued.
     assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
-    let mut leased = Vec::new();
-    while leased.len() < 2 {
-        leased.extend(mid.poll(&instance, 5000, true).await.into_iter().map(|lease| lease.request_id));
-    }
-    assert_eq!(leased, [held.clone(), queued]);
+    let leases = mid.hold(&instance, 2).await;
+    assert_eq!(leases.iter().map(|lease| &lease.request_id).collect::<Vec<_>>(), [&held, &queued]);
     assert_eq!(mid.report(&instance, &held, 1, "x").await, "accepted");
     instance.stop().await;
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sqlx::Row as _;
 
 use super::submit;
-use super::support::{Instance, Place, ScriptedMid, document};
+use super::support::{Instance, Place, ScriptedMid, document, eventually};
 
 pub(super) async fn with_connection(place: &Place, fields: &Value) -> (Instance, ScriptedMid) {
     let instance = Instance::start(place, None).await;
@@ -71,10 +71,7 @@ pub(crate) async fn what_the_policy_says_is_tried_again_and_then_a_dead_letter(p
     let (instance, mut mid) = with_connection(&place, &json!({"retry": retry})).await;
     let shown = async |id: &str| instance.get(&format!("/api/v1/requests/{id}")).await.1;
     let (id, other) = (submit(&instance, "POST").await, submit(&instance, "POST").await);
-    let mut leases = Vec::new();
-    while leases.len() < 2 {
-        leases.extend(mid.poll(&instance, 5000, true).await);
-    }
+    mid.hold(&instance, 2).await;
     assert_eq!(mid.report_status(&instance, &other, 1, (500, "x")).await, "accepted");
     assert_eq!(shown(&other).await["state"], "replied", "a status that is not named stands");
     assert_eq!(mid.report_status(&instance, &id, 1, (503, "busy")).await, "accepted");
@@ -150,12 +147,7 @@ pub(crate) async fn what_was_noted_of_a_connections_rate_goes_with_it(place: Pla
     assert_eq!(noted().await, ["crm", "gone", "waited-for"]);
     // The first round comes at the start.
     let instance = Instance::start(&place, Some(key)).await;
-    let removed = async {
-        while noted().await != ["crm", "waited-for"] {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(30), removed).await.expect("removed, and no other");
+    eventually("removed, and no other", noted, |noted| *noted == ["crm", "waited-for"]).await;
     database.close().await;
     instance.stop().await;
 }
