@@ -91,6 +91,38 @@ pub(crate) async fn what_nobody_can_take_is_in_nobodys_way(place: Place) {
     instance.stop().await;
 }
 
+pub(crate) async fn a_degraded_resolver_serves_what_nobody_else_may_that_has_it_ready(place: Place) {
+    let pinned = json!({"alias": "pinned", "mid": "mid-b"});
+    let instance = with_connections(&place, [pinned].into_iter()).await;
+    let cluster = json!({"mids": ["mid-b"]});
+    let served_by = json!({"base_url": "https://api.test/v1", "credential": "crm-cred", "cluster": "far"});
+    for (path, record) in [("/api/v1/clusters/far", cluster), ("/api/v1/connections/clustered", served_by)] {
+        let (status, answer) = instance.api_as(&instance.key, http::Method::PUT, path, &record).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    let mut ready = ScriptedMid::working(&instance, "mid-a").await;
+    let mut degraded = ScriptedMid::working(&instance, "mid-b").await;
+    assert_eq!(degraded.heartbeat(&instance, "degraded").await.0, 200);
+    // Queued while nobody polls.
+    let either = submit(&instance, "crm", json!({})).await;
+    let mut own = Vec::new();
+    for connection in ["pinned", "clustered"] {
+        own.push(submit(&instance, connection, json!({})).await);
+    }
+    own.sort();
+    let held = degraded.hold(&instance, 2).await;
+    let mut got = ids(&held);
+    got.sort_unstable();
+    assert_eq!(got, own);
+    assert!(degraded.poll(&instance, 700, true).await.is_empty(), "the other one has it ready");
+    assert_eq!(ids(&ready.poll(&instance, 10_000, true).await), [either.as_str()]);
+    // Better degraded than not at all.
+    assert_eq!(ready.heartbeat(&instance, "unusable").await.0, 200);
+    let next = submit(&instance, "crm", json!({})).await;
+    assert_eq!(ids(&degraded.poll(&instance, 10_000, true).await), [next.as_str()]);
+    instance.stop().await;
+}
+
 pub(crate) async fn each_of_many_connections_with_limits_has_its_turn(place: Place) {
     const MANY: usize = 110;
     let alias = |number: usize| format!("c{number:03}");

@@ -29,6 +29,7 @@ pub(crate) use audit::{
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 pub(crate) use backlog::{
+    a_degraded_resolver_serves_what_nobody_else_may_that_has_it_ready,
     each_of_many_connections_with_limits_has_its_turn, interactive_requests_go_first_and_then_the_connections_in_turn,
     what_nobody_can_take_is_in_nobodys_way,
 };
@@ -156,6 +157,7 @@ macro_rules! for_each_scenario {
                 interactive_requests_go_first_and_then_the_connections_in_turn,
                 each_of_many_connections_with_limits_has_its_turn,
                 what_nobody_can_take_is_in_nobodys_way,
+                a_degraded_resolver_serves_what_nobody_else_may_that_has_it_ready,
                 a_full_queue_takes_only_what_a_mid_takes_at_once,
                 a_delayed_request_is_sent_when_its_time_has_come,
                 a_connection_has_its_concurrency_and_rate,
