@@ -361,26 +361,12 @@ fn view(row: MidRow, now: BootTime, wall: i64) -> MidView {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use midward_wire::{ConfigDigest, ResolverStatus};
+    use midward_wire::ResolverStatus;
 
     use super::*;
 
     fn route(ordered: bool) -> Route {
-        Route {
-            alias: "crm".into(),
-            digest: ConfigDigest::of(b""),
-            document: String::new(),
-            resolver: "vault".into(),
-            mid_names: Vec::new(),
-            mids: ",b,a,c,".into(),
-            cluster: None,
-            ordered,
-            limited: false,
-            retry: None,
-            timeout_ms: 1,
-            metadata_only: false,
-            replay_methods: None,
-        }
+        Route { mids: ",b,a,c,".into(), ordered, ..Route::plain("crm", "vault") }
     }
 
     /// MIDs with a resolver `vault`, heard of a minute after the host has started.

@@ -137,7 +137,7 @@ impl Alone {
         let plain = NewRequest::plain(id, "crm", (call, kept), now, self.clock.boot());
         let config_digest = ConfigDigest::of(b"{}").0;
         let request = NewRequest { config_digest, repeatable, lease_ms: LEASE, ..plain };
-        let submitted = self.queue.submit(Arc::new(route()), request).await.expect("stored");
+        let submitted = self.queue.submit(Arc::new(Route::plain("crm", "vault")), request).await.expect("stored");
         assert_eq!(submitted, Submitted::New(id.to_owned()));
     }
 
@@ -180,24 +180,6 @@ fn mid(id: &str) -> MidRow {
         incarnation: "i".to_owned(),
         fenced: 0,
         fenced_at: None,
-    }
-}
-
-fn route() -> Route {
-    Route {
-        alias: "crm".to_owned(),
-        digest: ConfigDigest::of(b"{}"),
-        document: "{}".to_owned(),
-        resolver: "vault".to_owned(),
-        mid_names: Vec::new(),
-        mids: String::new(),
-        cluster: None,
-        ordered: false,
-        limited: false,
-        retry: None,
-        timeout_ms: 30_000,
-        metadata_only: false,
-        replay_methods: None,
     }
 }
 
