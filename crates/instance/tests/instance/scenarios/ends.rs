@@ -11,7 +11,7 @@ use super::terms::with_connection;
 use super::{submit, with_document};
 
 /// What the audit says of how a request and its attempts ended.
-async fn ends(instance: &Instance, id: &str) -> Vec<Value> {
+pub(super) async fn ends(instance: &Instance, id: &str) -> Vec<Value> {
     let of = |entry: &Value| {
         entry["request"] == id && matches!(entry["what"].as_str(), Some("tried_again" | "withdrawn" | "ended"))
     };
@@ -23,7 +23,7 @@ async fn ends(instance: &Instance, id: &str) -> Vec<Value> {
 }
 
 /// A line of the metrics.
-async fn figure(instance: &Instance, name: &str) -> String {
+pub(super) async fn figure(instance: &Instance, name: &str) -> String {
     let request = Request::get(format!("{}/metrics", instance.started.public_url));
     let request = request.header("authorization", format!("Bearer {}", instance.key)).body(Bytes::new());
     let answer = instance.send(request.expect("a request")).await;

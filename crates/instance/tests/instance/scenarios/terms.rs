@@ -4,6 +4,7 @@ use midward_core::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 use sqlx::Row as _;
 
+use super::ends::{ends, figure};
 use super::submit;
 use super::support::{Instance, Place, ScriptedMid, document, eventually};
 
@@ -100,6 +101,14 @@ pub(crate) async fn what_the_policy_says_is_tried_again_and_then_a_dead_letter(p
     assert_eq!(again.iter().map(|lease| (&lease.request_id, lease.epoch)).collect::<Vec<_>>(), [(&id, 4)]);
     assert_eq!(mid.report(&instance, &id, 4, "fine").await, "accepted");
     assert_eq!(shown(&id).await["status"], 201);
+    // It ended twice, and both the audit and the figures say so: accepted and redriven ones are those that ended.
+    let mut ended = ends(&instance, &id).await;
+    ended.retain(|entry| entry["what"] == "ended");
+    assert_eq!(ended.iter().map(|entry| entry["status"].as_i64()).collect::<Vec<_>>(), [Some(503), Some(201)]);
+    for (name, value) in [("accepted", "2"), ("redriven", "1"), ("ended", "3")] {
+        let labels = if name == "ended" { "{how=\"replied\"}" } else { "" };
+        assert_eq!(figure(&instance, &format!("midward_requests_{name}_total{labels} ")).await, value, "{name}");
+    }
     let (status, answer) = instance.post(&path, &Value::Null).await;
     assert_eq!((status, answer["code"].as_str()), (409, Some("not_a_dead_letter")));
     // Who waits for the answer gets it as it is.
