@@ -190,6 +190,37 @@ async fn given(poll: oneshot::Receiver<Result<Batch, StoreError>>) -> Vec<(Strin
 }
 
 #[tokio::test]
+async fn what_is_over_ends_in_several_transactions_that_follow_each_other() {
+    let alone = Alone::open(&["a"]).await;
+    let database = alone.store.readers();
+    alone.submit("r", false).await;
+    let same = "connection, config_digest, resolver, mids, state, repeatable, epoch, lease_ms, expires_at, created_at, \
+                client_id, fingerprint, method, path, call_json, priority, origin, ordered, limited, not_before, size";
+    let copies = format!(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 4999) \
+         INSERT INTO requests (id, {same}) SELECT id || n, {same} FROM requests, numbers"
+    );
+    sqlx::query(sqlx::AssertSqlSafe(copies)).execute(database).await.expect("copied");
+    sqlx::query("UPDATE requests SET expires_at = 1").execute(database).await.expect("over");
+    alone.clock.advance(Duration::from_secs(1));
+    // Times are looked at once, and the clock stands still.
+    alone.sweep().await;
+    let count = async |sql: &'static str| {
+        let row = sqlx::query(sql).fetch_one(database).await.expect("a row");
+        sqlx::Row::try_get::<i64, _>(&row, 0).expect("a number")
+    };
+    let ended = async {
+        while count("SELECT COUNT(*) FROM requests WHERE state = 0").await > 0 {
+            alone.settled().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("nobody looks again");
+    let blocks = count("SELECT COUNT(*) FROM audit_blocks WHERE entries LIKE '%\"ended\"%'").await;
+    assert_eq!(blocks, 3, "each transaction writes one");
+    alone.close().await;
+}
+
+#[tokio::test]
 async fn what_is_handed_back_goes_to_who_waits() {
     let alone = Alone::open(&["a", "b"]).await;
     let first = alone.poll("a").await;

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::support::{Instance, Place, ScriptedMid, document};
+use super::audit_lines;
+use super::support::{Instance, Place, ScriptedMid, document, eventually};
 
 /// An instance with the document's connection and others like it.
 async fn with_connections(place: &Place, others: impl Iterator<Item = Value>) -> Instance {
@@ -120,6 +121,30 @@ pub(crate) async fn a_degraded_resolver_serves_what_nobody_else_may_that_has_it_
     assert_eq!(ready.heartbeat(&instance, "unusable").await.0, 200);
     let next = submit(&instance, "crm", json!({})).await;
     assert_eq!(ids(&degraded.poll(&instance, 10_000, true).await), [next.as_str()]);
+    instance.stop().await;
+}
+
+pub(crate) async fn what_expires_at_once_ends_in_several_transactions(place: Place) {
+    const MOST: usize = 2000;
+    let instance = with_connections(&place, std::iter::empty()).await;
+    let id = submit(&instance, "crm", json!({})).await;
+    copy(&place, &id, 4999).await;
+    let database = place.database().await;
+    sqlx::query("UPDATE requests SET expires_at = 1").execute(&database).await.expect("over");
+    let look = async || {
+        let rows = sqlx::query("SELECT id FROM requests WHERE state = 0").fetch_all(&database).await;
+        rows.expect("rows").len()
+    };
+    eventually("all have ended", look, |left| *left == 0).await;
+    database.close().await;
+    // A block is what one transaction did.
+    let ended = audit_lines(&instance).await.into_iter().filter_map(|line| match line {
+        midward_instance::AuditLine::Block { entries, .. } => Some(entries.matches("\"ended\"").count()),
+        _ => None,
+    });
+    let ended: Vec<usize> = ended.filter(|count| *count > 0).collect();
+    assert_eq!(ended.iter().sum::<usize>(), 5000);
+    assert!(ended.iter().all(|count| *count <= MOST), "{ended:?}");
     instance.stop().await;
 }
 

@@ -31,7 +31,7 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 pub(crate) use backlog::{
     a_degraded_resolver_serves_what_nobody_else_may_that_has_it_ready,
     each_of_many_connections_with_limits_has_its_turn, interactive_requests_go_first_and_then_the_connections_in_turn,
-    what_nobody_can_take_is_in_nobodys_way,
+    what_expires_at_once_ends_in_several_transactions, what_nobody_can_take_is_in_nobodys_way,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -165,6 +165,7 @@ macro_rules! for_each_scenario {
                 what_the_policy_says_is_tried_again_and_then_a_dead_letter,
                 what_waits_for_its_next_attempt_may_be_cancelled_and_ends_as_its_last_one,
                 what_expires_between_two_attempts_is_a_dead_letter_and_in_the_audit,
+                what_expires_at_once_ends_in_several_transactions,
             }
             what_is_stored: {
                 keys_rotate_and_what_a_lost_one_wrote_is_told,
