@@ -192,6 +192,37 @@ pub(crate) async fn the_figures_tell_what_waits_and_how_it_ended(place: Place) {
     instance.stop().await;
 }
 
+pub(crate) async fn what_a_crashed_instance_left_unsigned_is_signed_by_the_next_one_and_goes(mut place: Place) {
+    let instance = with_document(&place).await;
+    submit(&instance, "GET").await;
+    let key = instance.key.clone();
+    instance.stop().await;
+    // As a crash before the first checkpoint leaves it.
+    let database = place.database().await;
+    sqlx::query("DELETE FROM audit_checkpoints").execute(&database).await.expect("removed");
+    let rows = sqlx::query("SELECT DISTINCT chain FROM audit_blocks").fetch_all(&database).await.expect("rows");
+    let old: Vec<String> = rows.iter().map(|row| sqlx::Row::try_get(row, 0).expect("text")).collect();
+    database.close().await;
+    place.audit_days = 0;
+    let instance = Instance::start(&place, Some(key.clone())).await;
+    let closed = |entries: &[Value], chain: &String| {
+        entries.iter().any(|entry| entry["what"] == "chain_closed" && entry["chain"] == *chain)
+    };
+    let all_closed = |_: &[AuditLine], entries: &[Value]| old.iter().all(|chain| closed(entries, chain));
+    let found = stands(&instance, "it is told which were signed", all_closed).await;
+    verify_audit(&found, &[]).expect("whole");
+    let signed = |chain: &String| {
+        found.iter().any(|line| matches!(line, AuditLine::Checkpoint(checkpoint) if checkpoint.chain == *chain))
+    };
+    assert!(old.len() >= 2 && old.iter().all(signed), "{old:?}");
+    instance.stop().await;
+    let instance = Instance::start(&place, Some(key)).await;
+    let is_old = |line: &AuditLine| matches!(line, AuditLine::Block { chain, .. } if old.contains(chain));
+    let found = stands(&instance, "what is old is gone", |lines, _| !lines.iter().any(is_old)).await;
+    verify_audit(&found, &[]).expect("whole");
+    instance.stop().await;
+}
+
 pub(crate) async fn old_blocks_and_checkpoints_go_and_what_is_left_is_whole(mut place: Place) {
     let instance = with_document(&place).await;
     let checkpoints = |lines: &[AuditLine]| {

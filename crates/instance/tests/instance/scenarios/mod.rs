@@ -25,6 +25,7 @@ pub(crate) use audit::{
     a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept, entries as audit_entries,
     lines as audit_lines, old_blocks_and_checkpoints_go_and_what_is_left_is_whole,
     the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole, the_figures_tell_what_waits_and_how_it_ended,
+    what_a_crashed_instance_left_unsigned_is_signed_by_the_next_one_and_goes,
     who_is_refused_at_the_mids_door_leaves_a_trace,
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
@@ -103,6 +104,7 @@ macro_rules! for_each_scenario {
                 the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole,
                 a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept,
                 old_blocks_and_checkpoints_go_and_what_is_left_is_whole,
+                what_a_crashed_instance_left_unsigned_is_signed_by_the_next_one_and_goes,
                 who_is_refused_at_the_mids_door_leaves_a_trace,
                 the_figures_tell_what_waits_and_how_it_ended,
                 each_role_may_do_its_own_and_nothing_else,
