@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// The user and group that Debian calls nobody and nogroup.
 const NOBODY: u32 = 65_534;
 
+/// How many ports are tried.
+const PORTS: usize = 3;
+
 /// A running server; stopped and removed when dropped.
 #[derive(Debug)]
 pub struct Postgres {
@@ -48,8 +51,7 @@ impl Postgres {
         if is_root() {
             chown(folder.path(), Some(NOBODY), Some(NOBODY))?;
         }
-        let port = free_port()?;
-        let server = Self { programs, data, port, fsync, databases: AtomicU32::new(0), folder };
+        let mut server = Self { programs, data, port: 0, fsync, databases: AtomicU32::new(0), folder };
         server.run("initdb", |command| {
             command.args([
                 "--username=midward",
@@ -61,8 +63,16 @@ impl Postgres {
             ]);
             command.arg(&server.data);
         })?;
-        server.resume()?;
-        Ok(server)
+        // A port that was free may be somebody's connection by the time the server asks for it.
+        let mut last = None;
+        for _ in 0..PORTS {
+            server.port = free_port()?;
+            match server.resume() {
+                Ok(()) => return Ok(server),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| io::Error::other("no port was tried")))
     }
 
     /// The URL of a new, empty database.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use midward_core::{Clock, Random, SystemClock, SystemRandom, new_id};
 use midward_telemetry::Tracer;
-use midward_wire::{ApiReply, Bytes64, ConfigDigest, Heartbeat, MidState, Outcome, ResolverHealth, ResolverStatus};
+use midward_wire::{ApiReply, Bytes64, Heartbeat, MidState, Outcome, ResolverHealth, ResolverStatus};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -93,7 +93,7 @@ impl QueueAlone {
             queue,
             waiters,
             fleet,
-            route: Arc::new(route()),
+            route: Arc::new(Route::plain("crm", RESOLVER)),
             at_rest,
             mids: ids,
             stop: CancellationToken::new(),
@@ -271,24 +271,6 @@ async fn heartbeat(store: &Store, fleet: &Fleet, mid_id: &str) -> Result<(), Sto
     tx.commit().await?;
     fleet.heartbeat(mid_id, SystemClock.boot(), now, heartbeat, version);
     Ok(())
-}
-
-fn route() -> Route {
-    Route {
-        alias: "crm".to_owned(),
-        digest: ConfigDigest::of(b"{}"),
-        document: "{}".to_owned(),
-        resolver: RESOLVER.to_owned(),
-        mid_names: Vec::new(),
-        mids: String::new(),
-        cluster: None,
-        ordered: false,
-        limited: false,
-        retry: None,
-        timeout_ms: 30_000,
-        replay_methods: None,
-        metadata_only: false,
-    }
 }
 
 fn request(id: &str, route: &Route, at_rest: &AtRest, now: i64) -> Result<NewRequest, StoreError> {

@@ -61,6 +61,14 @@ impl MidView {
     }
 }
 
+/// A resolver for which a MID may claim requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Claimable {
+    pub(crate) resolver: String,
+    /// Of a degraded one: the other MIDs that have it ready. What they may take is theirs.
+    pub(crate) ready_at: Vec<String>,
+}
+
 /// All MIDs, in memory. The database is the truth; this follows it.
 #[derive(Debug, Default)]
 pub(crate) struct Fleet(Mutex<HashMap<String, MidView>>);
@@ -176,27 +184,25 @@ impl Fleet {
         }
     }
 
-    /// The resolvers for which a MID may claim requests now: those it has ready, and those it has degraded that no
-    /// other live MID has ready.
-    pub(crate) fn claimable(&self, id: &str, now: BootTime) -> Vec<String> {
+    /// The resolvers for which a MID may claim requests now.
+    pub(crate) fn claimable(&self, id: &str, now: BootTime) -> Vec<Claimable> {
         let mids = self.lock();
         let Some(mid) = mids.get(id).filter(|mid| mid.takes_work(now)) else { return Vec::new() };
         let Some(heartbeat) = &mid.heartbeat else { return Vec::new() };
-        let ready_elsewhere = |name: &str| {
-            mids.values().any(|other| {
-                other.id != id && other.takes_work(now) && other.health(name) == Some(ResolverHealth::Ready)
-            })
+        let ready_at = |name: &str| {
+            let others = mids.values().filter(|other| other.id != id && other.takes_work(now));
+            let ready = others.filter(|other| other.health(name) == Some(ResolverHealth::Ready));
+            ready.map(|other| other.id.clone()).collect()
         };
-        heartbeat
-            .resolvers
-            .iter()
-            .filter(|status| match status.health {
-                ResolverHealth::Ready => true,
-                ResolverHealth::Degraded => !ready_elsewhere(&status.name),
-                ResolverHealth::Unusable => false,
-            })
-            .map(|status| status.name.clone())
-            .collect()
+        let claimable = heartbeat.resolvers.iter().filter_map(|status| {
+            let ready_at = match status.health {
+                ResolverHealth::Ready => Vec::new(),
+                ResolverHealth::Degraded => ready_at(&status.name),
+                ResolverHealth::Unusable => return None,
+            };
+            Some(Claimable { resolver: status.name.clone(), ready_at })
+        });
+        claimable.collect()
     }
 
     /// Whether a MID can take work of a resolver that would be another one's if it could not.
@@ -355,26 +361,12 @@ fn view(row: MidRow, now: BootTime, wall: i64) -> MidView {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use midward_wire::{ConfigDigest, ResolverStatus};
+    use midward_wire::ResolverStatus;
 
     use super::*;
 
     fn route(ordered: bool) -> Route {
-        Route {
-            alias: "crm".into(),
-            digest: ConfigDigest::of(b""),
-            document: String::new(),
-            resolver: "vault".into(),
-            mid_names: Vec::new(),
-            mids: ",b,a,c,".into(),
-            cluster: None,
-            ordered,
-            limited: false,
-            retry: None,
-            timeout_ms: 1,
-            metadata_only: false,
-            replay_methods: None,
-        }
+        Route { mids: ",b,a,c,".into(), ordered, ..Route::plain("crm", "vault") }
     }
 
     /// MIDs with a resolver `vault`, heard of a minute after the host has started.

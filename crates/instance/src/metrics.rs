@@ -55,6 +55,7 @@ pub(crate) struct Counters {
     replied: AtomicU64,
     failed: AtomicU64,
     unknown: AtomicU64,
+    redriven: AtomicU64,
     outcomes_refused: AtomicU64,
     commits: Histogram,
     dispatches: Histogram,
@@ -68,6 +69,7 @@ impl Default for Counters {
             replied: AtomicU64::default(),
             failed: AtomicU64::default(),
             unknown: AtomicU64::default(),
+            redriven: AtomicU64::default(),
             outcomes_refused: AtomicU64::default(),
             commits: Histogram::new(&SHORT),
             dispatches: Histogram::new(&SHORT),
@@ -117,6 +119,11 @@ impl Counters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A dead letter waits again, and ends once more.
+    pub(crate) fn redriven(&self) {
+        self.redriven.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn outcome_refused(&self) {
         self.outcomes_refused.fetch_add(1, Ordering::Relaxed);
     }
@@ -158,11 +165,18 @@ pub(crate) fn page(
     line(&mut out, "midward_oldest_queued_seconds", seconds(u64::try_from(depth.oldest_ms).unwrap_or(0) * 1000));
     head(&mut out, "midward_requests_accepted_total", "counter", "requests that were put on disk");
     line(&mut out, "midward_requests_accepted_total", read(&counters.accepted));
-    head(&mut out, "midward_requests_ended_total", "counter", "requests by how they ended");
+    head(&mut out, "midward_requests_ended_total", "counter", "ends of requests, by how");
     for (how, counter) in [("replied", &counters.replied), ("failed", &counters.failed), ("unknown", &counters.unknown)]
     {
         line(&mut out, &format!("midward_requests_ended_total{{how=\"{how}\"}}"), read(counter));
     }
+    head(
+        &mut out,
+        "midward_requests_redriven_total",
+        "counter",
+        "dead letters that were queued again, to end once more",
+    );
+    line(&mut out, "midward_requests_redriven_total", read(&counters.redriven));
     head(&mut out, "midward_outcomes_refused_total", "counter", "outcomes of MIDs that no longer held the request");
     line(&mut out, "midward_outcomes_refused_total", read(&counters.outcomes_refused));
     head(&mut out, "midward_mids", "gauge", "MIDs by state, and whether they were heard of lately");

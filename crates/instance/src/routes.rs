@@ -41,6 +41,26 @@ pub(crate) struct Route {
 }
 
 impl Route {
+    /// To a resolver, by any MID, on no terms at all.
+    #[cfg(any(test, feature = "bench"))]
+    pub(crate) fn plain(alias: &str, resolver: &str) -> Self {
+        Self {
+            alias: alias.to_owned(),
+            digest: ConfigDigest::of(b"{}"),
+            document: "{}".to_owned(),
+            resolver: resolver.to_owned(),
+            mid_names: Vec::new(),
+            mids: String::new(),
+            cluster: None,
+            ordered: false,
+            limited: false,
+            retry: None,
+            timeout_ms: 30_000,
+            metadata_only: false,
+            replay_methods: None,
+        }
+    }
+
     pub(crate) fn allows(&self, mid_id: &str) -> bool {
         self.mids.is_empty() || self.place(mid_id).is_some()
     }

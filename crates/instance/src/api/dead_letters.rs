@@ -72,6 +72,7 @@ pub(super) async fn redrive(
     let pending = app.audit.change(&mut tx, app.now(), &client, "request_redriven", details).await?;
     tx.commit().await?;
     pending.settle();
+    app.counters.redriven();
     app.queue.send(Job::Look).await?;
     tracing::info!(client = client.name, request = id, "a dead letter is driven again");
     Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))))

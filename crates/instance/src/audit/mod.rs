@@ -33,6 +33,8 @@ const FLUSH: Duration = Duration::from_secs(1);
 const KINDS: usize = 256;
 /// How often old blocks are looked for.
 const PRUNE: Duration = Duration::from_hours(1);
+/// Chains of instances that are gone that are signed in one transaction.
+const CLOSED_AT_ONCE: i64 = 100;
 /// Chains of before that a new one names.
 const NAMED_BEFORE: i64 = 20;
 
@@ -162,14 +164,7 @@ impl Audit {
             .iter()
             .map(|(id, committed)| (id, committed.head()))
             .filter(|(id, head)| head.seq > signed.get(*id).copied().unwrap_or(0))
-            .map(|(id, head)| AuditCheckpoint {
-                signature: app.signing_key.sign(&checkpoint_signing_input(id, head.seq, &head.hash, at)),
-                chain: id.clone(),
-                seq: head.seq,
-                hash: head.hash,
-                at,
-                key: app.signing_key.id(),
-            })
+            .map(|(id, head)| sign(app, id, head.seq, head.hash, at))
             .collect();
         if due.is_empty() {
             return Ok(());
@@ -182,6 +177,11 @@ impl Audit {
         signed.extend(due.into_iter().map(|checkpoint| (checkpoint.chain, checkpoint.seq)));
         Ok(())
     }
+}
+
+fn sign(app: &App, chain: &str, seq: i64, hash: String, at: i64) -> AuditCheckpoint {
+    let signature = app.signing_key.sign(&checkpoint_signing_input(chain, seq, &hash, at));
+    AuditCheckpoint { chain: chain.to_owned(), seq, hash, at, key: app.signing_key.id(), signature }
 }
 
 /// Writes refusals, signs checkpoints, removes what is old, until `shutdown`.
@@ -220,7 +220,33 @@ pub(crate) async fn run(app: std::sync::Arc<App>, every: Duration, keep: Duratio
     }
 }
 
+/// Signs what instances left behind that did not stop by themselves, so that its time is over some day; and tells so.
+async fn close(app: &App, older: Duration) -> Result<(), StoreError> {
+    let at = app.now();
+    let before = at.saturating_sub(i64::try_from(older.as_millis()).unwrap_or(i64::MAX));
+    let mut tx = app.store.begin().await?;
+    let mut left = audit::unsigned(&mut tx, before, CLOSED_AT_ONCE).await?;
+    left.retain(|(chain, ..)| app.audit.chains.iter().all(|(own, _)| own != chain));
+    if left.is_empty() {
+        return Ok(());
+    }
+    let entry = |(chain, seq, hash): &(String, i64, String)| {
+        json!({ "what": "chain_closed", "chain": chain, "seq": seq, "hash": hash }).to_string()
+    };
+    let entries: Vec<String> = left.iter().map(entry).collect();
+    for (chain, seq, hash) in left {
+        audit::insert_checkpoint(&mut *tx, &sign(app, &chain, seq, hash, at)).await?;
+    }
+    let pending = app.audit.write(&mut tx, at, &entries).await?;
+    tx.commit().await?;
+    pending.settle();
+    tracing::info!(chains = entries.len(), "the audit of instances that did not stop by themselves is signed");
+    Ok(())
+}
+
 async fn prune(app: &App, keep: Duration) -> Result<(), StoreError> {
+    // Who runs signs much sooner.
+    close(app, keep.min(PRUNE)).await?;
     let before = app.now().saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
     let mut tx = app.store.begin().await?;
     let removed = audit::remove_before(&mut tx, before).await?;

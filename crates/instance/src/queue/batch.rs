@@ -82,6 +82,9 @@ pub(super) struct Writer {
     pub(super) ahead: i64,
     /// When the database's clock was read, and what it said.
     pub(super) read: Option<(BootTime, i64)>,
+    /// The last transaction left some of what is over; and the one under way goes on with such, whoever's turn it is.
+    pub(super) is_more_over: bool,
+    pub(super) expires_on: bool,
 }
 
 /// One incarnation of a MID.
@@ -96,12 +99,25 @@ pub(super) struct Session {
 impl Writer {
     pub(super) fn new(parts: Parts, giver: Option<mpsc::Sender<Job>>) -> Self {
         let sessions = HashMap::new();
-        Self { due: Due::unknown(), parts, giver, sessions, answered: None, ahead: 0, read: None }
+        let (due, is_more_over, expires_on) = (Due::unknown(), false, false);
+        Self { due, parts, giver, sessions, answered: None, ahead: 0, read: None, is_more_over, expires_on }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
         let mut jobs = Vec::with_capacity(LARGEST_BATCH);
-        while inbox.recv_many(&mut jobs, LARGEST_BATCH).await > 0 {
+        loop {
+            self.expires_on = std::mem::take(&mut self.is_more_over) && !inbox.is_closed();
+            if self.expires_on {
+                jobs.push(Job::Sweep);
+                // Beside what came meanwhile.
+                while jobs.len() < LARGEST_BATCH
+                    && let Ok(job) = inbox.try_recv()
+                {
+                    jobs.push(job);
+                }
+            } else if inbox.recv_many(&mut jobs, LARGEST_BATCH).await == 0 {
+                return;
+            }
             self.gather(&mut inbox, &mut jobs).await;
             self.batch(&mut jobs).await;
         }

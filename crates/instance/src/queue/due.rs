@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use midward_core::BootTime;
 
-use crate::fleet::Fleet;
+use crate::fleet::{Claimable, Fleet};
 use crate::store::lanes::Lane;
 
 /// Lanes that are read at once; with more of them, their reading goes round.
@@ -45,7 +45,7 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Seeker<'a> {
     mid_id: &'a str,
-    resolvers: Vec<String>,
+    resolvers: Vec<Claimable>,
     fleet: &'a Fleet,
     boot: BootTime,
     now: i64,
@@ -56,17 +56,16 @@ impl<'a> Seeker<'a> {
         Self { mid_id, resolvers: fleet.claimable(mid_id, boot), fleet, boot, now }
     }
 
-    /// Whether it may take what waits in a lane. Where the order of MIDs counts, one before it may be able to.
+    /// Whether it may take what waits in a lane. What it has degraded is another one's that may take it and has it ready;
+    /// where the order of MIDs counts, one before it may be able to.
     fn may_take(&self, lane: &Lane) -> bool {
-        let mut mids = lane.mids.split(',').filter(|id| !id.is_empty());
+        let mids = || lane.mids.split(',').filter(|id| !id.is_empty());
+        let allows = |id: &str| lane.mids.is_empty() || mids().any(|allowed| allowed == id);
         let goes_before = |id: &str| self.fleet.goes_before(id, self.mid_id, &lane.resolver, self.boot);
-        self.resolvers.contains(&lane.resolver)
-            && (lane.mids.is_empty()
-                || if lane.ordered {
-                    mids.find(|id| *id == self.mid_id || goes_before(id)) == Some(self.mid_id)
-                } else {
-                    mids.any(|id| id == self.mid_id)
-                })
+        let Some(own) = self.resolvers.iter().find(|own| own.resolver == lane.resolver) else { return false };
+        allows(self.mid_id)
+            && !own.ready_at.iter().any(|other| allows(other))
+            && (!lane.ordered || mids().find(|id| *id == self.mid_id || goes_before(id)) == Some(self.mid_id))
     }
 }
 
@@ -241,6 +240,20 @@ mod tests {
         assert!(!due.is_for(&a));
         due.exhaust(&lane("other", ""));
         assert!(due.named(0).is_some_and(|named| named.contains("down") && !named.contains("a")));
+    }
+
+    #[test]
+    fn what_is_degraded_serves_what_nobody_else_may_that_has_it_ready() {
+        let fleet = fleet(&[("a", ResolverHealth::Ready), ("b", ResolverHealth::Degraded)]);
+        let (a, b) = (Seeker::new("a", &fleet, BOOT, 0), Seeker::new("b", &fleet, BOOT, 0));
+        let mut due = Due::default();
+        due.add(lane("any", ""));
+        due.add(lane("both", ",a,b,"));
+        due.add(Lane { ordered: true, ..lane("b first", ",b,a,") });
+        due.add(lane("b", ",b,"));
+        due.add(Lane { ordered: true, ..lane("b in order", ",down,b,") });
+        assert_eq!(texts(&due, &a), ["any", "b first", "both"]);
+        assert_eq!(texts(&due, &b), ["b", "b in order"]);
     }
 
     #[test]

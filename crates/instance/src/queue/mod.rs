@@ -5,6 +5,7 @@ mod batch;
 mod broken;
 mod claim;
 mod due;
+mod expire;
 mod grant;
 pub(crate) mod room;
 mod spans;

@@ -137,7 +137,7 @@ impl Alone {
         let plain = NewRequest::plain(id, "crm", (call, kept), now, self.clock.boot());
         let config_digest = ConfigDigest::of(b"{}").0;
         let request = NewRequest { config_digest, repeatable, lease_ms: LEASE, ..plain };
-        let submitted = self.queue.submit(Arc::new(route()), request).await.expect("stored");
+        let submitted = self.queue.submit(Arc::new(Route::plain("crm", "vault")), request).await.expect("stored");
         assert_eq!(submitted, Submitted::New(id.to_owned()));
     }
 
@@ -183,28 +183,41 @@ fn mid(id: &str) -> MidRow {
     }
 }
 
-fn route() -> Route {
-    Route {
-        alias: "crm".to_owned(),
-        digest: ConfigDigest::of(b"{}"),
-        document: "{}".to_owned(),
-        resolver: "vault".to_owned(),
-        mid_names: Vec::new(),
-        mids: String::new(),
-        cluster: None,
-        ordered: false,
-        limited: false,
-        retry: None,
-        timeout_ms: 30_000,
-        metadata_only: false,
-        replay_methods: None,
-    }
-}
-
 async fn given(poll: oneshot::Receiver<Result<Batch, StoreError>>) -> Vec<(String, i64)> {
     let answer = tokio::time::timeout(Duration::from_secs(20), poll).await.expect("somebody wakes it");
     let batch = answer.expect("an answer").expect("a batch");
     batch.leases.iter().map(|lease| (lease.of().0.to_owned(), lease.of().1)).collect()
+}
+
+#[tokio::test]
+async fn what_is_over_ends_in_several_transactions_that_follow_each_other() {
+    let alone = Alone::open(&["a"]).await;
+    let database = alone.store.readers();
+    alone.submit("r", false).await;
+    let same = "connection, config_digest, resolver, mids, state, repeatable, epoch, lease_ms, expires_at, created_at, \
+                client_id, fingerprint, method, path, call_json, priority, origin, ordered, limited, not_before, size";
+    let copies = format!(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 4999) \
+         INSERT INTO requests (id, {same}) SELECT id || n, {same} FROM requests, numbers"
+    );
+    sqlx::query(sqlx::AssertSqlSafe(copies)).execute(database).await.expect("copied");
+    sqlx::query("UPDATE requests SET expires_at = 1").execute(database).await.expect("over");
+    alone.clock.advance(Duration::from_secs(1));
+    // Times are looked at once, and the clock stands still.
+    alone.sweep().await;
+    let count = async |sql: &'static str| {
+        let row = sqlx::query(sql).fetch_one(database).await.expect("a row");
+        sqlx::Row::try_get::<i64, _>(&row, 0).expect("a number")
+    };
+    let ended = async {
+        while count("SELECT COUNT(*) FROM requests WHERE state = 0").await > 0 {
+            alone.settled().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("nobody looks again");
+    let blocks = count("SELECT COUNT(*) FROM audit_blocks WHERE entries LIKE '%\"ended\"%'").await;
+    assert_eq!(blocks, 3, "each transaction writes one");
+    alone.close().await;
 }
 
 #[tokio::test]

@@ -196,31 +196,15 @@ impl Writer {
     /// Looks after times and dead MIDs, unless another replica has just done it.
     async fn sweep(&mut self, tx: &mut Tx, now: i64, effects: &mut Effects) -> Result<(), StoreError> {
         let turn = replicas::take_turn(tx, now).await?;
+        if turn.is_some() || self.expires_on {
+            self.expire(tx, now, effects).await?;
+        }
         if let Some(turn) = turn {
             if turn.after_pause {
                 // MIDs could not report meanwhile.
                 let grace = i64::try_from(GRACE.as_millis()).unwrap_or(i64::MAX);
                 leases::grant_grace(tx, now.saturating_add(grace)).await?;
                 mids::clamp_seen(tx, now).await?;
-            }
-            for (id, outcome, trace) in outcomes::expire_retried(tx, now).await? {
-                let outcome = self.parts.at_rest.outcome(&mut **tx, &id, outcome).await?;
-                let outcome = outcome.unwrap_or_else(|why| Outcome::Unknown { failure: why.failure() });
-                self.parts.journal.ended(&id, None, &outcome);
-                effects.ended.push((id, Ended { outcome: Arc::new(outcome), trace: trace.into() }));
-                effects.hint = true;
-            }
-            // Lost: it was given to a MID before it came back into the queue, so it may have been sent.
-            for (outcome, was_given_out) in
-                [(Outcome::Failed { failure: expired() }, false), (Outcome::Unknown { failure: lost() }, true)]
-            {
-                let text = to_json(&outcome)?;
-                let outcome = Arc::new(outcome);
-                for id in outcomes::expire(tx, now, &text, was_given_out).await? {
-                    self.parts.journal.ended(&id, None, &outcome);
-                    effects.ended.push((id, Ended { outcome: Arc::clone(&outcome), trace: "[]".into() }));
-                    effects.hint = true;
-                }
             }
             self.end_leases(tx, leases::Ended::Overdue, now, effects).await?;
             // Their work moves now, and not when each lease runs out; but each MID had its chance to be heard.
@@ -381,16 +365,7 @@ impl Writer {
     }
 }
 
-fn expired() -> Failure {
-    Failure::transient(
-        Hop::Instance,
-        "expired",
-        "the request's time was over before a MID Server took it; it was never sent",
-        "Look at the MIDs with `midward get mids`, then submit it again.",
-    )
-}
-
-fn lost() -> Failure {
+pub(super) fn lost() -> Failure {
     Failure::transient(
         Hop::Mid,
         "mid_lost",

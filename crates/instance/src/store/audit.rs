@@ -51,6 +51,24 @@ pub(crate) async fn heads<'e>(
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect()
 }
 
+/// Chain, number and hash of the last blocks, older than `before`, that no checkpoint covers: at most `most` of them. One
+/// step in an index for each chain, however long they are.
+pub(crate) async fn unsigned(
+    tx: &mut Transaction<'static, Any>,
+    before: i64,
+    most: i64,
+) -> Result<Vec<(String, i64, String)>, StoreError> {
+    let sql = "WITH RECURSIVE chains (chain) AS (SELECT MIN(chain) FROM audit_blocks UNION ALL \
+               SELECT (SELECT MIN(chain) FROM audit_blocks WHERE chain > chains.chain) FROM chains \
+               WHERE chain IS NOT NULL) SELECT b.chain, b.seq, b.hash FROM chains \
+               JOIN audit_blocks b ON b.chain = chains.chain \
+               AND b.seq = (SELECT MAX(seq) FROM audit_blocks WHERE chain = chains.chain) WHERE b.at < $1 \
+               AND NOT EXISTS (SELECT 1 FROM audit_checkpoints c WHERE c.chain = b.chain AND c.seq >= b.seq) \
+               ORDER BY b.chain LIMIT $2";
+    let rows = sqlx::query(sql).bind(before).bind(most).fetch_all(&mut **tx).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect()
+}
+
 /// Blocks in order of chain and number, after one of them.
 pub(crate) async fn page<'e>(
     db: impl Executor<'e, Database = Any>,

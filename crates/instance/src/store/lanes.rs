@@ -79,17 +79,22 @@ impl Lane {
     }
 }
 
-static LANES: LazyLock<Arc<str>> = LazyLock::new(|| {
-    let first_after =
-        |text: &str| format!("(SELECT {LANE} FROM requests WHERE {DUE} AND {LANE} > {text} ORDER BY {LANE} LIMIT 1)");
+/// The different values of `what`, in order, each by one step in an index: those after the parameter `after`, as many as
+/// the parameter `most` says.
+fn steps(what: &str, among: &str, after: &str, most: &str) -> Arc<str> {
+    let next = |after: &str| {
+        format!("(SELECT {what} FROM requests WHERE {among} AND {what} > {after} ORDER BY {what} LIMIT 1)")
+    };
     format!(
-        "WITH RECURSIVE lanes (lane, number) AS (SELECT {}, 1 UNION ALL SELECT {}, number + 1 FROM lanes \
-         WHERE lane IS NOT NULL AND number < $2) SELECT lane FROM lanes WHERE lane IS NOT NULL",
-        first_after("$1"),
-        first_after("lanes.lane")
+        "WITH RECURSIVE steps (step, number) AS (SELECT {}, 1 UNION ALL SELECT {}, number + 1 FROM steps \
+         WHERE step IS NOT NULL AND number < {most}) SELECT step FROM steps WHERE step IS NOT NULL",
+        next(after),
+        next("steps.step")
     )
     .into()
-});
+}
+
+static LANES: LazyLock<Arc<str>> = LazyLock::new(|| steps(LANE, DUE, "$1", "$2"));
 
 /// The next `most` lanes after one in which something is due, in the database's order.
 pub(crate) async fn after(tx: &mut Tx, lane: &str, most: usize) -> Result<Vec<Lane>, StoreError> {
@@ -113,21 +118,8 @@ async fn mids(tx: &mut Tx, lane: &str) -> Result<String, StoreError> {
     Ok(row.map(|row| row.try_get(0)).transpose()?.unwrap_or_default())
 }
 
-static CONNECTIONS: LazyLock<Arc<str>> = LazyLock::new(|| {
-    let first_after = |name: &str| {
-        format!(
-            "(SELECT connection FROM requests WHERE {DUE} AND {LANE} = $1 AND connection > {name} ORDER BY connection \
-             LIMIT 1)"
-        )
-    };
-    format!(
-        "WITH RECURSIVE waiting (name, number) AS (SELECT {}, 1 UNION ALL SELECT {}, number + 1 FROM waiting \
-         WHERE name IS NOT NULL AND number < $3) SELECT name FROM waiting WHERE name IS NOT NULL",
-        first_after("$2"),
-        first_after("waiting.name")
-    )
-    .into()
-});
+static CONNECTIONS: LazyLock<Arc<str>> =
+    LazyLock::new(|| steps("connection", &format!("{DUE} AND {LANE} = $1"), "$2", "$3"));
 
 /// The next `most` connections after one of which requests wait in a lane, in the database's order.
 pub(crate) async fn connections(tx: &mut Tx, lane: &str, after: &str, most: usize) -> Result<Vec<String>, StoreError> {

@@ -244,14 +244,20 @@ pub(crate) async fn bury(tx: &mut Tx, id: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Ends requests that wait for their next attempt when their time is over: as the last one ended.
-pub(crate) async fn expire_retried(tx: &mut Tx, now: i64) -> Result<Vec<(String, String, String)>, StoreError> {
+/// Ends requests that wait for their next attempt when their time is over: as the last one ended. At most `most` of them.
+pub(crate) async fn expire_retried(
+    tx: &mut Tx,
+    now: i64,
+    most: usize,
+) -> Result<Vec<(String, String, String)>, StoreError> {
+    let over = "state = 0 AND expires_at <= $1 AND lease_mid IS NULL AND unsure = 0 AND last_outcome IS NOT NULL";
     let sql = format!(
         "UPDATE requests SET state = last_state, outcome = last_outcome, trace = last_trace, dead = 1, \
-         finished_at = $1, {REMOVE_CALL} WHERE state = 0 AND expires_at <= $1 AND lease_mid IS NULL AND unsure = 0 \
-         AND last_outcome IS NOT NULL RETURNING id, outcome, trace"
+         finished_at = $1, {REMOVE_CALL} WHERE {over} AND id IN (SELECT id FROM requests WHERE {over} \
+         ORDER BY expires_at LIMIT $2) RETURNING id, outcome, trace"
     );
-    let rows = sqlx::query(AssertSqlSafe(sql)).bind(now).fetch_all(&mut **tx).await?;
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let rows = sqlx::query(AssertSqlSafe(sql)).bind(now).bind(most).fetch_all(&mut **tx).await?;
     pieces::forget_reduced(tx, &ids(&rows)?).await?;
     rows.iter().map(how_ended).collect()
 }
@@ -311,24 +317,27 @@ pub(crate) async fn withdraw(
     Ok(ended.map(|(_, outcome, trace)| (outcome, trace)))
 }
 
-/// Ends queued requests whose time is over with `outcome`. Returns which. Those that were surely never sent fail: never
+/// Ends queued requests whose time is over with `outcome`, at most `most` of them. Returns which. Those that were surely never sent fail: never
 /// leased, or handed back; the others (`was_given_out`) become `unknown`.
 pub(crate) async fn expire(
     tx: &mut Tx,
     now: i64,
     outcome: &str,
     was_given_out: bool,
+    most: usize,
 ) -> Result<Vec<String>, StoreError> {
     let (state, which) = if was_given_out {
         (UNKNOWN, "(lease_mid IS NOT NULL OR unsure = 1)")
     } else {
         (FAILED, "lease_mid IS NULL AND unsure = 0")
     };
+    let over = format!("state = 0 AND expires_at <= $2 AND {which}");
     let sql = format!(
         "UPDATE requests SET state = {state}, outcome = $1, trace = '[]', finished_at = $2, {REMOVE_CALL} \
-         WHERE state = 0 AND expires_at <= $2 AND {which} RETURNING id"
+         WHERE {over} AND id IN (SELECT id FROM requests WHERE {over} ORDER BY expires_at LIMIT $3) RETURNING id"
     );
-    let rows = sqlx::query(AssertSqlSafe(sql)).bind(outcome).bind(now).fetch_all(&mut **tx).await?;
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let rows = sqlx::query(AssertSqlSafe(sql)).bind(outcome).bind(now).bind(most).fetch_all(&mut **tx).await?;
     let ids = ids(&rows)?;
     pieces::forget_reduced(tx, &ids).await?;
     Ok(ids)

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::scenarios::support::{Instance, Place, ScriptedMid};
+use crate::scenarios::support::{Instance, Place, ScriptedMid, eventually};
 use crate::scenarios::with_document;
 
 /// Of what happens at once.
@@ -23,6 +23,16 @@ async fn ask(stream: &mut TcpStream, message: &str) -> String {
         String::from_utf8_lossy(&answer[..read]).into_owned()
     };
     tokio::time::timeout(WITHIN, talk).await.expect("neither an answer nor an end")
+}
+
+/// What comes to a request on a connection of its own.
+async fn asked(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    ask(&mut stream, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await
+}
+
+fn is(status: u16) -> impl Fn(&String) -> bool {
+    move |told| told.starts_with(&format!("HTTP/1.1 {status} "))
 }
 
 /// Opens connections until one is told that there are too many; returns the others, and what that one was told.
@@ -81,30 +91,14 @@ async fn callers_above_the_limit_are_told_so_and_never_shut_mids_out() {
     let told = ask(&mut TcpStream::connect(api).await.expect("connected"), &heartbeat(&mid)).await;
     assert!(is_busy(&told), "there are no more at all: {told}");
     drop(mids);
-    let probe = async {
-        loop {
-            let mut stream = TcpStream::connect(api).await.expect("connected");
-            let told = ask(&mut stream, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
-            if told.starts_with("HTTP/1.1 200 ") {
-                return told.to_lowercase();
-            }
-        }
-    };
-    let told = tokio::time::timeout(WITHIN, probe).await.expect("in time");
-    assert!(told.contains("connection: close"), "{told}");
+    let told = eventually("a probe is answered", async || asked(api, "/healthz").await, is(200)).await;
+    assert!(told.to_lowercase().contains("connection: close"), "{told}");
 
     let (held_calls, told) = crowd(calls, 20).await;
     assert!(is_busy(&told) && held_calls.len() <= 20, "{} {told}", held_calls.len());
     drop((held, held_calls));
     for address in [api, calls] {
-        let served = async {
-            let mut told = String::new();
-            while !told.starts_with("HTTP/1.1 404 ") {
-                let mut stream = TcpStream::connect(address).await.expect("connected");
-                told = ask(&mut stream, "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n").await;
-            }
-        };
-        assert!(tokio::time::timeout(WITHIN, served).await.is_ok(), "there is room again");
+        eventually("there is room again", async || asked(address, "/nothing").await, is(404)).await;
     }
     instance.stop().await;
 }
@@ -131,19 +125,15 @@ async fn bodies_that_are_too_much_together_are_refused() {
     let order = json!({"connection": "crm", "method": "POST", "path": "/x", "body": "x".repeat(60_000)});
     let text = order.to_string();
     let mut first = unfinished(&instance, &text).await;
-    let refused = async {
-        loop {
-            let (status, answer) = instance.post("/api/v1/requests", &order).await;
-            if status == 503 {
-                return answer;
-            }
-            // This one came first, and that one may have been refused.
-            if first.try_read(&mut [0; 1]).is_ok() {
-                first = unfinished(&instance, &text).await;
-            }
+    let look = async || {
+        let (status, answer) = instance.post("/api/v1/requests", &order).await;
+        // This one came first, and that one may have been refused.
+        if status != 503 && first.try_read(&mut [0; 1]).is_ok() {
+            first = unfinished(&instance, &text).await;
         }
+        (status, answer)
     };
-    let answer = tokio::time::timeout(WITHIN, refused).await.expect("in time");
+    let (_, answer) = eventually("it is too much", look, |(status, _)| *status == 503).await;
     assert_eq!((&answer["code"], &answer["persistence"]), (&json!("busy"), &json!("transient")));
     let call = instance.call(http::Method::POST, "crm/call/x").header("midward-wait-ms", "60000");
     let answer = instance.send(call.body("x".repeat(60_000).into()).expect("a request")).await;

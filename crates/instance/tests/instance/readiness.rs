@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::scenarios::support::{Instance, Place, ScriptedMid};
+use crate::scenarios::support::{Instance, Place, ScriptedMid, eventually};
 use crate::scenarios::with_document;
 
 /// Longer than the instance waits for a database that does not answer.
@@ -22,12 +22,8 @@ async fn status(instance: &Instance, path: &str) -> u16 {
 }
 
 async fn until(instance: &Instance, wanted: u16) {
-    let wait = async {
-        while status(instance, "/readyz").await != wanted {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(tokio::time::timeout(WITHIN, wait).await.is_ok(), "never {wanted}");
+    let what = format!("/readyz says {wanted}");
+    eventually(&what, async || status(instance, "/readyz").await, |status| *status == wanted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,12 +79,8 @@ async fn who_waits_for_what_never_came_learns_what_is_known_of_it() {
     let mut taken = call(&instance).await;
     assert_eq!(mid.poll(&instance, 5000, true).await.len(), 1);
     let mut waits = call(&instance).await;
-    let accepted = async {
-        while instance.get("/api/v1/requests").await.1["items"].as_array().map(Vec::len) != Some(2) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    assert!(tokio::time::timeout(WITHIN, accepted).await.is_ok(), "the second call is not there");
+    let look = async || instance.get("/api/v1/requests").await.1["items"].as_array().map(Vec::len);
+    eventually("the second call is there", look, |count| *count == Some(2)).await;
     instance.ask_to_stop();
     let told = answer(&mut waits).await;
     assert!(told.starts_with("HTTP/1.1 503 ") && told.contains(r#""code":"stopping""#), "{told}");
@@ -136,30 +128,21 @@ async fn ask(instance: &Instance, address: SocketAddr, path: &str) -> TcpStream 
 
 /// Until the instance says that it is not ready, and takes connections for one request only.
 async fn closes_connections(instance: &Instance) {
-    let wait = async {
-        loop {
-            let mut probe = TcpStream::connect(instance.started.api_addr).await.expect("it listens");
-            probe.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("written");
-            let mut head = [0; 1024];
-            let read = probe.read(&mut head).await.expect("an answer");
-            let head = String::from_utf8_lossy(&head[..read]).to_lowercase();
-            if head.starts_with("http/1.1 503 ") && head.contains("connection: close") {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    let look = async || {
+        let mut probe = TcpStream::connect(instance.started.api_addr).await.expect("it listens");
+        probe.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("written");
+        let mut head = [0; 1024];
+        let read = probe.read(&mut head).await.expect("an answer");
+        String::from_utf8_lossy(&head[..read]).to_lowercase()
     };
-    assert!(tokio::time::timeout(WITHIN, wait).await.is_ok(), "it goes on");
+    let closes = |head: &String| head.starts_with("http/1.1 503 ") && head.contains("connection: close");
+    eventually("it closes connections", look, closes).await;
 }
 
 /// Until nobody listens any more.
 async fn refused_at(address: SocketAddr) {
-    let wait = async {
-        while TcpStream::connect(address).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    assert!(tokio::time::timeout(WITHIN, wait).await.is_ok(), "it still listens");
+    let look = async || TcpStream::connect(address).await.is_ok();
+    eventually("nobody listens", look, |listens| !listens).await;
 }
 
 /// All that comes until the connection is closed.

@@ -10,7 +10,7 @@ use midward_fakes::postgres::Postgres;
 use midward_wire::paths;
 use serde_json::{Value, json};
 
-use crate::scenarios::support::{Instance, Place, ScriptedMid, document};
+use crate::scenarios::support::{Instance, Place, ScriptedMid, document, eventually};
 use crate::scenarios::{later, queue, submit};
 
 struct Pair {
@@ -41,13 +41,11 @@ impl Pair {
     }
 }
 
-async fn eventually(what: &str, mut probe: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !probe().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    assert!(tokio::time::timeout(Duration::from_secs(10), wait).await.is_ok(), "{what}");
+/// Until a replica hears of a live MID.
+async fn hears_of(instance: &Instance, mid: &str) {
+    let path = format!("/api/v1/mids/{mid}");
+    let look = async || instance.get(&path).await.1;
+    eventually("it hears of the MID", look, |mid| mid["live"] == true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,12 +61,12 @@ async fn what_one_replica_queued_fills_the_queue_of_all() {
         queue(&a, key).await;
     }
     let mut taken = 0;
-    eventually("the other one has no room either", async || {
+    let look = async || {
         let (status, answer) = b.post("/api/v1/requests", &later(&format!("c{taken}"))).await;
         taken += usize::from(status == 202);
-        answer["code"] == "queue_full"
-    })
-    .await;
+        answer
+    };
+    eventually("the other one has no room either", look, |answer| answer["code"] == "queue_full").await;
     for instance in [a, b] {
         instance.stop().await;
     }
@@ -82,8 +80,7 @@ async fn a_call_at_one_replica_is_served_through_another() {
     let mut mid = ScriptedMid::enroll(a, "mid-a", true).await;
     mid.sign_in(b, "j").await;
     assert_eq!(mid.heartbeat(b, "ready").await.0, 200);
-    eventually("the first replica hears of the MID", async || a.get("/api/v1/mids/mid-a").await.1["live"] == true)
-        .await;
+    hears_of(a, "mid-a").await;
     let call = a.call(Method::POST, "crm/call/x").header("midward-wait-ms", "20000").body(Bytes::new());
     let since = SystemClock.boot();
     let (answer, ()) = tokio::join!(a.send(call.expect("a request")), async {
@@ -105,8 +102,7 @@ async fn a_waiting_caller_has_the_answer_that_another_replica_keeps_no_longer_th
     changed["connections"][0]["keep"] = json!("metadata");
     assert_eq!(a.post("/api/v1/apply", &changed).await.0, 200);
     let mut mid = ScriptedMid::working(b, "mid-a").await;
-    eventually("the first replica hears of the MID", async || a.get("/api/v1/mids/mid-a").await.1["live"] == true)
-        .await;
+    hears_of(a, "mid-a").await;
     let large = "x".repeat(400_000);
     let call = a.call(Method::POST, "crm/call/x").header("midward-wait-ms", "20000").body(Bytes::from("y"));
     let (answer, ()) = tokio::join!(a.send(call.expect("a request")), async {
@@ -117,10 +113,8 @@ async fn a_waiting_caller_has_the_answer_that_another_replica_keeps_no_longer_th
     assert_eq!((answer.status().as_u16(), answer.body().len()), (201, large.len()));
     let database = pair.places.0.database().await;
     let left = "SELECT id FROM requests WHERE keep <> 3 OR call_json <> '' UNION SELECT request_id FROM request_pieces";
-    eventually("nothing of it is left", async || {
-        sqlx::query(left).fetch_all(&database).await.expect("rows").is_empty()
-    })
-    .await;
+    let look = async || sqlx::query(left).fetch_all(&database).await.expect("rows").len();
+    eventually("nothing of it is left", look, |rows| *rows == 0).await;
     let id = answer.headers()["midward-request-id"].to_str().expect("text").to_owned();
     let (_, shown) = b.get(&format!("/api/v1/requests/{id}")).await;
     assert_eq!((shown["status"].as_i64(), &shown["body_unavailable"]["code"]), (Some(201), &json!("body_not_kept")));
@@ -182,29 +176,30 @@ async fn what_is_changed_at_one_replica_holds_at_the_other() {
     let pair = pair().await;
     let (a, b) = (&pair.a, &pair.b);
     let mid = ScriptedMid::working(a, "mid-a").await;
-    eventually("the other hears of the MID", async || b.get("/api/v1/mids/mid-a").await.1["live"] == true).await;
+    hears_of(b, "mid-a").await;
     // The route is compiled at both before it changes.
     assert_eq!(submit(b, "GET").await.len(), submit(a, "GET").await.len());
     let mut changed = document();
     changed["connections"][0]["mid"] = json!("nobody");
     a.post("/api/v1/apply", &changed).await;
-    eventually("the route changes", async || {
+    let look = async || {
         let call = b.call(Method::GET, "crm/call/x").header("midward-wait-ms", "100").body(Bytes::new());
-        b.send(call.expect("a request")).await.status().as_u16() == 503
-    })
-    .await;
+        b.send(call.expect("a request")).await.status().as_u16()
+    };
+    eventually("the route changes", look, |status| *status == 503).await;
     let new = json!({"name": "app", "role": "caller", "connections": ["crm"]});
     let (_, answer) = a.post("/api/v1/api-keys", &new).await;
     let key = answer["key"].as_str().expect("a key").to_owned();
     assert_eq!(b.api_as(&key, Method::GET, "/api/v1/requests", &Value::Null).await.0, 200);
     assert_eq!(a.api_as(&a.key, Method::DELETE, "/api/v1/api-keys/app", &Value::Null).await.0, 204);
-    eventually("the key ends", async || b.api_as(&key, Method::GET, "/api/v1/requests", &Value::Null).await.0 == 401)
-        .await;
+    let look = async || b.api_as(&key, Method::GET, "/api/v1/requests", &Value::Null).await.0;
+    eventually("the key ends", look, |status| *status == 401).await;
     assert_eq!(mid.heartbeat(b, "ready").await.0, 200);
     a.post("/api/v1/mids/mid-a/drain", &Value::Null).await;
-    eventually("the drain is known", async || b.get("/api/v1/mids/mid-a").await.1["draining"] == true).await;
+    let look = async || b.get("/api/v1/mids/mid-a").await.1;
+    eventually("the drain is known", look, |mid| mid["draining"] == true).await;
     a.post("/api/v1/mids/mid-a/invalidate", &Value::Null).await;
-    eventually("its tokens end", async || mid.heartbeat(b, "ready").await.0 == 401).await;
+    eventually("its tokens end", async || mid.heartbeat(b, "ready").await.0, |status| *status == 401).await;
     let beat = b.api_as(&mid.token, Method::POST, paths::LEASE, &json!({})).await;
     assert_eq!(beat.0, 401);
     pair.stop().await;
@@ -281,8 +276,7 @@ async fn limited(limits: &Value) -> (Pair, ScriptedMid, ScriptedMid) {
     let at_a = ScriptedMid::working(&pair.a, "mid-a").await;
     let at_b = ScriptedMid::working(&pair.b, "mid-b").await;
     for (there, mid) in [(&pair.b, "mid-a"), (&pair.a, "mid-b")] {
-        let path = format!("/api/v1/mids/{mid}");
-        eventually("both replicas hear of both MIDs", async || there.get(&path).await.1["live"] == true).await;
+        hears_of(there, mid).await;
     }
     (pair, at_a, at_b)
 }
@@ -300,12 +294,7 @@ async fn replicas_share_a_connections_concurrency() {
     for number in 0..6 {
         submit(if number % 2 == 0 { &pair.a } else { &pair.b }, "POST").await;
     }
-    let mut held = Vec::new();
-    eventually("the first has both", async || {
-        held.extend(at_a.poll(&pair.a, 1000, true).await.into_iter().map(|lease| lease.request_id));
-        held.len() == 2
-    })
-    .await;
+    let held: Vec<String> = at_a.hold(&pair.a, 2).await.into_iter().map(|lease| lease.request_id).collect();
     assert!(at_b.poll(&pair.b, 1500, true).await.is_empty(), "four wait, and none is given out elsewhere");
     // One ends at the first replica, and the other one gives the next.
     assert_eq!(at_a.report(&pair.a, &held[0], 1, "x").await, "accepted");
@@ -316,13 +305,13 @@ async fn replicas_share_a_connections_concurrency() {
     assert_eq!(at_b.report(&pair.b, &next[0].request_id, 1, "x").await, "accepted");
     // Three wait, and both replicas give them out at once.
     let mut given = (Vec::new(), Vec::new());
-    eventually("two of them", async || {
+    let look = async || {
         let (from_a, from_b) = both(&pair, &mut at_a, &mut at_b).await;
         given.0.extend(from_a);
         given.1.extend(from_b);
-        given.0.len() + given.1.len() >= 2
-    })
-    .await;
+        given.0.len() + given.1.len()
+    };
+    eventually("two of them", look, |count| *count >= 2).await;
     assert_eq!(given.0.len() + given.1.len(), 2, "{given:?}");
     assert_eq!(both(&pair, &mut at_a, &mut at_b).await, (Vec::new(), Vec::new()));
     pair.stop().await;
@@ -335,12 +324,8 @@ async fn replicas_share_a_connections_rate() {
     for at in [&pair.a, &pair.b, &pair.a, &pair.b] {
         submit(at, "POST").await;
     }
-    let mut given = (Vec::new(), Vec::new());
-    eventually("one of them", async || {
-        given = both(&pair, &mut at_a, &mut at_b).await;
-        given.0.len() + given.1.len() > 0
-    })
-    .await;
+    let look = async || both(&pair, &mut at_a, &mut at_b).await;
+    let given = eventually("one of them", look, |given| !(given.0.is_empty() && given.1.is_empty())).await;
     assert_eq!(given.0.len() + given.1.len(), 1, "{given:?}");
     // That it ended makes no room.
     let (mid, at, id) = if given.1.is_empty() { (&at_a, &pair.a, &given.0[0]) } else { (&at_b, &pair.b, &given.1[0]) };

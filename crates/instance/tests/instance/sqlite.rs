@@ -8,15 +8,15 @@ use midward_instance::{StoreConfig, back_up};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 
-use crate::scenarios::support::{Instance, Place, ScriptedMid};
+use crate::scenarios::support::{Instance, Place, ScriptedMid, eventually};
 use crate::scenarios::{Canaries, for_each_scenario, later, with_document};
 
 macro_rules! each_on_sqlite {
-    ($($scenario:ident,)*) => {
-        $(#[tokio::test]
+    ($($group:ident: { $($scenario:ident,)* })*) => {
+        $($(#[tokio::test]
         async fn $scenario() {
             crate::scenarios::$scenario(Place::sqlite()).await;
-        })*
+        })*)*
     };
 }
 
@@ -113,16 +113,8 @@ async fn a_caller_does_not_wait_for_the_database_longer_than_it_said() {
     other.close().await.expect("closed");
     // The writer had it, and nobody waits any more: it is never sent.
     let path = format!("/api/v1/requests/{}", problem["request_id"].as_str().expect("an id"));
-    let ended = async {
-        loop {
-            let (_, shown) = instance.get(&path).await;
-            if !shown["finished_at"].is_null() {
-                return shown;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let shown = tokio::time::timeout(Duration::from_secs(20), ended).await.expect("in time");
+    let look = async || instance.get(&path).await.1;
+    let shown = eventually("it has ended", look, |shown| !shown["finished_at"].is_null()).await;
     assert_eq!((&shown["state"], &shown["failure"]["code"]), (&json!("failed"), &json!("expired")), "{shown}");
     assert!(mid.poll(&instance, 0, true).await.is_empty());
     instance.stop().await;

@@ -11,7 +11,7 @@ use midward_fakes::secret_scan::{encodings, find};
 use serde_json::{Value, json};
 use sqlx::Row as _;
 
-use super::support::{Instance, Place, ScriptedMid, document};
+use super::support::{Instance, Place, ScriptedMid, document, eventually};
 use super::{submit, with_document};
 
 async fn shown(instance: &Instance, id: &str) -> Value {
@@ -165,10 +165,7 @@ pub(crate) async fn keys_rotate_and_what_a_lost_one_wrote_is_told(mut place: Pla
     );
     assert!(old["body_unavailable"]["detail"].as_str().is_some_and(|detail| detail.contains(&lost)), "{old}");
     let new = submit(&instance, "POST").await;
-    let mut given = Vec::new();
-    while given.is_empty() {
-        given = mid.poll(&instance, 5000, true).await;
-    }
+    let given = mid.hold(&instance, 1).await;
     assert_eq!(given.iter().map(|lease| &lease.request_id).collect::<Vec<_>>(), [&new], "nothing else is sent");
     let (_, ended) = instance.get(&format!("/api/v1/requests/{waits}?wait_ms=5000")).await;
     assert_eq!((&ended["state"], &ended["failure"]["code"]), (&json!("failed"), &json!("encryption_key_unknown")));
@@ -311,12 +308,8 @@ pub(crate) async fn a_large_body_is_in_pieces_and_answers_to_polls_have_a_bound(
     // They go with their requests.
     place.finished_hours = 0;
     let instance = Instance::start(&place, Some(key)).await;
-    let gone = tokio::time::timeout(std::time::Duration::from_secs(10), async {
-        while largest("SELECT COUNT(*), CAST(0 AS BIGINT) FROM request_pieces").await.0 > 0 {
-            tokio::task::yield_now().await;
-        }
-    });
-    gone.await.expect("removed");
+    let look = async || largest("SELECT COUNT(*), CAST(0 AS BIGINT) FROM request_pieces").await.0;
+    eventually("they are removed", look, |count| *count == 0).await;
     instance.stop().await;
 }
 
@@ -340,12 +333,7 @@ pub(crate) async fn what_is_finished_is_kept_up_to_a_size(mut place: Place) {
     place.finished_bytes = Some(100_000);
     let instance = Instance::start(&place, Some(key)).await;
     let status = async |id: &str| instance.get(&format!("/api/v1/requests/{id}")).await.0;
-    let gone = tokio::time::timeout(std::time::Duration::from_secs(10), async {
-        while status(&ids[0]).await == 200 {
-            tokio::task::yield_now().await;
-        }
-    });
-    gone.await.expect("the oldest is removed");
+    eventually("the oldest is removed", async || status(&ids[0]).await, |status| *status == 404).await;
     for id in [&ids[1], &ids[2], &open] {
         assert_eq!(status(id).await, 200);
     }

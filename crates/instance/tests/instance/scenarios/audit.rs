@@ -1,7 +1,5 @@
 //! The audit: who asked what of which connection, by which MID, how it ended; refusals; and whether it is whole.
 
-use std::time::Duration;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -10,7 +8,7 @@ use midward_instance::{AuditLine, verify_audit};
 use midward_wire::{CheckpointsReply, paths};
 use serde_json::{Value, json};
 
-use super::support::{Instance, Place, ScriptedMid};
+use super::support::{Instance, Place, ScriptedMid, eventually};
 use super::{submit, with_document};
 
 pub(crate) async fn lines(instance: &Instance) -> Vec<AuditLine> {
@@ -39,17 +37,8 @@ pub(crate) fn entries(lines: &[AuditLine]) -> Vec<Value> {
 }
 
 /// The audit as soon as `done` says so.
-async fn eventually(instance: &Instance, done: impl Fn(&[AuditLine], &[Value]) -> bool) -> Vec<AuditLine> {
-    let looks = async {
-        loop {
-            let lines = lines(instance).await;
-            if done(&lines, &entries(&lines)) {
-                return lines;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), looks).await.expect("it stands in the audit")
+async fn stands(instance: &Instance, what: &str, done: impl Fn(&[AuditLine], &[Value]) -> bool) -> Vec<AuditLine> {
+    eventually(what, async || lines(instance).await, |lines| done(lines, &entries(lines))).await
 }
 
 /// How often such a refusal was counted.
@@ -85,7 +74,7 @@ pub(crate) async fn who_is_refused_at_the_mids_door_leaves_a_trace(place: Place)
         ("invalid_client", mid.id.as_str(), "MID token", 2),
         ("mid_token_refused", "", asked.as_str(), 1),
     ];
-    let found = eventually(&instance, |_, entries| {
+    let found = stands(&instance, "each refusal is counted", |_, entries| {
         expected.iter().all(|(code, client, asked, count)| times(entries, code, client, asked) == *count)
     })
     .await;
@@ -112,7 +101,7 @@ pub(crate) async fn the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole
     let call = Request::get(format!("{}/api/v1/connections/crm/call/", instance.started.call_url));
     let call = call.header("authorization", format!("Bearer {key}")).body(Bytes::new()).expect("a request");
     assert_eq!(instance.send(call).await.status(), 403);
-    let found = eventually(&instance, |_, entries| {
+    let found = stands(&instance, "three refusals", |_, entries| {
         let refused = |code: &str, client: &str, asked: &str| times(entries, code, client, asked) > 0;
         refused("not_allowed", &client, "GET /api/v1/mids")
             && refused("unauthorized", "", "GET /api/v1/mids")
@@ -152,7 +141,7 @@ pub(crate) async fn a_history_written_anew_is_found_by_the_checkpoints_that_a_mi
     let signed = |lines: &[AuditLine], _: &[Value]| {
         lines.iter().filter(|line| matches!(line, AuditLine::Checkpoint(_))).count() >= 3
     };
-    eventually(&instance, signed).await;
+    stands(&instance, "three checkpoints", signed).await;
     let (status, reply) = instance.api_as(&mid.token, Method::GET, paths::CHECKPOINTS, &Value::Null).await;
     assert_eq!(status, 200, "{reply}");
     let kept = serde_json::from_value::<CheckpointsReply>(reply).expect("checkpoints").checkpoints;
@@ -203,6 +192,37 @@ pub(crate) async fn the_figures_tell_what_waits_and_how_it_ended(place: Place) {
     instance.stop().await;
 }
 
+pub(crate) async fn what_a_crashed_instance_left_unsigned_is_signed_by_the_next_one_and_goes(mut place: Place) {
+    let instance = with_document(&place).await;
+    submit(&instance, "GET").await;
+    let key = instance.key.clone();
+    instance.stop().await;
+    // As a crash before the first checkpoint leaves it.
+    let database = place.database().await;
+    sqlx::query("DELETE FROM audit_checkpoints").execute(&database).await.expect("removed");
+    let rows = sqlx::query("SELECT DISTINCT chain FROM audit_blocks").fetch_all(&database).await.expect("rows");
+    let old: Vec<String> = rows.iter().map(|row| sqlx::Row::try_get(row, 0).expect("text")).collect();
+    database.close().await;
+    place.audit_days = 0;
+    let instance = Instance::start(&place, Some(key.clone())).await;
+    let closed = |entries: &[Value], chain: &String| {
+        entries.iter().any(|entry| entry["what"] == "chain_closed" && entry["chain"] == *chain)
+    };
+    let all_closed = |_: &[AuditLine], entries: &[Value]| old.iter().all(|chain| closed(entries, chain));
+    let found = stands(&instance, "it is told which were signed", all_closed).await;
+    verify_audit(&found, &[]).expect("whole");
+    let signed = |chain: &String| {
+        found.iter().any(|line| matches!(line, AuditLine::Checkpoint(checkpoint) if checkpoint.chain == *chain))
+    };
+    assert!(old.len() >= 2 && old.iter().all(signed), "{old:?}");
+    instance.stop().await;
+    let instance = Instance::start(&place, Some(key)).await;
+    let is_old = |line: &AuditLine| matches!(line, AuditLine::Block { chain, .. } if old.contains(chain));
+    let found = stands(&instance, "what is old is gone", |lines, _| !lines.iter().any(is_old)).await;
+    verify_audit(&found, &[]).expect("whole");
+    instance.stop().await;
+}
+
 pub(crate) async fn old_blocks_and_checkpoints_go_and_what_is_left_is_whole(mut place: Place) {
     let instance = with_document(&place).await;
     let checkpoints = |lines: &[AuditLine]| {
@@ -216,7 +236,7 @@ pub(crate) async fn old_blocks_and_checkpoints_go_and_what_is_left_is_whole(mut 
     for number in 1..=3 {
         let key = json!({"name": format!("k{number}"), "role": "caller"});
         assert_eq!(instance.post("/api/v1/api-keys", &key).await.0, 201);
-        eventually(&instance, |lines, _| {
+        stands(&instance, "the change is signed", |lines, _| {
             let changes = lines.iter().filter_map(|line| match line {
                 AuditLine::Block { chain, seq, entries, .. } if entries.contains("client_made") => Some((chain, *seq)),
                 _ => None,
@@ -236,7 +256,7 @@ pub(crate) async fn old_blocks_and_checkpoints_go_and_what_is_left_is_whole(mut 
     let mut chains: Vec<String> = kept.iter().map(|it| it.chain.clone()).collect();
     chains.sort_unstable();
     chains.dedup();
-    let found = eventually(&instance, |lines, _| {
+    let found = stands(&instance, "what is old is gone", |lines, _| {
         let blocks = lines.iter().filter(|line| matches!(line, AuditLine::Block { chain, .. } if is_old(chain)));
         let signed = checkpoints(lines).into_iter().map(|it| it.chain).filter(|it| is_old(it));
         // The last one of each chain.

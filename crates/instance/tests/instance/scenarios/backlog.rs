@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::support::{Instance, Place, ScriptedMid, document};
+use super::audit_lines;
+use super::support::{Instance, Place, ScriptedMid, document, eventually};
 
 /// An instance with the document's connection and others like it.
 async fn with_connections(place: &Place, others: impl Iterator<Item = Value>) -> Instance {
@@ -88,6 +89,62 @@ pub(crate) async fn what_nobody_can_take_is_in_nobodys_way(place: Place) {
     down.heartbeat(&instance, "ready").await;
     assert_eq!(down.poll_for(&instance, 8, 10_000, true).await.len(), 8);
     assert!(mid.poll(&instance, 100, true).await.is_empty(), "not of another's");
+    instance.stop().await;
+}
+
+pub(crate) async fn a_degraded_resolver_serves_what_nobody_else_may_that_has_it_ready(place: Place) {
+    let pinned = json!({"alias": "pinned", "mid": "mid-b"});
+    let instance = with_connections(&place, [pinned].into_iter()).await;
+    let cluster = json!({"mids": ["mid-b"]});
+    let served_by = json!({"base_url": "https://api.test/v1", "credential": "crm-cred", "cluster": "far"});
+    for (path, record) in [("/api/v1/clusters/far", cluster), ("/api/v1/connections/clustered", served_by)] {
+        let (status, answer) = instance.api_as(&instance.key, http::Method::PUT, path, &record).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    let mut ready = ScriptedMid::working(&instance, "mid-a").await;
+    let mut degraded = ScriptedMid::working(&instance, "mid-b").await;
+    assert_eq!(degraded.heartbeat(&instance, "degraded").await.0, 200);
+    // Queued while nobody polls.
+    let either = submit(&instance, "crm", json!({})).await;
+    let mut own = Vec::new();
+    for connection in ["pinned", "clustered"] {
+        own.push(submit(&instance, connection, json!({})).await);
+    }
+    own.sort();
+    let held = degraded.hold(&instance, 2).await;
+    let mut got = ids(&held);
+    got.sort_unstable();
+    assert_eq!(got, own);
+    assert!(degraded.poll(&instance, 700, true).await.is_empty(), "the other one has it ready");
+    assert_eq!(ids(&ready.poll(&instance, 10_000, true).await), [either.as_str()]);
+    // Better degraded than not at all.
+    assert_eq!(ready.heartbeat(&instance, "unusable").await.0, 200);
+    let next = submit(&instance, "crm", json!({})).await;
+    assert_eq!(ids(&degraded.poll(&instance, 10_000, true).await), [next.as_str()]);
+    instance.stop().await;
+}
+
+pub(crate) async fn what_expires_at_once_ends_in_several_transactions(place: Place) {
+    const MOST: usize = 2000;
+    let instance = with_connections(&place, std::iter::empty()).await;
+    let id = submit(&instance, "crm", json!({})).await;
+    copy(&place, &id, 4999).await;
+    let database = place.database().await;
+    sqlx::query("UPDATE requests SET expires_at = 1").execute(&database).await.expect("over");
+    let look = async || {
+        let rows = sqlx::query("SELECT id FROM requests WHERE state = 0").fetch_all(&database).await;
+        rows.expect("rows").len()
+    };
+    eventually("all have ended", look, |left| *left == 0).await;
+    database.close().await;
+    // A block is what one transaction did.
+    let ended = audit_lines(&instance).await.into_iter().filter_map(|line| match line {
+        midward_instance::AuditLine::Block { entries, .. } => Some(entries.matches("\"ended\"").count()),
+        _ => None,
+    });
+    let ended: Vec<usize> = ended.filter(|count| *count > 0).collect();
+    assert_eq!(ended.iter().sum::<usize>(), 5000);
+    assert!(ended.iter().all(|count| *count <= MOST), "{ended:?}");
     instance.stop().await;
 }
 

@@ -7,11 +7,8 @@ use http::{Method, Response};
 use midward_core::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
-use super::support::{Instance, Place, ScriptedMid};
+use super::support::{Instance, Place, ScriptedMid, eventually};
 use super::with_document;
-
-/// Of what happens at once.
-const WITHIN: Duration = Duration::from_secs(20);
 
 /// One that waits in the queue for an hour.
 pub(crate) fn later(key: &str) -> Value {
@@ -21,17 +18,11 @@ pub(crate) fn later(key: &str) -> Value {
 
 /// Queues one that there is room for. What was committed while it was counted may be reckoned twice, until the next count.
 pub(crate) async fn queue(instance: &Instance, key: &str) -> Value {
-    let accepted = async {
-        loop {
-            let (status, answer) = instance.post("/api/v1/requests", &later(key)).await;
-            if status == 202 {
-                return answer["id"].clone();
-            }
-            assert_eq!((status, &answer["code"]), (503, &json!("queue_full")), "{answer}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(WITHIN, accepted).await.expect("there is room")
+    let look = async || instance.post("/api/v1/requests", &later(key)).await;
+    let is_full = |answer: &Value| answer["code"] == "queue_full";
+    let (status, answer) = eventually("there is room", look, |(_, answer)| !is_full(answer)).await;
+    assert_eq!(status, 202, "{answer}");
+    answer["id"].clone()
 }
 
 async fn call(instance: &Instance) -> Response<Bytes> {
@@ -71,18 +62,10 @@ pub(crate) async fn a_full_queue_takes_only_what_a_mid_takes_at_once(mut place: 
         let leases = mid.poll(&instance, 25_000, true).await;
         mid.report(&instance, &leases[0].request_id, 1, "done").await
     };
-    let taken = async {
-        loop {
-            let answer = call(&instance).await;
-            // The poll was not there yet.
-            if code(&answer) != "queue_full" {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let both = async { tokio::join!(works, taken) };
-    let (verdict, answer) = tokio::time::timeout(WITHIN, both).await.expect("in time");
+    // Until the poll is there.
+    let taken =
+        eventually("it is taken at once", async || call(&instance).await, |answer| code(answer) != "queue_full");
+    let (verdict, answer) = tokio::join!(works, taken);
     assert_eq!((verdict.as_str(), answer.status().as_u16()), ("accepted", 201));
 
     // It is known right after a start, and what leaves the queue is noticed.

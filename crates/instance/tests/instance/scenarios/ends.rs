@@ -6,12 +6,12 @@ use midward_wire::paths;
 use serde_json::{Value, json};
 
 use super::audit::{entries, lines};
-use super::support::{Instance, Place, ScriptedMid};
+use super::support::{Instance, Place, ScriptedMid, eventually};
 use super::terms::with_connection;
 use super::{submit, with_document};
 
 /// What the audit says of how a request and its attempts ended.
-async fn ends(instance: &Instance, id: &str) -> Vec<Value> {
+pub(super) async fn ends(instance: &Instance, id: &str) -> Vec<Value> {
     let of = |entry: &Value| {
         entry["request"] == id && matches!(entry["what"].as_str(), Some("tried_again" | "withdrawn" | "ended"))
     };
@@ -23,7 +23,7 @@ async fn ends(instance: &Instance, id: &str) -> Vec<Value> {
 }
 
 /// A line of the metrics.
-async fn figure(instance: &Instance, name: &str) -> String {
+pub(super) async fn figure(instance: &Instance, name: &str) -> String {
     let request = Request::get(format!("{}/metrics", instance.started.public_url));
     let request = request.header("authorization", format!("Bearer {}", instance.key)).body(Bytes::new());
     let answer = instance.send(request.expect("a request")).await;
@@ -93,12 +93,8 @@ pub(crate) async fn what_was_handed_back_unsent_may_be_cancelled(place: Place) {
     mid.incarnation = "inc-2".into();
     mid.received = 0;
     assert_eq!(mid.heartbeat(&instance, "unusable").await.0, 200);
-    let queued = async {
-        while shown(&instance, &get).await["state"] != "queued" {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(20), queued).await.expect("queued again");
+    let look = async || shown(&instance, &get).await;
+    eventually("it is queued again", look, |shown| shown["state"] == "queued").await;
     assert_eq!(cancel(&instance, &get).await.0, 409);
     instance.stop().await;
 }

@@ -43,10 +43,7 @@ pub(crate) async fn the_connection_says_what_is_given_out_again_after_a_mid_was_
     instance.post("/api/v1/apply", &document).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let (get, put) = (submit(&instance, "GET").await, submit(&instance, "PUT").await);
-    let mut held = 0;
-    while held < 2 {
-        held += mid.poll(&instance, 5000, true).await.len();
-    }
+    mid.hold(&instance, 2).await;
     mid.incarnation = "inc-2".into();
     mid.received = 0;
     assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);

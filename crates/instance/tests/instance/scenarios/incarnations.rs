@@ -10,7 +10,7 @@ use midward_core::{Clock as _, SystemClock};
 use midward_wire::{EnrollToken, paths};
 use serde_json::{Value, json};
 
-use super::support::{Instance, Place, ScriptedMid};
+use super::support::{Instance, Place, ScriptedMid, eventually};
 use super::{audit_entries, audit_lines, submit, with_document};
 
 async fn poll(instance: &Instance, mid: &ScriptedMid, wait_ms: u64) -> (u16, Value) {
@@ -27,10 +27,7 @@ pub(crate) async fn a_mid_that_was_cloned_is_told_and_only_the_newer_one_works(p
     let instance = with_document(&place).await;
     let mut older = ScriptedMid::working(&instance, "mid-a").await;
     let (once, again) = (submit(&instance, "POST").await, submit(&instance, "GET").await);
-    let mut held = Vec::new();
-    while held.len() < 2 {
-        held.extend(older.poll(&instance, 5000, true).await);
-    }
+    older.hold(&instance, 2).await;
     // A poll of the older one waits; it gets nothing more from the moment on in which the newer one is heard.
     let mut newer = older.clone_of("inc-2");
     let (left_behind, ()) = tokio::join!(poll(&instance, &older, 20_000), async {
@@ -59,12 +56,8 @@ pub(crate) async fn a_mid_that_was_cloned_is_told_and_only_the_newer_one_works(p
     assert_eq!(told, 1, "once, and not each time");
     // When the newer one is heard of no more, the older one has its place again.
     let since = SystemClock.boot();
-    let heals = async {
-        while older.heartbeat(&instance, "ready").await.0 != 200 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), heals).await.expect("it heals");
+    let look = async || older.heartbeat(&instance, "ready").await.0;
+    eventually("it heals", look, |status| *status == 200).await;
     assert!(SystemClock.boot().saturating_since(since) > Duration::from_secs(5), "not while the newer one lives");
     let next = submit(&instance, "GET").await;
     assert_eq!(ids(&older.poll(&instance, 5000, true).await), [(next.as_str(), 1)]);
@@ -111,9 +104,11 @@ pub(crate) async fn a_heartbeat_that_says_nothing_new_is_stored_with_the_others(
     let mut first = Vec::new();
     for (name, mid) in &mids {
         let before = last_seen(&instance, name).await;
-        while last_seen(&instance, name).await == before {
+        let look = async || {
             assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
-        }
+            last_seen(&instance, name).await
+        };
+        eventually("it is heard later", look, |seen| *seen != before).await;
         first.push(before);
     }
     let key = instance.key.clone();

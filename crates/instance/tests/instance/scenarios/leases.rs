@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sqlx::{AnyPool, AssertSqlSafe, Row as _};
 
-use super::support::{Instance, Place, ScriptedMid};
+use super::support::{Instance, Place, ScriptedMid, eventually, eventually_within};
 use super::{submit, with_document};
 
 /// A MID that holds a request which may be repeated and one which may not.
@@ -13,11 +13,7 @@ async fn with_two_leases(place: &Place) -> (Instance, ScriptedMid, String, Strin
     let instance = with_document(place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let (get, post) = (submit(&instance, "GET").await, submit(&instance, "POST").await);
-    let mut held = Vec::new();
-    while held.len() < 2 {
-        held.extend(mid.poll(&instance, 5000, true).await);
-    }
-    for lease in held {
+    for lease in mid.hold(&instance, 2).await {
         let whole = 85_000..=96_000;
         assert!(whole.contains(&lease.lease_ms), "the API's time-out and a minute: {lease:?}");
     }
@@ -48,33 +44,21 @@ async fn looked(database: &AnyPool) -> (i64, i64) {
 
 /// Waits until leases were looked at, and once more, after `since`; tells since when without a pause.
 async fn looked_twice_since(database: &AnyPool, since: i64) -> i64 {
-    let looks = async {
-        let mut first = None;
-        loop {
-            let (at, alive_since) = looked(database).await;
-            match first {
-                None if at > since => first = Some(at),
-                Some(first) if at > first => return alive_since,
-                _ => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), looks).await.expect("somebody looks after leases")
+    let look = async || looked(database).await;
+    let (first, _) = eventually("leases are looked at", look, |(at, _)| *at > since).await;
+    eventually("leases are looked at once more", look, |(at, _)| *at > first).await.1
 }
 
 /// What a MID is given next, which is heard of all the time.
 async fn given(instance: &Instance, mid: &mut ScriptedMid) -> Vec<(String, i64)> {
-    let polls = async {
-        loop {
-            assert_eq!(mid.heartbeat(instance, "ready").await.0, 200);
-            let leases = mid.poll(instance, 1000, true).await;
-            if !leases.is_empty() {
-                return leases.into_iter().map(|lease| (lease.request_id, lease.epoch)).collect();
-            }
-        }
+    let look = async || {
+        assert_eq!(mid.heartbeat(instance, "ready").await.0, 200);
+        mid.poll(instance, 1000, true).await
     };
     // A machine that stands still for two seconds counts as a pause, with its grace.
-    tokio::time::timeout(Duration::from_secs(90), polls).await.expect("it is given out again")
+    let bound = Duration::from_secs(90);
+    let leases = eventually_within(bound, "it is given out again", look, |leases| !leases.is_empty()).await;
+    leases.into_iter().map(|lease| (lease.request_id, lease.epoch)).collect()
 }
 
 pub(crate) async fn a_lease_whose_time_runs_out_ends_though_its_mid_lives(place: Place) {

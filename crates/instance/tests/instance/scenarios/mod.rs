@@ -1,5 +1,7 @@
 //! The real server on loopback with a scripted MID: what must hold whatever the database is.
 
+#![deny(dead_code, reason = "a scenario that is in no group of `for_each_scenario` would never run")]
+
 mod at_rest;
 mod audit;
 mod backlog;
@@ -23,12 +25,14 @@ pub(crate) use audit::{
     a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept, entries as audit_entries,
     lines as audit_lines, old_blocks_and_checkpoints_go_and_what_is_left_is_whole,
     the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole, the_figures_tell_what_waits_and_how_it_ended,
+    what_a_crashed_instance_left_unsigned_is_signed_by_the_next_one_and_goes,
     who_is_refused_at_the_mids_door_leaves_a_trace,
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 pub(crate) use backlog::{
+    a_degraded_resolver_serves_what_nobody_else_may_that_has_it_ready,
     each_of_many_connections_with_limits_has_its_turn, interactive_requests_go_first_and_then_the_connections_in_turn,
-    what_nobody_can_take_is_in_nobodys_way,
+    what_expires_at_once_ends_in_several_transactions, what_nobody_can_take_is_in_nobodys_way,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -67,10 +71,9 @@ pub(crate) use messages::{
     a_mid_hands_back_a_bounded_number_at_once, a_nul_in_a_mids_message_fails_nobody_elses,
     an_apis_headers_come_as_they_are, what_no_database_could_be_asked_for_is_not_there,
 };
-use midward_core::{Clock as _, SystemClock};
 use midward_wire::{EnrollToken, MidState, paths, state_signing_input};
 use serde_json::{Value, json};
-use support::{Instance, Place, ScriptedMid, document};
+use support::{Instance, Place, ScriptedMid, document, eventually, eventually_within};
 pub(crate) use terms::{
     a_connection_has_its_concurrency_and_rate, a_delayed_request_is_sent_when_its_time_has_come,
     what_the_policy_says_is_tried_again_and_then_a_dead_letter, what_was_noted_of_a_connections_rate_goes_with_it,
@@ -80,82 +83,99 @@ pub(crate) use traces::{
     no_answer_of_the_call_listener_is_anything_to_a_browser, the_figures_tell_how_long_a_call_waited_and_ran,
 };
 
-/// Calls a macro with the names of all scenarios.
+/// Calls a macro with the names of all scenarios, in groups that are run side by side.
 macro_rules! for_each_scenario {
     ($run:ident) => {
         $run! {
-            apply_is_idempotent_and_a_dry_run_changes_nothing,
-            documents_that_do_not_hold_together_change_nothing,
-            grants_issuers_and_replay_methods_are_kept,
-            the_connection_says_what_is_given_out_again_after_a_mid_was_lost,
-            the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole,
-            a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept,
-            old_blocks_and_checkpoints_go_and_what_is_left_is_whole,
-            who_is_refused_at_the_mids_door_leaves_a_trace,
-            the_figures_tell_what_waits_and_how_it_ended,
-            each_role_may_do_its_own_and_nothing_else,
-            a_rotated_key_overlaps_and_an_expired_one_is_refused,
-            an_oauth_client_gets_short_lived_tokens_at_the_instances_own_endpoint,
-            a_client_beyond_its_rate_is_told_when_to_come_back,
-            a_change_that_depends_on_what_was_seen_is_refused_after_another_one,
-            lists_come_in_pages_and_by_filters,
-            a_callers_key_makes_calls_through_its_connections_and_nothing_else,
-            a_synchronous_call_gets_the_apis_own_answer,
-            an_apis_headers_come_as_they_are,
-            a_mid_that_was_cloned_is_told_and_only_the_newer_one_works,
-            an_enrollment_whose_answer_got_lost_is_given_again,
-            a_heartbeat_that_says_nothing_new_is_stored_with_the_others,
-            a_callers_trace_goes_on_once_and_a_bad_one_does_not,
-            a_queued_request_keeps_its_trace_and_its_idempotency_key,
-            the_figures_tell_how_long_a_call_waited_and_ran,
-            no_answer_of_the_call_listener_is_anything_to_a_browser,
-            a_lost_batch_is_delivered_again_and_executed_once,
-            a_new_incarnation_ends_the_leases_of_the_old_one,
-            the_work_of_a_dead_mid_moves_and_what_may_not_be_repeated_is_unknown,
-            a_caller_whose_mid_died_before_it_took_the_call_learns_it,
-            what_is_finished_is_kept_for_its_time_and_then_removed,
-            interactive_requests_go_before_older_standard_ones,
-            a_request_may_be_cancelled_until_a_mid_has_it,
-            what_waits_for_its_next_attempt_may_be_cancelled_and_ends_as_its_last_one,
-            what_was_handed_back_unsent_may_be_cancelled,
-            a_caller_whose_call_was_handed_back_and_that_nobody_else_can_serve_learns_it,
-            what_expires_between_two_attempts_is_a_dead_letter_and_in_the_audit,
-            a_report_that_is_repeated_is_none_of_a_stranger,
-            without_a_mid_that_applies_the_caller_learns_why,
-            enrollment_validation_and_the_signed_word_about_it,
-            bad_requests_are_refused_before_they_are_stored,
-            an_idempotency_key_makes_one_request,
-            a_nul_in_a_mids_message_fails_nobody_elses,
-            what_no_database_could_be_asked_for_is_not_there,
-            a_mid_hands_back_a_bounded_number_at_once,
-            an_expired_request_is_never_leased,
-            a_restart_keeps_what_was_accepted,
-            a_lease_whose_time_runs_out_ends_though_its_mid_lives,
-            a_restart_gives_leases_one_period_of_grace,
-            a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new,
-            a_request_that_was_given_out_and_then_expired_is_unknown_not_unsent,
-            what_the_connection_header_names_is_not_passed_on,
-            nobody_is_listened_to_for_long_before_showing_a_key,
-            an_answer_may_be_larger_than_a_request,
-            a_jar_is_kept_for_mids_and_given_out_by_its_digest,
-            a_dead_mid_is_shown_as_not_live_within_ten_seconds,
-            a_cluster_balances_by_what_each_mid_can_take,
-            a_cluster_fails_over_in_its_order,
-            an_address_chooses_the_cluster_of_its_network,
-            clusters_hold_together_with_what_names_them,
-            a_mid_is_paused_drained_and_given_a_new_key,
-            a_delayed_request_is_sent_when_its_time_has_come,
-            a_connection_has_its_concurrency_and_rate,
-            what_nobody_can_take_is_in_nobodys_way,
-            each_of_many_connections_with_limits_has_its_turn,
-            interactive_requests_go_first_and_then_the_connections_in_turn,
-            what_was_noted_of_a_connections_rate_goes_with_it,
-            what_the_policy_says_is_tried_again_and_then_a_dead_letter,
-            keys_rotate_and_what_a_lost_one_wrote_is_told,
-            a_connection_keeps_metadata_only,
-            a_large_body_is_in_pieces_and_answers_to_polls_have_a_bound,
-            what_is_finished_is_kept_up_to_a_size,
-            a_full_queue_takes_only_what_a_mid_takes_at_once,
+            configuration: {
+                apply_is_idempotent_and_a_dry_run_changes_nothing,
+                documents_that_do_not_hold_together_change_nothing,
+                grants_issuers_and_replay_methods_are_kept,
+                clusters_hold_together_with_what_names_them,
+                a_jar_is_kept_for_mids_and_given_out_by_its_digest,
+                a_change_that_depends_on_what_was_seen_is_refused_after_another_one,
+                lists_come_in_pages_and_by_filters,
+                bad_requests_are_refused_before_they_are_stored,
+                what_no_database_could_be_asked_for_is_not_there,
+                an_idempotency_key_makes_one_request,
+                nobody_is_listened_to_for_long_before_showing_a_key,
+            }
+            audit_and_clients: {
+                the_audit_tells_who_asked_what_and_how_it_ended_and_is_whole,
+                a_history_written_anew_is_found_by_the_checkpoints_that_a_mid_has_kept,
+                old_blocks_and_checkpoints_go_and_what_is_left_is_whole,
+                what_a_crashed_instance_left_unsigned_is_signed_by_the_next_one_and_goes,
+                who_is_refused_at_the_mids_door_leaves_a_trace,
+                the_figures_tell_what_waits_and_how_it_ended,
+                each_role_may_do_its_own_and_nothing_else,
+                a_rotated_key_overlaps_and_an_expired_one_is_refused,
+                an_oauth_client_gets_short_lived_tokens_at_the_instances_own_endpoint,
+                a_client_beyond_its_rate_is_told_when_to_come_back,
+                a_callers_key_makes_calls_through_its_connections_and_nothing_else,
+            }
+            calls: {
+                a_synchronous_call_gets_the_apis_own_answer,
+                an_apis_headers_come_as_they_are,
+                what_the_connection_header_names_is_not_passed_on,
+                an_answer_may_be_larger_than_a_request,
+                without_a_mid_that_applies_the_caller_learns_why,
+                a_caller_whose_mid_died_before_it_took_the_call_learns_it,
+                a_caller_whose_call_was_handed_back_and_that_nobody_else_can_serve_learns_it,
+                a_callers_trace_goes_on_once_and_a_bad_one_does_not,
+                a_queued_request_keeps_its_trace_and_its_idempotency_key,
+                the_figures_tell_how_long_a_call_waited_and_ran,
+                no_answer_of_the_call_listener_is_anything_to_a_browser,
+            }
+            mids: {
+                enrollment_validation_and_the_signed_word_about_it,
+                an_enrollment_whose_answer_got_lost_is_given_again,
+                a_mid_that_was_cloned_is_told_and_only_the_newer_one_works,
+                a_heartbeat_that_says_nothing_new_is_stored_with_the_others,
+                a_nul_in_a_mids_message_fails_nobody_elses,
+                a_mid_is_paused_drained_and_given_a_new_key,
+                a_dead_mid_is_shown_as_not_live_within_ten_seconds,
+                a_cluster_balances_by_what_each_mid_can_take,
+                a_cluster_fails_over_in_its_order,
+                an_address_chooses_the_cluster_of_its_network,
+            }
+            leases_and_ends: {
+                a_lost_batch_is_delivered_again_and_executed_once,
+                a_draining_mid_gets_back_the_batch_that_got_lost_and_nothing_new,
+                a_mid_hands_back_a_bounded_number_at_once,
+                a_new_incarnation_ends_the_leases_of_the_old_one,
+                the_work_of_a_dead_mid_moves_and_what_may_not_be_repeated_is_unknown,
+                the_connection_says_what_is_given_out_again_after_a_mid_was_lost,
+                a_restart_keeps_what_was_accepted,
+                a_lease_whose_time_runs_out_ends_though_its_mid_lives,
+                a_restart_gives_leases_one_period_of_grace,
+                a_request_that_was_given_out_and_then_expired_is_unknown_not_unsent,
+                an_expired_request_is_never_leased,
+                a_request_may_be_cancelled_until_a_mid_has_it,
+                what_was_handed_back_unsent_may_be_cancelled,
+                a_report_that_is_repeated_is_none_of_a_stranger,
+            }
+            the_queue: {
+                interactive_requests_go_before_older_standard_ones,
+                interactive_requests_go_first_and_then_the_connections_in_turn,
+                each_of_many_connections_with_limits_has_its_turn,
+                what_nobody_can_take_is_in_nobodys_way,
+                a_degraded_resolver_serves_what_nobody_else_may_that_has_it_ready,
+                a_full_queue_takes_only_what_a_mid_takes_at_once,
+                a_delayed_request_is_sent_when_its_time_has_come,
+                a_connection_has_its_concurrency_and_rate,
+                what_was_noted_of_a_connections_rate_goes_with_it,
+                what_the_policy_says_is_tried_again_and_then_a_dead_letter,
+                what_waits_for_its_next_attempt_may_be_cancelled_and_ends_as_its_last_one,
+                what_expires_between_two_attempts_is_a_dead_letter_and_in_the_audit,
+                what_expires_at_once_ends_in_several_transactions,
+            }
+            what_is_stored: {
+                keys_rotate_and_what_a_lost_one_wrote_is_told,
+                a_connection_keeps_metadata_only,
+                a_large_body_is_in_pieces_and_answers_to_polls_have_a_bound,
+                what_is_finished_is_kept_up_to_a_size,
+                what_is_finished_is_kept_for_its_time_and_then_removed,
+            }
         }
     };
 }
@@ -299,10 +319,7 @@ pub(crate) async fn a_new_incarnation_ends_the_leases_of_the_old_one(place: Plac
     let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let (get, post) = (submit(&instance, "GET").await, submit(&instance, "POST").await);
-    let mut held = 0;
-    while held < 2 {
-        held += mid.poll(&instance, 5000, true).await.len();
-    }
+    mid.hold(&instance, 2).await;
     mid.incarnation = "inc-2".into();
     mid.received = 0;
     assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
@@ -319,19 +336,14 @@ pub(crate) async fn the_work_of_a_dead_mid_moves_and_what_may_not_be_repeated_is
     let instance = with_document(&place).await;
     let mut dying = ScriptedMid::working(&instance, "mid-a").await;
     let (get, post) = (submit(&instance, "GET").await, submit(&instance, "POST").await);
-    let mut held = 0;
-    while held < 2 {
-        held += dying.poll(&instance, 5000, true).await.len();
-    }
-    let since = SystemClock.boot();
+    dying.hold(&instance, 2).await;
     let mut heir = ScriptedMid::working(&instance, "mid-b").await;
-    let mut moved = Vec::new();
-    while moved.is_empty() {
-        let waited = SystemClock.boot().saturating_since(since);
-        assert!(waited.as_secs() < 15, "its work moves within 15 s");
+    let look = async || {
         assert_eq!(heir.heartbeat(&instance, "ready").await.0, 200);
-        moved = heir.poll(&instance, 1000, true).await;
-    }
+        heir.poll(&instance, 1000, true).await
+    };
+    let bound = std::time::Duration::from_secs(15);
+    let moved = eventually_within(bound, "its work moves", look, |leases| !leases.is_empty()).await;
     assert_eq!(moved.iter().map(|lease| (&lease.request_id, lease.epoch)).collect::<Vec<_>>(), [(&get, 2)]);
     let (_, shown) = instance.get(&format!("/api/v1/requests/{post}?wait_ms=5000")).await;
     assert_eq!((shown["state"].as_str(), shown["failure"]["code"].as_str()), (Some("unknown"), Some("mid_lost")));
@@ -348,11 +360,8 @@ pub(crate) async fn a_caller_whose_mid_died_before_it_took_the_call_learns_it(pl
     // It counts as alive and never polls.
     let request = instance.call(Method::POST, "crm/call/x").body(Bytes::new()).expect("a request");
     let (answer, ()) = tokio::join!(instance.send(request), async {
-        let mut waits = 0;
-        while waits == 0 {
-            let (_, all) = instance.get("/api/v1/requests").await;
-            waits = all["items"].as_array().map_or(0, Vec::len);
-        }
+        let look = async || instance.get("/api/v1/requests").await.1;
+        eventually("the call waits", look, |all| all["items"].as_array().is_some_and(|items| !items.is_empty())).await;
     });
     let problem: Value = serde_json::from_slice(answer.body()).expect("a problem");
     assert_eq!((answer.status().as_u16(), problem["code"].as_str()), (503, Some("no_mid")), "{problem}");
@@ -367,10 +376,7 @@ pub(crate) async fn what_is_finished_is_kept_for_its_time_and_then_removed(mut p
     let instance = with_document(&place).await;
     let mut mid = ScriptedMid::working(&instance, "mid-a").await;
     let (done, open) = (submit(&instance, "GET").await, submit(&instance, "GET").await);
-    let mut held = 0;
-    while held < 2 {
-        held += mid.poll(&instance, 5000, true).await.len();
-    }
+    mid.hold(&instance, 2).await;
     assert_eq!(mid.report(&instance, &done, 1, "x").await, "accepted");
     let status = async |instance: &Instance, id: &str| instance.get(&format!("/api/v1/requests/{id}")).await.0;
     assert_eq!(status(&instance, &done).await, 200);
@@ -379,12 +385,7 @@ pub(crate) async fn what_is_finished_is_kept_for_its_time_and_then_removed(mut p
     // Kept for no time: the first round comes at the start.
     place.finished_hours = 0;
     let instance = Instance::start(&place, Some(key)).await;
-    let gone = tokio::time::timeout(std::time::Duration::from_secs(10), async {
-        while status(&instance, &done).await == 200 {
-            tokio::task::yield_now().await;
-        }
-    });
-    gone.await.expect("removed");
+    eventually("it is removed", async || status(&instance, &done).await, |status| *status == 404).await;
     assert_eq!(status(&instance, &open).await, 200, "a request that runs stays, however old");
     assert_eq!(mid.report(&instance, &open, 1, "y").await, "accepted");
     instance.stop().await;
@@ -553,11 +554,8 @@ pub(crate) async fn a_restart_keeps_what_was_accepted(place: Place) {
     let instance = Instance::start(&place, Some(key)).await;
     // The lost batch first, then what is queued.
     assert_eq!(mid.heartbeat(&instance, "ready").await.0, 200);
-    let mut leased = Vec::new();
-    while leased.len() < 2 {
-        leased.extend(mid.poll(&instance, 5000, true).await.into_iter().map(|lease| lease.request_id));
-    }
-    assert_eq!(leased, [held.clone(), queued]);
+    let leases = mid.hold(&instance, 2).await;
+    assert_eq!(leases.iter().map(|lease| &lease.request_id).collect::<Vec<_>>(), [&held, &queued]);
     assert_eq!(mid.report(&instance, &held, 1, "x").await, "accepted");
     instance.stop().await;
 }

@@ -1,5 +1,6 @@
 //! A real instance on loopback, an HTTP client, and a scripted MID that speaks the real protocol.
 
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,36 @@ use midward_telemetry::Tracer;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+
+/// Longer than anything takes that comes about by itself.
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// Looks again and again until it is so, and returns what was seen then.
+pub(crate) async fn eventually<T: Debug>(what: &str, look: impl AsyncFnMut() -> T, is_so: impl FnMut(&T) -> bool) -> T {
+    eventually_within(WITHIN, what, look, is_so).await
+}
+
+/// The same of what takes its time. A look that takes longer than `bound` counts as none.
+pub(crate) async fn eventually_within<T: Debug>(
+    bound: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> T,
+    mut is_so: impl FnMut(&T) -> bool,
+) -> T {
+    let mut last = None;
+    let looks = async {
+        loop {
+            let seen = look().await;
+            if is_so(&seen) {
+                return seen;
+            }
+            last = Some(seen);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let found = tokio::time::timeout(bound, looks).await.ok();
+    found.unwrap_or_else(|| panic!("never within {bound:?}: {what}; seen last: {last:?}"))
+}
 
 /// The machine's clocks, but for a suspend that the test makes, and a wall clock that it moves.
 #[derive(Clone, Debug, Default)]
@@ -327,6 +358,19 @@ impl ScriptedMid {
         acknowledge: bool,
     ) -> Vec<midward_wire::LeaseGrant> {
         self.poll_for(instance, 8, wait_ms, acknowledge).await
+    }
+
+    /// Polls until it has so many requests, and no more.
+    pub(crate) async fn hold(&mut self, instance: &Instance, count: usize) -> Vec<midward_wire::LeaseGrant> {
+        let mut held = Vec::new();
+        let what = format!("it is given {count} requests");
+        let look = async || {
+            held.extend(self.poll(instance, 1000, true).await);
+            held.len()
+        };
+        let number = eventually(&what, look, |number| *number >= count).await;
+        assert_eq!(number, count, "{held:?}");
+        held
     }
 
     pub(crate) async fn poll_for(

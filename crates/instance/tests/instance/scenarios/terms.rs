@@ -4,8 +4,9 @@ use midward_core::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 use sqlx::Row as _;
 
+use super::ends::{ends, figure};
 use super::submit;
-use super::support::{Instance, Place, ScriptedMid, document};
+use super::support::{Instance, Place, ScriptedMid, document, eventually};
 
 pub(super) async fn with_connection(place: &Place, fields: &Value) -> (Instance, ScriptedMid) {
     let instance = Instance::start(place, None).await;
@@ -71,10 +72,7 @@ pub(crate) async fn what_the_policy_says_is_tried_again_and_then_a_dead_letter(p
     let (instance, mut mid) = with_connection(&place, &json!({"retry": retry})).await;
     let shown = async |id: &str| instance.get(&format!("/api/v1/requests/{id}")).await.1;
     let (id, other) = (submit(&instance, "POST").await, submit(&instance, "POST").await);
-    let mut leases = Vec::new();
-    while leases.len() < 2 {
-        leases.extend(mid.poll(&instance, 5000, true).await);
-    }
+    mid.hold(&instance, 2).await;
     assert_eq!(mid.report_status(&instance, &other, 1, (500, "x")).await, "accepted");
     assert_eq!(shown(&other).await["state"], "replied", "a status that is not named stands");
     assert_eq!(mid.report_status(&instance, &id, 1, (503, "busy")).await, "accepted");
@@ -103,6 +101,14 @@ pub(crate) async fn what_the_policy_says_is_tried_again_and_then_a_dead_letter(p
     assert_eq!(again.iter().map(|lease| (&lease.request_id, lease.epoch)).collect::<Vec<_>>(), [(&id, 4)]);
     assert_eq!(mid.report(&instance, &id, 4, "fine").await, "accepted");
     assert_eq!(shown(&id).await["status"], 201);
+    // It ended twice, and both the audit and the figures say so: accepted and redriven ones are those that ended.
+    let mut ended = ends(&instance, &id).await;
+    ended.retain(|entry| entry["what"] == "ended");
+    assert_eq!(ended.iter().map(|entry| entry["status"].as_i64()).collect::<Vec<_>>(), [Some(503), Some(201)]);
+    for (name, value) in [("accepted", "2"), ("redriven", "1"), ("ended", "3")] {
+        let labels = if name == "ended" { "{how=\"replied\"}" } else { "" };
+        assert_eq!(figure(&instance, &format!("midward_requests_{name}_total{labels} ")).await, value, "{name}");
+    }
     let (status, answer) = instance.post(&path, &Value::Null).await;
     assert_eq!((status, answer["code"].as_str()), (409, Some("not_a_dead_letter")));
     // Who waits for the answer gets it as it is.
@@ -150,12 +156,7 @@ pub(crate) async fn what_was_noted_of_a_connections_rate_goes_with_it(place: Pla
     assert_eq!(noted().await, ["crm", "gone", "waited-for"]);
     // The first round comes at the start.
     let instance = Instance::start(&place, Some(key)).await;
-    let removed = async {
-        while noted().await != ["crm", "waited-for"] {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(30), removed).await.expect("removed, and no other");
+    eventually("removed, and no other", noted, |noted| *noted == ["crm", "waited-for"]).await;
     database.close().await;
     instance.stop().await;
 }
