@@ -97,6 +97,27 @@ impl Chain {
     }
 }
 
+/// Whether a chain's blocks, from its last checkpoint to `head`, follow each other with the hashes that they say.
+pub(super) async fn is_whole(tx: &mut Transaction<'static, Any>, id: &str, head: &Head) -> Result<bool, StoreError> {
+    const AT_ONCE: i64 = 500;
+    let signed = audit::last_signed(tx, id).await?;
+    let mut last = signed.map(|(seq, hash)| Head { seq, hash }).unwrap_or_default();
+    while last.seq < head.seq {
+        let blocks = audit::page(&mut **tx, id, last.seq, AT_ONCE).await?;
+        let mut of_this = blocks.into_iter().filter(|block| block.chain == id).peekable();
+        if of_this.peek().is_none() {
+            return Ok(false);
+        }
+        for BlockRow { seq, at, entries, hash, .. } in of_this {
+            if seq != last.seq + 1 || hash != block_hash(&last.hash, id, seq, at, &entries) {
+                return Ok(false);
+            }
+            last = Head { seq, hash };
+        }
+    }
+    Ok(last == *head)
+}
+
 #[cfg(test)]
 mod tests {
     use midward_wire::AuditCheckpoint;
@@ -130,6 +151,43 @@ mod tests {
         let second = chain.append(&mut tx, 5, "[3]".into()).await.expect("written");
         tx.commit().await.expect("committed");
         assert_eq!(second, block_hash(&first, "c", 2, 5, "[3]"));
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_chain_of_which_a_block_was_changed_or_is_missing_is_not_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = StoreConfig { path: folder.path().to_owned(), ..StoreConfig::default() };
+        let store = Store::open(&config).await.expect("a store");
+        let mut tx = store.begin().await.expect("begun");
+        let mut chain = Chain::new("c".into());
+        for number in 1..=1200 {
+            let hash = chain.append(&mut tx, number, format!("[{number}]")).await.expect("written");
+            chain.settle();
+            if number == 2 {
+                let (signature, key) = ("s".to_owned(), "k".to_owned());
+                let checkpoint = AuditCheckpoint { chain: "c".into(), seq: 2, hash, at: 2, key, signature };
+                audit::insert_checkpoint(&mut *tx, &checkpoint).await.expect("written");
+            }
+        }
+        Chain::new("d".into()).append(&mut tx, 1, "[]".into()).await.expect("written");
+        let head = chain.committed().head();
+        assert!(is_whole(&mut tx, "c", &head).await.expect("read"));
+        for (change, is_seen) in [
+            // Before the checkpoint: whoever verifies all of it sees that.
+            ("UPDATE audit_blocks SET entries = '[0]' WHERE chain = 'c' AND seq = 1", false),
+            ("UPDATE audit_blocks SET entries = '[0]' WHERE chain = 'c' AND seq = 3", true),
+            ("UPDATE audit_blocks SET entries = '[0]' WHERE chain = 'c' AND seq = 1200", true),
+            ("DELETE FROM audit_blocks WHERE chain = 'c' AND seq = 700", true),
+            ("DELETE FROM audit_blocks WHERE chain = 'c' AND seq = 1200", true),
+            ("DELETE FROM audit_blocks WHERE chain = 'c'", true),
+        ] {
+            sqlx::query("SAVEPOINT whole").execute(&mut *tx).await.expect("done");
+            sqlx::query(change).execute(&mut *tx).await.expect("done");
+            assert_eq!(is_whole(&mut tx, "c", &head).await.expect("read"), !is_seen, "{change}");
+            sqlx::query("ROLLBACK TO whole").execute(&mut *tx).await.expect("done");
+        }
+        drop(tx);
         store.close().await;
     }
 }

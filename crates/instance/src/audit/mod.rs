@@ -22,7 +22,7 @@ use crate::app::App;
 use crate::client::ApiClient;
 use crate::keys::SigningKey;
 use crate::store::{Store, StoreError, audit};
-use chain::{Chain, Committed};
+use chain::{Chain, Committed, Head};
 
 pub(crate) use journal::{Journal, ended_entry};
 pub use verify::{AuditFault, AuditLine, AuditReport, verify_audit};
@@ -220,22 +220,25 @@ pub(crate) async fn run(app: std::sync::Arc<App>, every: Duration, keep: Duratio
     }
 }
 
-/// Signs what instances left behind that did not stop by themselves, so that its time is over some day; and tells so.
+/// Signs what instances left behind that did not stop by themselves, so that its time is over some day; and tells so. What
+/// somebody changed meanwhile is not signed: it stays, and `midward audit verify` names it.
 async fn close(app: &App, older: Duration) -> Result<(), StoreError> {
     let at = app.now();
     let before = at.saturating_sub(i64::try_from(older.as_millis()).unwrap_or(i64::MAX));
     let mut tx = app.store.begin().await?;
     let mut left = audit::unsigned(&mut tx, before, CLOSED_AT_ONCE).await?;
     left.retain(|(chain, ..)| app.audit.chains.iter().all(|(own, _)| own != chain));
-    if left.is_empty() {
-        return Ok(());
-    }
-    let entry = |(chain, seq, hash): &(String, i64, String)| {
-        json!({ "what": "chain_closed", "chain": chain, "seq": seq, "hash": hash }).to_string()
-    };
-    let entries: Vec<String> = left.iter().map(entry).collect();
+    let mut entries = Vec::with_capacity(left.len());
     for (chain, seq, hash) in left {
+        if !chain::is_whole(&mut tx, &chain, &Head { seq, hash: hash.clone() }).await? {
+            tracing::error!(chain, "the audit of an instance that is gone was changed: see `midward audit verify`");
+            continue;
+        }
+        entries.push(json!({ "what": "chain_closed", "chain": chain, "seq": seq, "hash": hash }).to_string());
         audit::insert_checkpoint(&mut *tx, &sign(app, &chain, seq, hash, at)).await?;
+    }
+    if entries.is_empty() {
+        return Ok(());
     }
     let pending = app.audit.write(&mut tx, at, &entries).await?;
     tx.commit().await?;

@@ -69,6 +69,16 @@ pub(crate) async fn unsigned(
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect()
 }
 
+/// Number and hash of a chain's last checkpoint.
+pub(crate) async fn last_signed(
+    tx: &mut Transaction<'static, Any>,
+    chain: &str,
+) -> Result<Option<(i64, String)>, StoreError> {
+    let sql = "SELECT seq, hash FROM audit_checkpoints WHERE chain = $1 ORDER BY seq DESC LIMIT 1";
+    let row = sqlx::query(sql).bind(chain).fetch_optional(&mut **tx).await?;
+    row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
+}
+
 /// Blocks in order of chain and number, after one of them.
 pub(crate) async fn page<'e>(
     db: impl Executor<'e, Database = Any>,

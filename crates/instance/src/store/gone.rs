@@ -74,9 +74,9 @@ async fn rows_that_left_the_queue_are_visited_once_and_not_at_each_look() {
             let (unknown, is_any_queued) = leases::end_leases(&mut tx, which, NOW, "{}").await.expect("done");
             assert_eq!((unknown.len(), is_any_queued), (0, false));
         }
-        assert!(outcomes::expire_retried(&mut tx, NOW).await.expect("done").is_empty());
+        assert!(outcomes::expire_retried(&mut tx, NOW, 10).await.expect("done").is_empty());
         for was_given_out in [false, true] {
-            assert!(outcomes::expire(&mut tx, NOW, "{}", was_given_out).await.expect("done").is_empty());
+            assert!(outcomes::expire(&mut tx, NOW, "{}", was_given_out, 10).await.expect("done").is_empty());
         }
         assert_eq!(lanes::make_due(&mut tx, NOW, 10).await.expect("done"), 0);
         assert_eq!(lanes::after(&mut tx, "", 10).await.expect("lanes"), []);

@@ -317,8 +317,8 @@ pub(crate) async fn withdraw(
     Ok(ended.map(|(_, outcome, trace)| (outcome, trace)))
 }
 
-/// Ends queued requests whose time is over with `outcome`, at most `most` of them. Returns which. Those that were surely never sent fail: never
-/// leased, or handed back; the others (`was_given_out`) become `unknown`.
+/// Ends queued requests whose time is over with `outcome`, at most `most` of them. Returns which. Those that were surely
+/// never sent fail: never leased, or handed back; the others (`was_given_out`) become `unknown`.
 pub(crate) async fn expire(
     tx: &mut Tx,
     now: i64,
