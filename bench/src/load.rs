@@ -70,23 +70,34 @@ pub(crate) async fn closed_loop(target: &Target, callers: usize, span: Duration)
 /// counts from the time that the call was due.
 pub(crate) async fn fixed_rate(target: &Target, rate: u32, span: Duration) -> anyhow::Result<Measured> {
     const CONNECTIONS: u32 = 8;
-    let start = SystemClock.boot();
     let gap = Duration::from_secs(1) / rate;
     let calls = u32::try_from(span.as_nanos() / gap.as_nanos()).context("too many calls")?;
     let mut tasks = Vec::new();
-    for lane in 0..CONNECTIONS {
+    let mut lanes = Vec::new();
+    for _ in 0..CONNECTIONS {
         let mut caller = Caller::connect(target.clone()).await?;
+        let (lane, mut dues) = tokio::sync::mpsc::unbounded_channel();
+        lanes.push(lane);
         tasks.push(tokio::spawn(async move {
             let mut latencies = Vec::new();
-            for number in (lane..calls).step_by(CONNECTIONS as usize) {
-                let due = start + gap * number;
-                sleep_until(due).await;
+            while let Some(due) = dues.recv().await {
                 caller.call().await?;
                 latencies.push(SystemClock.boot().saturating_since(due));
             }
             anyhow::Ok(latencies)
         }));
     }
+    let start = SystemClock.boot();
+    // Tokio's timer has a grain of a millisecond, as coarse as what is measured. A thread that sleeps wakes within some
+    // microseconds, and takes no processor from what is measured meanwhile.
+    std::thread::spawn(move || {
+        for (number, lane) in (0..calls).zip(lanes.iter().cycle()) {
+            let due = start + gap * number;
+            std::thread::sleep(due.saturating_since(SystemClock.boot()));
+            // Who has failed says so itself.
+            let _ = lane.send(due);
+        }
+    });
     collect(tasks, start).await
 }
 
@@ -101,21 +112,6 @@ async fn collect(
     let took = SystemClock.boot().saturating_since(start);
     latencies.sort_unstable();
     Ok(Measured { calls: latencies.len(), took, latencies })
-}
-
-/// Tokio's timer has a grain of a millisecond, as coarse as what is measured; the last stretch yields instead.
-async fn sleep_until(due: BootTime) {
-    loop {
-        let left = due.saturating_since(SystemClock.boot());
-        if left.is_zero() {
-            return;
-        }
-        if left > Duration::from_millis(2) {
-            tokio::time::sleep(left.saturating_sub(Duration::from_millis(2))).await;
-        } else {
-            tokio::task::yield_now().await;
-        }
-    }
 }
 
 struct Caller {
