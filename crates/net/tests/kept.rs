@@ -280,6 +280,22 @@ async fn what_was_not_read_to_its_end_is_closed() {
     assert_eq!(server.accepted(), 5);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_nobody_asked_for_is_nobodys() {
+    let server = server(|mut stream, _| async move {
+        while head(&mut stream).await.is_some() {
+            let both = format!("{OK}HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen");
+            stream.write_all(both.as_bytes()).await.expect("written");
+        }
+    })
+    .await;
+    let way = plain();
+    for _ in 0..200 {
+        ok(way.send(get(server.url()), &options()).await);
+    }
+    assert_eq!(server.accepted(), 200);
+}
+
 #[tokio::test]
 async fn what_still_sends_an_answered_request_holds_nobody_up() {
     const LARGE: usize = 64 << 20;
