@@ -7,12 +7,6 @@ import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.OutputStream;
 import java.util.Map;
-import java.util.concurrent.RejectedExecutionHandler;
-import java.util.concurrent.SynchronousQueue;
-import java.util.concurrent.ThreadFactory;
-import java.util.concurrent.ThreadPoolExecutor;
-import java.util.concurrent.TimeUnit;
-import java.util.concurrent.atomic.AtomicInteger;
 
 /**
  * Runs one customer's resolver for the MID Server: frames come on descriptor 3 and leave on descriptor 4, both pipes, so
@@ -20,7 +14,7 @@ import java.util.concurrent.atomic.AtomicInteger;
  */
 public final class Main {
     /** The host itself failed: no memory left for an answer, or a broken frame. */
-    private static final int EXIT_HOST_FAILED = 70;
+    static final int EXIT_HOST_FAILED = 70;
 
     private static final String LAUNCH_MECHANISM = "jdk.lang.Process.launchMechanism";
     /** Releases that have VFORK and do not warn of it: it was the default up to 11, and 25 announces its end. */
@@ -74,36 +68,10 @@ public final class Main {
         Frame ready = new Frame(Frame.READY);
         source.facts().forEach((name, value) -> ready.with(name, value));
         ready.writeTo(out);
-        ThreadPoolExecutor pool = pool(Integer.parseInt(configuration.get("concurrency")));
-        for (Frame call = Frame.read(in); call != null; call = Frame.read(in)) {
-            if (call.type != Frame.CALL) {
-                throw new IOException("not a call");
-            }
-            Map<String, String> texts = call.texts();
-            pool.execute(() -> answer(source, texts, out));
-        }
+        new Callers(source, in, out, Integer.parseInt(configuration.get("concurrency"))).serve();
     }
 
-    /** Threads are made when none is idle and end after 30 s; the next call takes a warm one. */
-    private static ThreadPoolExecutor pool(int threads) {
-        AtomicInteger number = new AtomicInteger();
-        ThreadFactory factory = task -> {
-            Thread thread = new Thread(task, "resolve-" + number.incrementAndGet());
-            thread.setDaemon(true);
-            return thread;
-        };
-        // A thread that just answered may not be idle yet when the MID's next call comes: that call waits for it.
-        RejectedExecutionHandler whenAllAreBusy = (task, pool) -> {
-            try {
-                pool.getQueue().put(task);
-            } catch (InterruptedException e) {
-                throw new IllegalStateException(e);
-            }
-        };
-        return new ThreadPoolExecutor(1, threads, 30, TimeUnit.SECONDS, new SynchronousQueue<>(), factory, whenAllAreBusy);
-    }
-
-    private static void answer(Source source, Map<String, String> call, OutputStream out) {
+    static void answer(Source source, Map<String, String> call, OutputStream out) {
         String number = call.get("call");
         try {
             Frame answer;
