@@ -57,16 +57,18 @@ async fn both_generations_and_the_getter_constructor_load() {
 #[tokio::test]
 async fn every_call_gets_a_fresh_object_and_its_own_answer() {
     let bench = Bench::new();
-    let resolver = bench.class("Stateful", "");
-    let calls: Vec<_> = (0..64)
-        .map(|number| {
-            let resolver = Arc::clone(&resolver);
-            tokio::spawn(async move { (number, resolved(&*resolver, &format!("canary-{number}")).await) })
-        })
-        .collect();
-    for call in calls {
-        let (number, got) = call.await.expect("joined");
-        assert_eq!(got, (format!("id-canary-{number}"), format!("secret-canary-{number}")));
+    for concurrency in [1, 3, 64] {
+        let resolver = bench.class("Stateful", &format!("concurrency = {concurrency}"));
+        let calls: Vec<_> = (0..64)
+            .map(|number| {
+                let resolver = Arc::clone(&resolver);
+                tokio::spawn(async move { (number, resolved(&*resolver, &format!("canary-{number}")).await) })
+            })
+            .collect();
+        for call in calls {
+            let (number, got) = call.await.expect("joined");
+            assert_eq!(got, (format!("id-canary-{number}"), format!("secret-canary-{number}")), "{concurrency}");
+        }
     }
 }
 
